@@ -1,0 +1,116 @@
+"""The environment, read once. Nothing else in the project looks at `os.environ` for a setting.
+
+Each variable may come, in this order, from the process environment, from a mounted file named by `NAME_FILE` (Docker and
+Kubernetes secrets), from `.env` beside `manage.py`, and last from the file that `bin/up` writes while the local stack
+runs. `.env.example` lists them all; a test compares the two.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource
+from pydantic_settings import SettingsConfigDict
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def handoff_home() -> Path:
+    """The data folder of the local stack: `HANDOFF_HOME`, or `.handoff` beside `manage.py`."""
+    return Path(os.environ.get("HANDOFF_HOME") or BASE_DIR / ".handoff").expanduser().absolute()
+
+
+class Environment(BaseSettings):
+    """Every variable that the project reads, with its type, its default and what it is for."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", case_sensitive=False)
+
+    handoff_home: Path = Field(default_factory=handoff_home, description="Data folder of the local stack and of uploads")
+    secret_key: SecretStr = Field(min_length=32, description="Signs sessions and tokens: at least 32 random characters")
+    debug: bool = Field(False, description="Django's debug pages; never in production")
+    allowed_hosts: str = Field("", description="Host names that the web answers to, separated by commas")
+    site_url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^/]+$", description="Address of the site in mails")
+    behind_tls_proxy: bool = Field(False, description="TLS ends in a proxy that sets X-Forwarded-Proto: secure cookies, HSTS")
+
+    database_url: str = Field(pattern=r"^postgres(ql)?://", description="postgres://user:password@host:5432/name")
+    redis_url: RedisDsn | None = Field(None, description="redis://:password@host:6379/0, or the three variables below")
+    redis_host: str = Field("", description="Redis host, where REDIS_URL is not set")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Redis port")
+    redis_password: SecretStr = Field(SecretStr(""), description="Redis password")
+
+    email_host: str = Field("127.0.0.1", description="SMTP server")
+    email_port: int = Field(25, ge=1, le=65535, description="SMTP port")
+    email_host_user: str = Field("", description="SMTP user, where the server wants one")
+    email_host_password: SecretStr = Field(SecretStr(""), description="SMTP password")
+    email_use_tls: bool = Field(False, description="STARTTLS (port 587)")
+    email_use_ssl: bool = Field(False, description="TLS from the first byte (port 465)")
+    email_timeout_seconds: float = Field(10, gt=0, description="How long one SMTP step may take")
+    default_from_email: str = Field("Handoff <hello@handoff.invalid>", description="Sender of all mail")
+
+    flower_url: str = Field("http://127.0.0.1:5555", pattern=r"^https?://[^/]+$", description="Where Flower listens; never public")
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
+
+    jobs_lease_seconds: float = Field(20, gt=0, description="A worker that is silent for so long is given up")
+    jobs_heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its lease")
+    jobs_dispatch_seconds: float = Field(0.5, gt=0, description="Pause between two looks of the dispatcher")
+    jobs_window: int = Field(500, ge=1, description="Hints per queue that Redis holds at the most")
+    jobs_payload_max_bytes: int = Field(256 * 1024, ge=1024, description="Largest arguments of one job")
+
+    @model_validator(mode="after")
+    def _redis_is_named(self) -> Self:
+        if self.redis_url is None and not self.redis_host:
+            raise ValueError("REDIS_URL (or REDIS_HOST): expected where Redis is, like redis://localhost:6379/0")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            env_settings,
+            MountedFiles(settings_cls),
+            DotEnvSettingsSource(settings_cls, env_file=BASE_DIR / ".env"),
+            DotEnvSettingsSource(settings_cls, env_file=handoff_home() / "env"),
+        )
+
+
+class MountedFiles(EnvSettingsSource):
+    """`SECRET_KEY_FILE=/run/secrets/key` gives SECRET_KEY the content of that file."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = {}
+        for name in self.settings_cls.model_fields:
+            if path := os.environ.get(f"{name.upper()}_FILE"):
+                try:
+                    values[name] = Path(path).read_text().strip()
+                except OSError as error:
+                    raise ImproperlyConfigured(f"{name.upper()}_FILE: cannot read {path}: {error.strerror}") from error
+        return values
+
+
+def read() -> Environment:
+    """The environment, checked.
+
+    Raises ImproperlyConfigured with a line for each variable that is missing or wrong: its name, and what was expected.
+    """
+    try:
+        return Environment()  # type: ignore[call-arg]  # filled from the sources above
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            if not problem["loc"]:
+                lines.append(problem["msg"].removeprefix("Value error, "))
+                continue
+            name = str(problem["loc"][0])
+            expected = Environment.model_fields[name].description
+            found = "it is not set" if problem["type"] == "missing" else problem["msg"]
+            lines.append(f"{name.upper()}: {found}. Expected: {expected}")
+        hint = "Set them in the environment or in .env (see .env.example), or start the local stack with bin/up."
+        raise ImproperlyConfigured("\n  ".join(["The environment is not complete:", *lines, hint])) from None

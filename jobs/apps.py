@@ -1,0 +1,14 @@
+"""The ledger as a Django app."""
+
+from django.apps import AppConfig
+
+
+class JobsConfig(AppConfig):
+    """Job queues, the ledger of jobs, and what looks after them."""
+
+    name = "jobs"
+    verbose_name = "Jobs"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from jobs import checks  # noqa: F401  # registers the system checks

@@ -1,0 +1,36 @@
+"""Job ids: version 7 UUIDs, so that new rows lie together in the primary key's index."""
+
+from uuid import UUID, uuid5
+
+from uuid_utils.compat import uuid7
+
+__all__ = ["InvalidJobId", "derived_id", "new_id", "parse_id"]
+
+_NAMESPACE = UUID("5f0c1d0e-6b1e-4a57-9b5e-0f6c2f6a7d11")
+
+
+class InvalidJobId(ValueError):
+    """A `task_id` that is no UUID: the ledger's key is one, so the job could not be stored."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(f"task_id={value!r} is not a UUID. Leave task_id out, or pass a UUID as a string.")
+
+
+def new_id() -> UUID:
+    """A fresh id, ordered by time (RFC 9562, section 5.7)."""
+    return uuid7()
+
+
+def derived_id(*parts: object) -> UUID:
+    """The same id for the same parts: what is inserted under it twice is stored once."""
+    return uuid5(_NAMESPACE, "/".join(str(part) for part in parts))
+
+
+def parse_id(value: object) -> UUID:
+    """A job id from whatever a caller or a message carries; raises InvalidJobId."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise InvalidJobId(value) from None

@@ -1,0 +1,196 @@
+"""The ledger's tables. A row of Job is the job; what Redis holds is only a hint that wakes a worker."""
+
+import json
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from kombu.utils import json as kombu_json
+
+from jobs.ids import new_id
+from jobs.states import END_STATES, LIVE_STATES, State
+
+LIVE = [str(state) for state in LIVE_STATES]
+ENDED = [str(state) for state in END_STATES]
+
+
+class PayloadDecoder(json.JSONDecoder):
+    """Turns Celery's marked values (dates, decimals, UUIDs) back into Python's."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"object_hook": kombu_json.object_hook, **options})
+
+
+def payload_field(**options: Any) -> "models.JSONField[Any, Any]":
+    """A JSON column that keeps what Celery's JSON serializer keeps."""
+    return models.JSONField(encoder=kombu_json.JSONEncoder, decoder=PayloadDecoder, **options)
+
+
+class Job(models.Model):
+    """One job, from the moment its caller commits until retention removes it.
+
+    State changes go through `jobs.claims` and `jobs.transitions` only, never through `save()`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    task = models.CharField(max_length=255)
+    queue = models.CharField(max_length=64)
+    priority = models.SmallIntegerField(default=5, help_text="0 to 9, lower runs sooner")
+    args = payload_field(default=list, blank=True)
+    kwargs = payload_field(default=dict, blank=True)
+    headers = payload_field(default=dict, blank=True, help_text="Custom message headers of the caller")
+    follow_ups = payload_field(default=dict, blank=True, help_text="Celery's link, link_error and chain")
+
+    state = models.CharField(max_length=10, choices=[(state.value, state.value) for state in State])
+    attempt = models.PositiveIntegerField(default=1, help_text="Number of the run that is due or running, from 1")
+    max_attempts = models.PositiveIntegerField(null=True, blank=True, help_text="Runs allowed; empty: without end")
+    stalled_count = models.PositiveIntegerField(default=0, help_text="Runs lost with their worker")
+    run_alone = models.BooleanField(default=False, help_text="Never run in a batch with others")
+    claim_token = models.CharField(max_length=120, blank=True, default="", help_text="Fences the writes of a run")
+    worker_id = models.UUIDField(null=True, blank=True, help_text="The worker process that runs or ran it last")
+
+    run_at = models.DateTimeField(db_default=Now(), help_text="Not before this time")
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    soft_time_limit_seconds = models.FloatField(null=True, blank=True)
+    time_limit_seconds = models.FloatField(null=True, blank=True)
+
+    dedup_key = models.CharField(max_length=255, null=True, blank=True)
+    progress_percent = models.PositiveSmallIntegerField(null=True, blank=True)
+    progress_message = models.CharField(max_length=255, blank=True, default="")
+    custom_state = models.CharField(max_length=64, blank=True, default="", help_text="From `update_state`")
+    custom_meta = payload_field(null=True, blank=True)
+
+    ignore_result = models.BooleanField(default=False)
+    result = payload_field(null=True, blank=True)
+    error = models.TextField(blank=True, default="", help_text="Why it failed, in words")
+    exception = payload_field(null=True, blank=True, help_text="The exception as Celery stores it")
+    traceback = models.TextField(blank=True, default="")
+
+    parent_id = models.UUIDField(null=True, blank=True)
+    root_id = models.UUIDField(null=True, blank=True)
+    group_id = models.CharField(max_length=64, blank=True, default="")
+    correlation_id = models.CharField(max_length=64, blank=True, default="")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs"
+    )
+
+    class Meta:
+        constraints = [
+            # G08: one live job per dedup key, whoever enqueues at the same moment.
+            models.UniqueConstraint(fields=["dedup_key"], condition=Q(state__in=LIVE), name="job_one_live_per_dedup_key"),
+            models.CheckConstraint(
+                condition=Q(state__in=[str(state) for state in State]),
+                name="job_state_is_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=ENDED, finished_at__isnull=False) | Q(state__in=LIVE, finished_at__isnull=True),
+                name="job_finished_at_iff_ended",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state="active") | (Q(worker_id__isnull=False) & ~Q(claim_token="")),
+                name="job_active_has_owner",
+            ),
+            models.CheckConstraint(condition=Q(priority__gte=0, priority__lte=9), name="job_priority_0_to_9"),
+            models.CheckConstraint(
+                condition=Q(progress_percent__isnull=True) | Q(progress_percent__lte=100), name="job_progress_0_to_100"
+            ),
+            models.CheckConstraint(
+                condition=Q(attempt__gte=1) & (Q(max_attempts__isnull=True) | Q(attempt__lte=F("max_attempts"))),
+                name="job_attempt_within_max",
+            ),
+        ]
+        indexes = [
+            # The top-up's order; the claim and the counts of live jobs use these partial indexes too.
+            models.Index(
+                fields=["queue", "priority", "run_at", "id"], condition=Q(state="waiting"), name="job_waiting"
+            ),
+            models.Index(fields=["run_at"], condition=Q(state="delayed"), name="job_delayed"),
+            models.Index(fields=["worker_id"], condition=Q(state="active"), name="job_active"),
+            models.Index(fields=["queue", "state", "-finished_at"], condition=Q(state__in=ENDED), name="job_ended"),
+            models.Index(fields=["owner", "-created_at"], name="job_owner"),
+            models.Index(fields=["-created_at"], name="job_created"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task}[{self.id}]"
+
+
+class Attempt(models.Model):
+    """A run that did not simply succeed: what became of it, and why."""
+
+    class Outcome(models.TextChoices):
+        """How a run ended."""
+
+        RETRIED = "retried"
+        FAILED = "failed"
+        STALLED = "stalled"
+        CANCELLED = "cancelled"
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    worker_id = models.UUIDField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(db_default=Now())
+    error = models.TextField(blank=True, default="")
+    traceback = models.TextField(blank=True, default="")
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.job_id}: {self.outcome}"
+
+
+class Worker(models.Model):
+    """One worker process and its lease. The id is its incarnation: fresh at each start, never the node name."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    node = models.CharField(max_length=255, help_text="Celery's node name")
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    pool = models.CharField(max_length=64)
+    concurrency = models.PositiveIntegerField()
+    queues = models.JSONField(default=list)
+    started_at = models.DateTimeField(db_default=Now())
+    lease_expires_at = models.DateTimeField()
+    dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
+
+    class Meta:
+        indexes = [models.Index(fields=["lease_expires_at"], condition=Q(dead_at__isnull=True), name="worker_live")]
+
+    def __str__(self) -> str:
+        return self.node
+
+
+class Duty(models.Model):
+    """A duty that one process at a time does for all: its holder's lease, and when it last ticked."""
+
+    name = models.CharField(primary_key=True, max_length=32)
+    holder_id = models.UUIDField(null=True, blank=True)
+    term = models.PositiveBigIntegerField(default=0, help_text="Counts the changes of holder")
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    ticked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "duties"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class QueueControl(models.Model):
+    """What an operator has set for a queue, over the declaration in `jobs.queues`."""
+
+    name = models.CharField(primary_key=True, max_length=64)
+    paused_at = models.DateTimeField(null=True, blank=True)
+    waiting_threshold_count = models.PositiveIntegerField(null=True, blank=True)
+    failed_threshold_count = models.PositiveIntegerField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,80 @@
+"""Every queue of the project, declared once: web, workers, compose and dashboard read this list."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """One queue and what holds for its jobs unless the task or the call says otherwise.
+
+    Attempts count runs: `max_attempts=3` is a first run and two retries. Backoff doubles with each retry, beginning at
+    `backoff_seconds`; it applies only to tasks that declare `autoretry_for`. Thresholds turn `/health` to degraded.
+    """
+
+    name: str
+    purpose: str
+    max_attempts: int = 3
+    backoff_seconds: int = 1
+    soft_time_limit_seconds: int = 60
+    time_limit_seconds: int = 75
+    max_stalls: int = 1
+    keep_completed_count: int = 100
+    keep_failed_count: int = 500
+    waiting_threshold_count: int = 1000
+    failed_threshold_count: int = 50
+
+
+class UnknownQueue(ValueError):
+    """A job was sent to a queue that nobody declared, so that no worker would ever take it."""
+
+    def __init__(self, name: object) -> None:
+        super().__init__(f"There is no queue {name!r}. Declared in jobs/queues.py: {', '.join(sorted(QUEUES))}.")
+
+
+QUEUES = {
+    queue.name: queue
+    for queue in [
+        Queue(name="default", purpose="Whatever has no queue of its own: digests, housekeeping"),
+        Queue(name="email", purpose="E-mail, SMS and push"),
+        Queue(
+            name="images",
+            purpose="Renditions of pictures",
+            max_attempts=2,
+            backoff_seconds=5,
+            soft_time_limit_seconds=120,
+            time_limit_seconds=150,
+        ),
+        Queue(
+            name="video",
+            purpose="Posters and web copies of videos",
+            max_attempts=2,
+            backoff_seconds=30,
+            soft_time_limit_seconds=1800,
+            time_limit_seconds=1860,
+        ),
+        Queue(
+            name="reports",
+            purpose="PDF reports: expensive, so never again without a person's wish",
+            max_attempts=1,
+            soft_time_limit_seconds=600,
+            time_limit_seconds=660,
+        ),
+        Queue(
+            name="webhooks",
+            purpose="Webhooks, in and out",
+            max_attempts=5,
+            backoff_seconds=5,
+            soft_time_limit_seconds=30,
+            time_limit_seconds=45,
+        ),
+        Queue(name="crm", purpose="Contacts and analytics at the CRM", max_attempts=5, backoff_seconds=5),
+    ]
+}
+
+
+def queue_named(name: object) -> Queue:
+    """The declaration of a queue; raises UnknownQueue, which lists the declared ones."""
+    queue = QUEUES.get(name) if isinstance(name, str) else None
+    if queue is None:
+        raise UnknownQueue(name)
+    return queue
