@@ -1,1 +1,77 @@
-"""System checks of the ledger."""
+"""System checks of the ledger: settings without which its promises do not hold."""
+
+from typing import Any
+
+from celery import Celery, current_app
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+from django.core.exceptions import ImproperlyConfigured
+
+from jobs.queues import QUEUES
+
+
+@register()
+def check_lease(**_: Any) -> list[CheckMessage]:
+    """A lease must outlast two missed renewals."""
+    if settings.JOBS_HEARTBEAT_SECONDS * 3 <= settings.JOBS_LEASE_SECONDS:
+        return []
+    return [
+        Error(
+            f"JOBS_LEASE_SECONDS ({settings.JOBS_LEASE_SECONDS:g}) is less than three times JOBS_HEARTBEAT_SECONDS "
+            f"({settings.JOBS_HEARTBEAT_SECONDS:g}): a worker that is merely slow would be given up.",
+            hint="Make the lease longer or the heartbeat shorter.",
+            id="jobs.E001",
+        )
+    ]
+
+
+@register()
+def check_delivery(**_: Any) -> list[CheckMessage]:
+    """Celery settings that the ledger relies on."""
+    conf = current_app.conf
+    wanted = {
+        "task_acks_late": True,
+        "worker_prefetch_multiplier": 1,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
+        "task_ignore_result": False,
+        "task_store_errors_even_if_ignored": True,
+        "task_create_missing_queues": False,
+    }
+    return [
+        Error(
+            f"CELERY_{name.upper()} is {conf[name]!r}; the ledger needs {value!r}.",
+            hint="Remove the setting from your changes to config/settings.py.",
+            id="jobs.E002",
+        )
+        for name, value in wanted.items()
+        if conf[name] != value
+    ]
+
+
+@register()
+def check_queues(**_: Any) -> list[CheckMessage]:
+    """Limits of every declared queue."""
+    return [
+        Error(
+            f"Queue {queue.name!r}: its soft time limit is not shorter than its hard one.",
+            id="jobs.E003",
+        )
+        for queue in QUEUES.values()
+        if queue.soft_time_limit_seconds >= queue.time_limit_seconds
+    ]
+
+
+def refuse_unsafe_tasks(app: Celery) -> None:
+    """At a worker's start: every task of ours must reach the claim, or its runs would own nothing.
+
+    Raises ImproperlyConfigured for a task whose own `before_start` hides the ledger's.
+    """
+    from jobs.task import JobTask
+
+    for name, task in app.tasks.items():
+        if not isinstance(task, JobTask):
+            continue
+        overriding = [cls for cls in type(task).__mro__ if "before_start" in cls.__dict__]
+        if overriding[0] is not JobTask and "super" not in overriding[0].before_start.__code__.co_names:
+            raise ImproperlyConfigured(f"{name}: its before_start must begin with super().before_start(…).")

@@ -82,7 +82,9 @@ class Job(models.Model):
     class Meta:
         constraints = [
             # G08: one live job per dedup key, whoever enqueues at the same moment.
-            models.UniqueConstraint(fields=["dedup_key"], condition=Q(state__in=LIVE), name="job_one_live_per_dedup_key"),
+            models.UniqueConstraint(
+                fields=["dedup_key"], condition=Q(state__in=LIVE), name="job_one_live_per_dedup_key"
+            ),
             models.CheckConstraint(
                 condition=Q(state__in=[str(state) for state in State]),
                 name="job_state_is_known",
@@ -111,6 +113,11 @@ class Job(models.Model):
             ),
             models.Index(fields=["run_at"], condition=Q(state="delayed"), name="job_delayed"),
             models.Index(fields=["worker_id"], condition=Q(state="active"), name="job_active"),
+            models.Index(
+                fields=["expires_at"],
+                condition=Q(state__in=["waiting", "delayed"], expires_at__isnull=False),
+                name="job_expiring",
+            ),
             models.Index(fields=["queue", "state", "-finished_at"], condition=Q(state__in=ENDED), name="job_ended"),
             models.Index(fields=["owner", "-created_at"], name="job_owner"),
             models.Index(fields=["-created_at"], name="job_created"),

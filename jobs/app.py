@@ -1,0 +1,47 @@
+"""The Celery application whose tasks are rows of the ledger."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery import Celery
+from celery.result import AsyncResult
+
+from jobs.worker.step import LedgerStep
+
+
+class UnknownTask(LookupError):
+    """A job was sent to a task that is not registered in this project."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"There is no task {name!r}. Known here: {', '.join(known) or 'none'}.")
+
+
+class LedgerCelery(Celery):
+    """Celery, but a task that is sent becomes a row first, in the caller's transaction, and a message after it."""
+
+    task_cls = "jobs.task:JobTask"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.steps["worker"].add(LedgerStep)
+
+    def send_task(  # type: ignore[override]  # the options are Celery's and ours, checked in enqueue
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult:
+        """Enqueues a task by name. `delay`, signatures, groups, beat and retries all come through here.
+
+        Raises UnknownTask for a name that nobody registered. A task with a foreign base class stays plain Celery.
+        """
+        from jobs import enqueue  # models can only be imported once Django is set up
+        from jobs.task import JobTask
+
+        task = self.tasks.get(name)
+        if task is None:
+            raise UnknownTask(name, sorted(known for known in self.tasks if not known.startswith("celery.")))
+        if not isinstance(task, JobTask):
+            return super().send_task(name, args, kwargs, **options)
+        return enqueue.enqueue(self, task, tuple(args or ()), dict(kwargs or {}), options)

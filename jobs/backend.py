@@ -1,0 +1,284 @@
+"""The result backend: Celery's tracer tells it how each run ended, and it writes that into the job's row, fenced.
+
+Nothing here may raise in the worker's main process, where lost children and time-outs are settled: an error there would
+end the whole worker. What could not be written there is found by the dispatcher, when the lease runs out.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import states
+from celery.exceptions import Reject
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from django.db import connections
+from django_celery_results.backends.database import DatabaseBackend
+
+from jobs import follow_ups, settle
+from jobs.enqueue import NotSupported
+from jobs.ids import InvalidJobId, parse_id
+from jobs.models import Job
+from jobs.patience import DATABASE_AWAY, patiently
+from jobs.runs import log
+from jobs.states import State
+from jobs.worker import identity
+
+logger = logging.getLogger(__name__)
+
+# An end is worth waiting for as long as the lease may be renewed; the main process must go on serving its children.
+_END_PATIENCE_SECONDS = 20
+_MAIN_PATIENCE_SECONDS = 1
+
+_CELERY_STATES = {
+    State.DELAYED: states.PENDING,
+    State.WAITING: states.PENDING,
+    State.ACTIVE: states.STARTED,
+    State.COMPLETED: states.SUCCESS,
+    State.FAILED: states.FAILURE,
+    State.CANCELLED: states.REVOKED,
+}
+
+
+class LedgerBackend(DatabaseBackend):  # type: ignore[misc]  # untyped library
+    """Results and ends of jobs, in the ledger instead of the tables of django-celery-results."""
+
+    # -- Ends ------------------------------------------------------------------------------------------------------
+    def mark_as_done(
+        self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
+    ) -> None:
+        """The body returned. A retry that was noted with `throw=False` wins over the return value."""
+        if getattr(request, "retry_signature", None) is not None:
+            self.mark_as_retry(task_id, None, request=request)
+            return
+        run = _run(task_id, request)
+        if run is None:
+            return
+        self.encode(result)
+        kept = None if request.ignore_result else result
+
+        def write(repeated: bool) -> bool:
+            if not request.claim.follow_ups:
+                return settle.complete(run, result=kept) or (repeated and run.ended())
+            with settle.atomic():
+                landed = settle.complete(run, result=kept)
+                if landed:
+                    follow_ups.insert(self.app, run.job_id, request.claim, result)
+            return landed or (repeated and run.ended())
+
+        if self._written(write, request, "completed"):
+            log(logging.INFO, "completed", request.task, request)
+
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: Any,
+        traceback: str | None = None,
+        request: Any = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = states.FAILURE,
+    ) -> None:
+        """The run failed: for good when its body raised; lost workers and hard limits have policies of their own."""
+        run = _run(task_id, request)
+        if run is None:
+            return
+        if isinstance(exc, WorkerLostError):
+            self._lost(run, exc, request)
+            return
+        claim = getattr(request, "claim", None)
+        error = _in_words(exc)
+        kept = self.prepare_exception(exc)
+
+        def write(repeated: bool) -> bool:
+            with settle.atomic():
+                landed = settle.fail(run, error=error, exception=kept, traceback=traceback or "")
+                if landed:
+                    follow_ups.abandon(run.job_id)
+            return landed or (repeated and run.ended())
+
+        if isinstance(exc, TimeLimitExceeded) and self._retried_after_time_limit(run, request, error, kept):
+            return
+        if not self._written(write, request, "failed"):
+            return
+        if claim is not None:
+            log(logging.WARNING, "failed", request.task, request, f"error={error}")
+        else:
+            logger.warning("failed id=%s task=%s error=%s", run.job_id, request.task, error)
+        errbacks = Job.objects.filter(pk=run.job_id).values_list("follow_ups", flat=True).first() or {}
+        if call_errbacks and errbacks.get("link_error"):
+            request.errbacks = errbacks["link_error"]
+            self._call_task_errbacks(request, exc, traceback)
+
+    def mark_as_retry(
+        self,
+        task_id: str,
+        exc: Any,
+        traceback: str | None = None,
+        request: Any = None,
+        store_result: bool = True,
+        state: str = states.RETRY,
+    ) -> None:
+        """The body asked for another run: the row becomes delayed, after the body has unwound."""
+        run = _run(task_id, request)
+        signature = getattr(request, "retry_signature", None)
+        if run is None or signature is None:
+            return
+        options = signature.options
+        delay: Any = options.get("countdown")
+        if options.get("eta"):
+            delay = self._moment(options["eta"])
+        changes: dict[str, Any] = {"args": list(signature.args), "kwargs": dict(signature.kwargs)}
+        error = _in_words(exc) if exc is not None else "It asked for another run."
+        kept = self.prepare_exception(exc) if isinstance(exc, BaseException) else None
+
+        def write(repeated: bool) -> bool:
+            landed = settle.retry(
+                run, delay=delay or 0, error=error, exception=kept, traceback=traceback or "", **changes
+            )
+            return landed or (repeated and run.ended())
+
+        if self._written(write, request, "retried"):
+            log(logging.WARNING, "retried", request.task, request, f"in={delay} error={error}")
+
+    def mark_as_revoked(
+        self,
+        task_id: str,
+        reason: str = "",
+        request: Any = None,
+        store_result: bool = True,
+        state: str = states.REVOKED,
+    ) -> None:
+        """The worker ended the run on somebody's wish."""
+        run = _run(task_id, request)
+        if run is not None:
+            self._written(lambda _: settle.cancel(run, reason=reason or "Cancelled."), request, "cancelled")
+
+    def store_result(self, task_id: str, result: Any, state: str, **options: Any) -> Any:
+        """Custom states from `update_state`; STARTED and the ends are written elsewhere."""
+        request = options.get("request")
+        if state in states.ALL_STATES:
+            return result
+        run = _run(task_id, request)
+        if run is None:
+            # `update_state` passes no request: the current task's own, when it speaks of itself.
+            current = self.app.current_worker_task
+            run = _run(task_id, current.request) if current and current.request.id == task_id else None
+        if run is not None:
+            settle.report(run, custom_state=state[:64], custom_meta=result)
+        return result
+
+    def _lost(self, run: settle.Run, exc: Any, request: Any) -> None:
+        evidence = f"{type(exc).__name__}: {exc}"
+
+        def write(repeated: bool) -> bool:
+            return sum(settle.lose(run.row(), evidence=evidence)) > 0
+
+        if self._written(write, request, "lost"):
+            logger.warning("stalled id=%s task=%s evidence=%s", run.job_id, request.task, evidence)
+
+    def _retried_after_time_limit(self, run: settle.Run, request: Any, error: str, kept: Any) -> bool:
+        """A hard limit is a failed attempt: where the task retries by itself and has runs left, it runs again."""
+        task = self.app.tasks.get(request.task)
+        if task is None or not getattr(task, "autoretry_for", None):
+            return False
+
+        def write(repeated: bool) -> bool:
+            job = run.row().values("attempt", "max_attempts").first()
+            if job is None or (job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]):
+                return False
+            delay = float(task.retry_backoff or 1) * 2 ** (job["attempt"] - 1)
+            return settle.retry(run, delay=delay, error=error, exception=kept)
+
+        return self._written(write, request, "retried", quietly=True)
+
+    def _written(self, write: Callable[[bool], bool], request: Any, what: str, *, quietly: bool = False) -> bool:
+        """Writes an end, waiting for the database; says so where the run no longer owned its job."""
+        in_child = getattr(request, "claim", None) is not None
+        try:
+            landed = patiently(write, seconds=_END_PATIENCE_SECONDS if in_child else _MAIN_PATIENCE_SECONDS)
+        except DATABASE_AWAY as error:
+            logger.error("id=%s %s, but PostgreSQL is away (%s); it will be run again", request.id, what, error)
+            return False
+        finally:
+            if not in_child:
+                # The main process forks pool processes: it keeps no connection that they would inherit.
+                connections.close_all()
+        if not landed and not quietly:
+            logger.warning("id=%s %s, but the job was no longer this run's: not kept", request.id, what)
+        return landed
+
+    def _moment(self, value: datetime | str) -> datetime:
+        return maybe_make_aware(maybe_iso8601(value), self.app.timezone)  # type: ignore[no-any-return]
+
+    # -- What callers ask -------------------------------------------------------------------------------------------
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        """What `AsyncResult` shows: Celery's words for the row's state."""
+        pending = {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "children": []}
+        try:
+            job = Job.objects.filter(pk=parse_id(task_id)).first()
+        except InvalidJobId:
+            return pending
+        if job is None:
+            return pending
+        status = _CELERY_STATES[State(job.state)]
+        result: Any = job.result
+        if job.state == State.DELAYED and job.attempt > 1:
+            status, result = states.RETRY, job.exception
+        elif job.state == State.ACTIVE and job.custom_state:
+            status, result = job.custom_state, job.custom_meta
+        elif job.state == State.FAILED:
+            result = job.exception or {"exc_type": "Exception", "exc_message": [job.error], "exc_module": "builtins"}
+        elif job.state == State.CANCELLED:
+            result = {"exc_type": "TaskRevokedError", "exc_message": [job.error], "exc_module": "celery.exceptions"}
+        return self.meta_from_decoded(  # type: ignore[no-any-return]
+            {
+                **pending,
+                "status": status,
+                "result": result,
+                "traceback": job.traceback or None,
+                "name": job.task,
+                "args": job.args,
+                "kwargs": job.kwargs,
+                "retries": job.attempt - 1,
+                "queue": job.queue,
+                "date_done": job.finished_at,
+            }
+        )
+
+    def _forget(self, task_id: str) -> None:
+        """`AsyncResult.forget()` lets go of the result, not of the job."""
+        Job.objects.filter(pk=parse_id(task_id)).update(result=None)
+
+    def cleanup(self) -> None:
+        """Nothing expires here: retention removes rows."""
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """Refuses chords."""
+        raise NotSupported("Chords are not supported yet. Enqueue the last step from a task of your own.")
+
+
+def _run(task_id: str, request: Any) -> settle.Run | None:
+    """The run that a request of Celery's speaks of, or None where it cannot own a job."""
+    token = identity.token_of(request) if request is not None else None
+    if token is None:
+        return None
+    run = getattr(request, "run", None)
+    if run is not None:
+        return run  # type: ignore[no-any-return]
+    try:
+        return settle.Run(parse_id(task_id), token)
+    except InvalidJobId:
+        return None
+
+
+def _in_words(exc: Any) -> str:
+    """An exception as a person reads it: its message, with its type in front unless that is one of ours."""
+    if isinstance(exc, Reject):
+        return f"Rejected: {exc.reason}"
+    text = str(exc).strip()
+    name = type(exc).__name__
+    if type(exc).__module__ == "jobs.errors" and text:
+        return text
+    return f"{name}: {text}" if text else name

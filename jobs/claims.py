@@ -1,0 +1,107 @@
+"""Claims, and the dispatcher's bulk moves: the only raw SQL of the project.
+
+Above each statement stands what it locks, which index serves it, and why two of them at once are safe. States are
+literals, so that the planner may use the partial indexes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db import connections, router
+from kombu.utils import json as kombu_json
+
+from jobs.models import Job
+
+# Locks: the job's row, for the length of this statement. Index: primary key.
+# Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim whose
+# answer was lost is sent again with repeated = true and finds itself by its token. A token never claims twice in a row,
+# so a hint that is delivered twice gives one run. A worker that was given up (its row is dead) claims nothing.
+CLAIM = """
+UPDATE jobs_job AS job
+SET state = 'active', claim_token = hint.token, worker_id = %(worker_id)s, started_at = statement_timestamp(),
+    progress_percent = NULL, progress_message = '', custom_state = '', custom_meta = NULL
+FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS hint (job_id, token)
+WHERE job.id = hint.job_id
+  AND ((job.state = 'waiting' AND job.claim_token <> hint.token)
+       OR (%(repeated)s AND job.state = 'active' AND job.claim_token = hint.token))
+  AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
+  AND NOT EXISTS (SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
+  AND EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)
+RETURNING job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, job.follow_ups::text,
+          job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id
+"""
+
+# Locks: the rows it moves; rows that others hold are left for the next look. Index: job_delayed.
+# Two at once: SKIP LOCKED gives each row to one of them, and the state is checked again when the row is updated.
+PROMOTE_DUE = """
+UPDATE jobs_job SET state = 'waiting'
+WHERE state = 'delayed' AND id IN (
+    SELECT id FROM jobs_job WHERE state = 'delayed' AND run_at <= statement_timestamp()
+    ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+
+# Locks: the rows it moves, skipping those that others hold. Index: job_expiring.
+# Two at once: as above.
+CANCEL_EXPIRED = """
+UPDATE jobs_job
+SET state = 'cancelled', finished_at = statement_timestamp(), error = 'It expired before a worker could start it.'
+WHERE state IN ('waiting', 'delayed') AND id IN (
+    SELECT id FROM jobs_job
+    WHERE state IN ('waiting', 'delayed') AND expires_at <= statement_timestamp()
+    ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run's right to its job, with what the job says: valid until the job is settled or taken away."""
+
+    job_id: UUID
+    token: str
+    queue: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    follow_ups: dict[str, Any]
+    attempt: int
+    max_attempts: int | None
+    ignore_result: bool
+    correlation_id: str
+    root_id: UUID | None
+    parent_id: UUID | None
+
+
+def claim(hints: dict[UUID, str], *, worker_id: UUID, repeated: bool = False) -> list[Claim]:
+    """Claims jobs for a worker: `hints` maps job ids to claim tokens. Returns those it got, durably committed.
+
+    A job that is not waiting, has expired, stands in a paused queue or was claimed with that token before is left out.
+    Call it outside of any transaction. `repeated` says that an earlier answer to the same call may have been lost.
+    """
+    parameters = {
+        "job_ids": list(hints),
+        "tokens": list(hints.values()),
+        "worker_id": worker_id,
+        "repeated": repeated,
+    }
+    with connections[router.db_for_write(Job)].cursor() as cursor:
+        cursor.execute(CLAIM, parameters)
+        rows = cursor.fetchall()
+    return [Claim(*row[:3], *(kombu_json.loads(text) for text in row[3:6]), *row[6:]) for row in rows]
+
+
+def promote_due(*, limit: int) -> list[UUID]:
+    """Moves delayed jobs whose time has come to waiting; returns their ids."""
+    return _moved(PROMOTE_DUE, limit)
+
+
+def cancel_expired(*, limit: int) -> list[UUID]:
+    """Cancels jobs that expired before they were started; returns their ids."""
+    return _moved(CANCEL_EXPIRED, limit)
+
+
+def _moved(statement: str, limit: int) -> list[UUID]:
+    with connections[router.db_for_write(Job)].cursor() as cursor:
+        cursor.execute(statement, {"limit": limit})
+        return [row[0] for row in cursor.fetchall()]

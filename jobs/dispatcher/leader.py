@@ -1,0 +1,40 @@
+"""Leadership as a lease row: no session lock, which a connection pooler would break.
+
+Two leaders for a moment do no harm: every duty is a compare-and-set, an extra hint is good for nothing.
+"""
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Case, F, Q, When
+from django.db.models.functions import Now
+
+from jobs.models import Duty
+from jobs.worker import identity
+
+NAME = "dispatcher"
+
+
+def hold() -> bool:
+    """Takes or renews the lease; returns whether this process leads for now."""
+    me = identity.incarnation()
+    free = Q(holder_id=me) | Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lte=Now())
+    held = Duty.objects.filter(free, name=NAME).update(
+        term=Case(When(holder_id=me, then=F("term")), default=F("term") + 1),
+        holder_id=me,
+        lease_expires_at=Now() + timedelta(seconds=_lease_seconds()),
+        ticked_at=Now(),
+    )
+    if not held:
+        Duty.objects.bulk_create([Duty(name=NAME)], ignore_conflicts=True)
+    return bool(held)
+
+
+def let_go() -> None:
+    """Gives the lease up, so that another leads at once."""
+    Duty.objects.filter(name=NAME, holder_id=identity.incarnation()).update(holder_id=None, lease_expires_at=None)
+
+
+def _lease_seconds() -> float:
+    # Short, so that a dead leader is replaced soon, and long enough for a slow round.
+    return max(2.0, settings.JOBS_LEASE_SECONDS / 4)

@@ -1,0 +1,57 @@
+"""Rescues the jobs of workers that died: G03, with the bound of G06."""
+
+import logging
+import time
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
+
+from jobs import settle
+from jobs.models import Job, Worker
+
+logger = logging.getLogger(__name__)
+
+
+class Rescuer:
+    """Marks workers dead whose lease ran out, and takes their jobs, in one transaction.
+
+    After an outage of the database every lease has run out, of the living too: then it waits one lease, in which the
+    living renew theirs.
+    """
+
+    def __init__(self) -> None:
+        self.wait()
+
+    def wait(self) -> None:
+        """Gives every worker one lease to show that it lives."""
+        self._not_before = time.monotonic() + settings.JOBS_LEASE_SECONDS
+
+    def run_once(self) -> None:
+        """One look."""
+        if time.monotonic() >= self._not_before:
+            self._give_up_the_silent()
+        self._take_from_the_dead()
+
+    def _give_up_the_silent(self) -> None:
+        silent = Worker.objects.filter(dead_at__isnull=True, lease_expires_at__lt=Now())
+        for worker in silent:
+            with settle.atomic():
+                # Compare-and-set: a worker that renewed in this moment has won.
+                if silent.filter(pk=worker.pk).update(dead_at=Now()):
+                    again, failed = _settle_jobs_of(worker.pk, f"worker {worker.node} (pid {worker.pid}) fell silent")
+                    logger.warning(
+                        "Worker %s is given up: %d of its jobs run again, %d failed.", worker.node, again, failed
+                    )
+
+    def _take_from_the_dead(self) -> None:
+        """Jobs that a dead worker claimed in the moment in which it was given up, or that were locked then."""
+        living = Worker.objects.filter(pk=OuterRef("worker_id"), dead_at__isnull=True)
+        orphans = Job.objects.filter(~Exists(living), state="active")
+        for worker_id in orphans.values_list("worker_id", flat=True).distinct():
+            _settle_jobs_of(worker_id, "its worker is gone")
+
+
+def _settle_jobs_of(worker_id: UUID | None, evidence: str) -> tuple[int, int]:
+    return settle.lose(Job.objects.filter(Q(worker_id=worker_id)), evidence=evidence)

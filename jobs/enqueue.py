@@ -1,0 +1,227 @@
+"""Enqueueing: everything about a job is checked first, then its row is written in the caller's transaction."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from celery.result import AsyncResult
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from django.conf import settings
+from django.db import router, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+from kombu import Queue as KombuQueue
+from kombu.utils.json import JSONEncoder
+
+from jobs import publish
+from jobs.ids import new_id, parse_id
+from jobs.models import LIVE, Job
+from jobs.queues import Queue, queue_named
+from jobs.states import State
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from jobs.task import JobTask
+
+# Options of Celery's that mean nothing here: the ledger decides how, when and where a message travels.
+_IRRELEVANT = frozenset(
+    """add_to_parent callbacks compression confirm_timeout connection declare delivery_mode eager errbacks expiration
+    immediate link_error mandatory origin producer publisher reply_to retries retry retry_policy route_name router
+    serializer shadow timeout argsrepr kwargsrepr replaced_task_nesting group_index""".split()
+)
+
+
+class PayloadNotJSON(TypeError):
+    """The arguments of a job cannot be kept as JSON."""
+
+
+class PayloadTooLarge(ValueError):
+    """The arguments of a job are larger than `JOBS_PAYLOAD_MAX_BYTES`."""
+
+
+class NotSupported(ValueError):
+    """An option of Celery's that the ledger refuses rather than ignores."""
+
+
+def enqueue(
+    app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
+) -> AsyncResult:
+    """Writes the job's row and, once the caller's transaction has committed, sends a hint to a worker.
+
+    Options: Celery's (`countdown`, `eta`, `expires`, `priority`, `queue`, `link`, `chain`, time limits, `task_id` …) and
+    `dedup_key`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong with a call raises before anything is
+    written. Rolled back, nothing is left; committed, the job will run even when this process dies before the hint.
+
+    With `dedup_key`, or a `task_id` that exists, the result is that of the job which is already there. Another caller's
+    uncommitted job with the same key is waited for.
+    """
+    job = _job(app, task, args, kwargs, dict(options))
+    using = router.db_for_write(Job)
+    job_id = job.pk
+    if job.dedup_key is None and options.get("task_id") is None:
+        job.save(using=using, force_insert=True)
+    else:
+        job_id = _insert_or_find(job, using)
+    if job_id == job.pk and job.state == State.WAITING:
+        transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=using, robust=True)
+    result_class = options.get("result_cls") or app.AsyncResult
+    return result_class(str(job_id))  # type: ignore[no-any-return]
+
+
+def _insert_or_find(job: Job, using: str) -> UUID:
+    """Inserts, or finds the job that is in the way; a holder that just ends in between costs another round."""
+    rows = Job.objects.using(using)
+    in_the_way = Q(pk=job.pk) | Q(dedup_key=job.dedup_key, state__in=LIVE) if job.dedup_key else Q(pk=job.pk)
+    for _ in range(3):
+        rows.bulk_create([job], ignore_conflicts=True)
+        found = rows.filter(in_the_way).values_list("pk", flat=True).first()
+        if found is not None:
+            return found
+    raise RuntimeError(f"The job with dedup_key={job.dedup_key!r} changed three times while this call looked at it.")
+
+
+def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Job:
+    """An unsaved job from a call, or an error that says what is wrong with the call."""
+    if options.pop("task_type", None) is None:
+        # Called by name: what `Task.apply_async` would have done.
+        task.__header__(*args, **kwargs)
+        options = {**{key: value for key, value in task._get_exec_options().items() if value is not None}, **options}
+    if options.pop("chord", None) is not None:
+        raise NotSupported(f"{task.name}: chords are not supported yet. Enqueue the last step from a task of your own.")
+    stamps = options.pop("stamped_headers", None) or []
+    headers = {**(options.pop("headers", None) or {}), **{name: options.pop(name, None) for name in stamps}}
+    queue = _queue(app, task, options, args, kwargs)
+    soft_seconds, hard_seconds = _time_limits(task, queue, options)
+    parent = app.current_worker_task
+    request = parent.request if parent else None
+    job_id = options.pop("task_id", None)
+    run_at, state = _run_at(app, options)
+    priority = options.pop("priority", None)
+    max_attempts = options.pop("max_attempts", None)
+    root_id = options.pop("root_id", None) or (request and (request.root_id or request.id))
+    parent_id = options.pop("parent_id", None) or (request and request.id)
+    job = Job(
+        id=parse_id(job_id) if job_id is not None else new_id(),
+        task=task.name,
+        queue=queue.name,
+        priority=settings.CELERY_TASK_DEFAULT_PRIORITY if priority is None else _checked_priority(priority),
+        args=list(args),
+        kwargs=kwargs,
+        headers=headers,
+        follow_ups=_follow_ups(options),
+        state=str(state),
+        run_at=run_at,
+        expires_at=_expires_at(app, options.pop("expires", None)),
+        max_attempts=task.attempts_allowed(queue) if max_attempts is None else max(1, int(max_attempts)),
+        soft_time_limit_seconds=soft_seconds,
+        time_limit_seconds=hard_seconds,
+        dedup_key=_checked_key(options.pop("dedup_key", None)),
+        ignore_result=bool(options.pop("ignore_result", None)),
+        owner_id=options.pop("owner_id", None),
+        parent_id=parse_id(parent_id) if parent_id else None,
+        root_id=parse_id(root_id) if root_id else None,
+        group_id=options.pop("group_id", None) or "",
+        correlation_id=options.pop("correlation_id", None) or getattr(request, "correlation_id", None) or "",
+    )
+    _check_payload(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])
+    unknown = [
+        name for name, value in options.items() if name not in _IRRELEVANT | {"result_cls"} and value is not None
+    ]
+    if unknown:
+        raise TypeError(f"{task.name}: unknown options {', '.join(sorted(unknown))}.")
+    return job
+
+
+def _queue(
+    app: "Celery", task: "JobTask", options: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Queue:
+    """The queue of the call, else of the task, else of `task_routes`, else the default one."""
+    for name in ("exchange", "exchange_type", "routing_key"):
+        if options.pop(name, None):
+            raise NotSupported(f"{task.name}: {name}= is not supported; jobs go to a queue, by queue=.")
+    queue = options.pop("queue", None)
+    if queue is None:
+        queue = app.amqp.router.route({}, task.name, args, kwargs, task)["queue"]
+    return queue_named(queue.name if isinstance(queue, KombuQueue) else queue)
+
+
+def _run_at(app: "Celery", options: dict[str, Any]) -> tuple[Any, State]:
+    """When the job is due, by the database's clock where the call names a delay."""
+    countdown, eta = options.pop("countdown", None), options.pop("eta", None)
+    if countdown is not None and countdown > 0:
+        return Now() + timedelta(seconds=countdown), State.DELAYED
+    if eta is not None:
+        due_at = _moment(app, eta)
+        if due_at > timezone.now():
+            return due_at, State.DELAYED
+    return Now(), State.WAITING
+
+
+def _expires_at(app: "Celery", expires: Any) -> Any:
+    if expires is None:
+        return None
+    if isinstance(expires, (int, float)):
+        return Now() + timedelta(seconds=expires)
+    return _moment(app, expires)
+
+
+def _moment(app: "Celery", value: datetime | str) -> datetime:
+    moment = maybe_iso8601(value)
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{value!r} is not a datetime.")
+    return maybe_make_aware(moment, app.timezone)
+
+
+def _time_limits(task: "JobTask", queue: Queue, options: dict[str, Any]) -> tuple[float, float]:
+    """Soft and hard limit in seconds: the call's, else the task's, else the queue's."""
+    hard = options.pop("time_limit", None) or task.time_limit
+    soft = options.pop("soft_time_limit", None) or task.soft_time_limit
+    hard = float(hard or max(queue.time_limit_seconds, soft or 0))
+    soft = float(soft or min(queue.soft_time_limit_seconds, hard))
+    if soft > hard:
+        raise ValueError(f"{task.name}: soft_time_limit={soft:g} s is longer than time_limit={hard:g} s.")
+    return soft, hard
+
+
+def _follow_ups(options: dict[str, Any]) -> dict[str, Any]:
+    """Celery's links and the rest of a chain, as JSON: they stay in the row until the job ends."""
+    found = {}
+    for name in ("link", "link_error", "chain"):
+        value = options.pop(name, None)
+        if value:
+            found[name] = list(value) if isinstance(value, (list, tuple)) else [value]
+    return found
+
+
+def _checked_priority(priority: Any) -> int:
+    if not isinstance(priority, int) or not 0 <= priority <= 9:
+        raise ValueError(f"priority={priority!r}: expected 0 to 9, where a lower number runs sooner.")
+    return priority
+
+
+def _checked_key(key: Any) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(key, str) or not key or len(key) > 255 or "\0" in key:
+        raise ValueError(f"dedup_key={key!r}: expected a text of 1 to 255 characters.")
+    return key
+
+
+def _check_payload(name: str, payload: list[Any]) -> None:
+    """Refuses what PostgreSQL could not keep, before anything is written."""
+    try:
+        text = json.dumps(payload, cls=JSONEncoder, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PayloadNotJSON(
+            f"{name}: the arguments are not JSON ({error}). Pass ids, and load objects in the task."
+        ) from error
+    if "\\u0000" in text:
+        raise PayloadNotJSON(f"{name}: the arguments contain a NUL character, which PostgreSQL cannot store.")
+    size, limit = len(text.encode()), settings.JOBS_PAYLOAD_MAX_BYTES
+    if size > limit:
+        raise PayloadTooLarge(f"{name}: the arguments are {size} bytes, more than {limit}. Pass ids, not contents.")

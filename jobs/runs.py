@@ -1,0 +1,95 @@
+"""The beginning of a run, in the pool process: a hint becomes a claim, or nothing happens at all."""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore
+from django.db import close_old_connections
+
+from jobs import claims
+from jobs.ids import InvalidJobId, derived_id, parse_id
+from jobs.models import Job
+from jobs.patience import DATABASE_AWAY, patiently
+from jobs.settle import Run
+from jobs.worker import identity
+
+if TYPE_CHECKING:
+    from jobs.task import JobTask
+
+logger = logging.getLogger("jobs.run")
+
+# Longer than a restart of PostgreSQL takes; then the hint is dropped and the top-up sends another.
+_CLAIM_PATIENCE_SECONDS = 20
+
+
+def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Claims the job of a delivered message and puts the row's arguments in place of the message's.
+
+    Raises Ignore, so that the body does not run, where the job is not to be had: it runs or ran already, was cancelled,
+    is paused or expired, or the database is away. Nothing is counted then.
+    """
+    if (request.delivery_info or {}).get("redelivered"):
+        # The ledger hints again by itself; a hint from an earlier life could only start a second run.
+        raise Ignore("redelivered hint")
+    token = identity.token_of(request)
+    if token is None:
+        raise Ignore("message without a hint id")
+    close_old_connections()
+    job_id = _adopted(task, request, args, kwargs) if not getattr(request, "hint_id", None) else parse_id(request.id)
+
+    def take(repeated: bool) -> list[claims.Claim]:
+        return claims.claim({job_id: token}, worker_id=identity.incarnation(), repeated=repeated)
+
+    try:
+        claimed = patiently(take, seconds=_CLAIM_PATIENCE_SECONDS)
+    except DATABASE_AWAY:
+        logger.error("id=%s task=%s not started: PostgreSQL is away; it stays waiting", job_id, task.name)
+        raise Ignore("PostgreSQL is away") from None
+    if not claimed:
+        raise Ignore("nothing to claim")
+    claim = claimed[0]
+    args[:] = claim.args
+    kwargs.clear()
+    kwargs.update(claim.kwargs)
+    request.update(
+        claim=claim,
+        run=Run(job_id, token),
+        run_started=time.monotonic(),
+        retries=claim.attempt - 1,
+        ignore_result=claim.ignore_result,
+        correlation_id=claim.correlation_id or None,
+        reported_at=0.0,
+    )
+    log(logging.INFO, "started", task.name, request)
+
+
+def _adopted(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """A message that no hint of ours is (`celery call`, another producer) becomes a row first, under its own id."""
+    try:
+        job_id = parse_id(request.id)
+    except InvalidJobId:
+        job_id = derived_id("foreign", request.id)
+    if not patiently(lambda _: Job.objects.filter(pk=job_id).exists(), seconds=_CLAIM_PATIENCE_SECONDS):
+        logger.info("id=%s task=%s came from another producer; it is in the ledger now", job_id, task.name)
+        task.app.send_task(
+            task.name, args, kwargs, task_id=str(job_id), priority=(request.delivery_info or {}).get("priority")
+        )
+    return job_id
+
+
+def log(level: int, event: str, task_name: str, request: Any, detail: str = "") -> None:
+    """One line for each start, end, retry and failure of a run."""
+    claim = request.claim
+    logger.log(
+        level,
+        "%s id=%s task=%s queue=%s attempt=%d/%s ms=%d%s",
+        event,
+        claim.job_id,
+        task_name,
+        claim.queue,
+        claim.attempt,
+        claim.max_attempts or "∞",
+        (time.monotonic() - request.run_started) * 1000,
+        f" {detail}" if detail else "",
+    )

@@ -1,0 +1,39 @@
+"""The scheduler of `celery -A config beat`: crontabs and intervals from the database, each tick a job of the ledger."""
+
+import logging
+from typing import Any
+
+from django.db.models.functions import Now
+from django.utils import timezone
+from django_celery_beat.schedulers import DatabaseScheduler, ScheduleEntry
+
+from jobs.ids import derived_id
+from jobs.models import Duty
+
+logger = logging.getLogger(__name__)
+
+NAME = "beat"
+_LONGEST_PAUSE_SECONDS = 5
+
+
+class LedgerScheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped library
+    """django-celery-beat's scheduler, whose jobs carry the tick in their id: two beats at one tick give one job."""
+
+    sync_every_tasks = 1
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_interval = min(self.max_interval, _LONGEST_PAUSE_SECONDS)
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        """One look at the schedules; notes that it was taken."""
+        pause: float = super().tick(*args, **kwargs)
+        Duty.objects.update_or_create(name=NAME, defaults={"ticked_at": Now()})
+        return pause
+
+    def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
+        """Enqueues the job of a tick under an id made of the schedule and the minute."""
+        minute = timezone.now().replace(second=0, microsecond=0)
+        if not hasattr(entry.schedule, "run_every"):
+            entry.options["task_id"] = str(derived_id("tick", entry.name, minute.isoformat()))
+        return super().apply_async(entry, producer=producer, advance=advance, **kwargs)

@@ -1,0 +1,137 @@
+"""JobTask: the base class of every task in the project. Its API is Celery's."""
+
+import time
+from functools import partial
+from typing import Any, ClassVar
+
+from asgiref.sync import sync_to_async
+from celery.canvas import Signature
+from celery.contrib.django.task import DjangoTask
+from celery.exceptions import Ignore
+from celery.result import AsyncResult
+
+from jobs import runs, settle
+from jobs.errors import LeaseLost, Permanent
+from jobs.queues import QUEUES, Queue
+
+_REPORT_SECONDS = 0.5
+# Read through properties, so that a running job's own limits come before the task's, and the queue's come last.
+_DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
+
+
+class JobTask(DjangoTask):  # type: ignore[misc]  # celery-types has no stubs for it
+    """A Celery task whose jobs are rows of the ledger.
+
+    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, and the options `dedup_key`, `owner_id`, `max_attempts` and
+    `correlation_id` of `apply_async()`. Jitter is off unless asked for.
+    """
+
+    abstract = True
+    retry_jitter = False
+    _declared: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        declared = {name: cls.__dict__[name] for name in _DECLARED if name in cls.__dict__}
+        for name in declared:
+            delattr(cls, name)
+        cls._declared = {**cls._declared, **declared}
+
+    # -- What the task declares, what its queue adds ---------------------------------------------------------------
+    @property
+    def queue(self) -> str | None:
+        """The queue that the task declares; None sends it where `task_routes` say, else to the default queue."""
+        return self._declared.get("queue")
+
+    @property
+    def priority(self) -> int | None:
+        """The priority that the task declares."""
+        return self._declared.get("priority")
+
+    @property
+    def max_retries(self) -> int | None:
+        """Retries that the running job may have, else what the task declares, else what its queue allows."""
+        claim = getattr(self.request, "claim", None)
+        allowed = (
+            claim.max_attempts if claim is not None else self.attempts_allowed(QUEUES.get(self.queue or "default"))
+        )
+        return None if allowed is None else allowed - 1
+
+    @property
+    def retry_backoff(self) -> Any:
+        """Seconds before the first automatic retry: the task's, else the queue's. Doubles with each retry."""
+        queue = QUEUES.get(self.queue or "default")
+        return self._declared.get("retry_backoff", queue.backoff_seconds if queue else False)
+
+    def attempts_allowed(self, queue: Queue | None) -> int | None:
+        """How many runs a job of this task has in a queue; None is without end."""
+        if "max_retries" in self._declared:
+            retries = self._declared["max_retries"]
+            return None if retries is None else max(0, int(retries)) + 1
+        return queue.max_attempts if queue else 1
+
+    # -- Enqueueing ------------------------------------------------------------------------------------------------
+    async def aapply_async(self, *args: Any, **options: Any) -> AsyncResult:
+        """`apply_async` for asynchronous callers."""
+        return await sync_to_async(partial(self.apply_async, *args, **options))()
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult:
+        """`delay` for asynchronous callers."""
+        return await self.aapply_async(args, kwargs)
+
+    # -- Running ---------------------------------------------------------------------------------------------------
+    def before_start(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Claims the job. A task that overrides this must call `super().before_start(…)` first."""
+        if not self.request.is_eager:
+            runs.begin(self, self.request, args, kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the body: for the worker after the claim, or in place when somebody calls the task like a function."""
+        request = self.request
+        if request.called_directly or request.is_eager:
+            return super().__call__(*args, **kwargs)
+        if getattr(request, "claim", None) is None:
+            raise Ignore("not claimed")
+        try:
+            return self.run(*args, **kwargs)
+        except MemoryError as error:
+            # Celery ends the whole worker on MemoryError; it is this job's failure alone.
+            raise RuntimeError(f"Out of memory: {error}") from error
+
+    def progress(self, done: float, total: float = 100, message: str = "") -> None:
+        """Says how far the job is: `done` of `total`, with a short message. Cheap: at most two writes a second.
+
+        Raises LeaseLost when this run no longer owns its job. Does nothing in a direct or eager call.
+        """
+        request = self.request
+        run = getattr(request, "run", None)
+        if run is None:
+            return
+        now = time.monotonic()
+        if done < total and now - request.reported_at < _REPORT_SECONDS:
+            return
+        request.reported_at = now
+        percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
+        if not settle.report(run, progress_percent=percent, progress_message=message[:255]):
+            raise LeaseLost(f"Job {run.job_id} is no longer this run's: it was given up, taken over or cancelled.")
+
+    def retry(self, *args: Any, exc: BaseException | None = None, **options: Any) -> Any:
+        """Celery's `retry`, except that what no retry cures fails at once, also under `autoretry_for=(Exception,)`."""
+        if isinstance(exc, (Permanent, LeaseLost)):
+            raise exc
+        return super().retry(*args, exc=exc, **options)
+
+    def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Signature:
+        """Celery's signature of the next run; enqueueing it only notes it, for `LedgerBackend.mark_as_retry` to write.
+
+        A write in the body would be rolled back together with the body's transaction.
+        """
+        request = self.request if request is None else request
+        signature = super().signature_from_request(request, *args, **options)
+        if getattr(request, "claim", None) is not None:
+            signature.apply_async = partial(_note_retry, request, signature)
+        return signature
+
+
+def _note_retry(request: Any, signature: Signature, *_: Any, **__: Any) -> None:
+    request.retry_signature = signature

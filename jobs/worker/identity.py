@@ -1,0 +1,34 @@
+"""Who this worker process is: a fresh id at each start, which pool processes inherit when they are forked."""
+
+from typing import Any
+from uuid import UUID
+
+_incarnation: UUID | None = None
+
+
+class NotAWorker(RuntimeError):
+    """Something that only a worker may do was tried in another process."""
+
+
+def assume(incarnation: UUID) -> None:
+    """Makes this process, and those forked from it, the worker of that id."""
+    global _incarnation
+    _incarnation = incarnation
+
+
+def incarnation() -> UUID:
+    """The id of this worker; raises NotAWorker elsewhere."""
+    if _incarnation is None:
+        raise NotAWorker("This process is not a worker.")
+    return _incarnation
+
+
+def token_of(request: Any) -> str | None:
+    """The claim token of a delivered message, or None where it cannot have claimed anything.
+
+    Both the pool process and the worker's main process can tell it from the message alone, so either may settle the job.
+    """
+    hint_id = getattr(request, "hint_id", None) or (getattr(request, "properties", None) or {}).get("delivery_tag")
+    if _incarnation is None or not hint_id:
+        return None
+    return f"{_incarnation.hex}:{hint_id}"

@@ -1,0 +1,75 @@
+"""One lease per worker process: a worker that does not renew it in time is given up, and its jobs run elsewhere."""
+
+import logging
+import os
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connections
+from django.db.models.functions import Now
+
+from jobs import settle
+from jobs.models import Worker
+from jobs.patience import DATABASE_AWAY, patiently
+from jobs.worker import identity
+from jobs.worker.thread import DutyThread
+
+logger = logging.getLogger(__name__)
+
+_REGISTER_PATIENCE_SECONDS = 3600
+_RESIGN_PATIENCE_SECONDS = 2
+
+
+def lease_end() -> Any:
+    """The end of a lease that begins now, by the database's clock."""
+    return Now() + timedelta(seconds=settings.JOBS_LEASE_SECONDS)
+
+
+def register(**facts: Any) -> None:
+    """Writes this worker's row; waits for the database as long as it takes."""
+    worker_id = identity.incarnation()
+
+    def write(repeated: bool) -> None:
+        Worker.objects.update_or_create(pk=worker_id, defaults={**facts, "lease_expires_at": lease_end()})
+
+    patiently(write, seconds=_REGISTER_PATIENCE_SECONDS)
+    # The main thread forks pool processes: it keeps no connection that they would inherit.
+    connections.close_all()
+
+
+def renew() -> bool:
+    """Renews the lease, also one that ran out: only a row that is marked dead is lost. Returns whether it was renewed."""
+    live = Worker.objects.filter(pk=identity.incarnation(), dead_at__isnull=True)
+    return bool(live.update(lease_expires_at=lease_end()))
+
+
+def resign() -> None:
+    """The worker ends: hands back what still runs and marks its row dead, in one transaction."""
+    worker_id = identity.incarnation()
+
+    def write(repeated: bool) -> int:
+        with settle.atomic():
+            Worker.objects.filter(pk=worker_id, dead_at__isnull=True).update(dead_at=Now())
+            return settle.hand_back(worker_id)
+
+    try:
+        count = patiently(write, seconds=_RESIGN_PATIENCE_SECONDS)
+    except DATABASE_AWAY as error:
+        logger.warning("Could not say goodbye (%s): what ran here runs again when the lease ends.", error)
+        return
+    if count:
+        logger.warning("Handed back %d jobs that were still running.", count)
+
+
+class LeaseThread(DutyThread):
+    """Renews the lease. A worker that was given up ends itself: whatever it still ran belongs to others now."""
+
+    def __init__(self) -> None:
+        super().__init__("jobs-lease", settings.JOBS_HEARTBEAT_SECONDS)
+
+    def run_once(self) -> None:
+        """Renews, or ends the process with all its children."""
+        if not renew():
+            logger.critical("This worker was given up for dead while it was silent; its jobs run elsewhere. Ending.")
+            os._exit(70)

@@ -1,0 +1,68 @@
+"""The bootstep through which a Celery worker becomes a worker of the ledger."""
+
+import logging
+import os
+import signal
+import socket
+from typing import Any
+from uuid import uuid4
+
+from celery import bootsteps
+from celery.signals import worker_process_init, worker_shutdown
+
+from jobs.worker import identity
+
+logger = logging.getLogger(__name__)
+
+
+class LedgerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # untyped library
+    """Takes an identity before the pool forks; registers the worker and starts its threads once the pool is up."""
+
+    requires = ("celery.worker.components:Pool",)
+    label = "Ledger"
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        identity.assume(uuid4())
+        self.threads: list[Any] = []
+
+    def start(self, worker: Any) -> None:
+        """Writes the worker's row, so that its claims count, then keeps its lease and does the dispatcher's duties."""
+        # The ledger's modules need Django set up and the tasks imported, which is so only from here on.
+        from jobs import checks
+        from jobs.dispatcher.thread import DispatcherThread
+        from jobs.worker import lease
+
+        checks.refuse_unsafe_tasks(worker.app)
+        lease.register(
+            node=worker.hostname,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pool=type(worker.pool).__module__.rpartition(".")[2],
+            concurrency=worker.concurrency,
+            queues=sorted(worker.app.amqp.queues.consume_from),
+        )
+        self.threads = [lease.LeaseThread(), DispatcherThread(worker.app)]
+        for thread in self.threads:
+            thread.start()
+        worker_shutdown.connect(self.end, weak=False)
+
+    def stop(self, worker: Any) -> None:
+        """Nothing yet: Celery stops its steps while jobs still run, and those need the lease. `end` comes last."""
+
+    def end(self, **_: Any) -> None:
+        """The pool has ended: gives back what is left and says that this worker is gone."""
+        from jobs.worker import lease
+
+        for thread in self.threads:
+            thread.stop()
+        lease.resign()
+
+
+@worker_process_init.connect
+def outlive_signals_to_the_group(**_: Any) -> None:
+    """Pool processes ignore SIGTERM: supervisors send it to the whole group, and the jobs of all would be lost at once.
+
+    The worker's main process ends them when the time has come.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
