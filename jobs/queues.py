@@ -78,3 +78,22 @@ def queue_named(name: object) -> Queue:
     if queue is None:
         raise UnknownQueue(name)
     return queue
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerGroup:
+    """One type of worker process: the queues it consumes, and how. Scaled by itself, so that a slow report never delays
+    a mail. Threads for what waits on the network, processes for what burns processor time or needs hard limits."""
+
+    name: str
+    queues: tuple[str, ...]
+    pool: str
+    concurrency: int
+
+
+WORKER_GROUPS = [
+    WorkerGroup(name="worker-email", queues=("email",), pool="threads", concurrency=5),
+    WorkerGroup(name="worker-media", queues=("images", "video"), pool="prefork", concurrency=2),
+    WorkerGroup(name="worker-reports", queues=("reports",), pool="prefork", concurrency=1),
+    WorkerGroup(name="worker-default", queues=("default", "webhooks", "crm"), pool="threads", concurrency=5),
+]

@@ -1,0 +1,6 @@
+"""`bin/demo`."""
+
+
+def main(arguments: list[str]) -> int:
+    """Placeholder."""
+    return 1
