@@ -1,12 +1,14 @@
-"""The project itself as a Django app: its system checks."""
+"""The project itself as a Django app: its system checks, and the connections between the apps."""
 
 from django.apps import AppConfig
 
 
 class ConfigConfig(AppConfig):
-    """Holds the checks of the environment."""
+    """Holds the checks of the environment and connects the apps' domain events."""
 
     name = "config"
 
     def ready(self) -> None:
-        from config import checks  # noqa: F401  # registers the system checks
+        from config import checks, subscriptions  # noqa: F401  # checks registers itself
+
+        subscriptions.connect()

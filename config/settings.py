@@ -47,6 +47,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "django_htmx",
+    "ninja",
     "django_celery_beat",
     "django_celery_results",
     "jobs",
@@ -97,7 +98,9 @@ DATABASES = {
     }
 }
 if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
-    raise ImproperlyConfigured("DATABASE_URL: expected a PostgreSQL server, like postgres://user:password@host:5432/name")
+    raise ImproperlyConfigured(
+        "DATABASE_URL: expected a PostgreSQL server, like postgres://user:password@host:5432/name"
+    )
 
 # --- Users --------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
@@ -107,7 +110,10 @@ PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {
+        "NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator",
+        "OPTIONS": {"user_attributes": ["email", "name"]},
+    },
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
