@@ -1,6 +1,9 @@
 """The Celery application. `celery -A config worker|beat|flower` starts from here."""
 
 import os
+from typing import Any
+
+from celery.signals import setup_logging
 
 from jobs.app import LedgerCelery
 
@@ -9,3 +12,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 app = LedgerCelery("handoff")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+@setup_logging.connect
+def keep_djangos_logging(**_: Any) -> None:
+    """Leaves `LOGGING` of the settings in force: Celery configures nothing when somebody listens to this signal."""

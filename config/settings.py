@@ -181,7 +181,6 @@ CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_SEND_TASK_EVENTS = True
 CELERY_TASK_SEND_SENT_EVENT = True
-CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 # Keeps a slot's database connection over tasks instead of reconnecting twice around each one.
 CELERY_DB_REUSE_MAX = 1000
 CELERY_BEAT_SCHEDULER = "jobs.scheduler:LedgerScheduler"
@@ -207,4 +206,9 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.log_level},
+    # The ledger logs each start and end itself, in one line (`jobs.run`); Celery's errors still come through.
+    "loggers": {
+        name: {"level": "WARNING"}
+        for name in ("celery.app.trace", "celery.worker.strategy", "kombu", "httpx", "httpcore")
+    },
 }

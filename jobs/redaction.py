@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 HIDDEN = "•••"
-_SENSITIVE = re.compile(r"pass(word|wd|phrase)|secret|token|api_?key|private_?key|authorization|cookie|credential", re.I)
+_SENSITIVE = re.compile(
+    r"pass(word|wd|phrase)|secret|token|api_?key|private_?key|authorization|cookie|credential", re.I
+)
 
 
 def redact(value: Any) -> Any:

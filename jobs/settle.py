@@ -7,6 +7,7 @@ nothing of this run is kept. Called twice for one run, the second call finds 0 r
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from django.db import router, transaction
 from django.db.models import Case, F, QuerySet, When
 from django.db.models.functions import Greatest, Now
 
+from jobs import publish
 from jobs.models import Attempt, Job
 from jobs.queues import QUEUES
 from jobs.states import Cause
@@ -38,9 +40,14 @@ class Run:
         return Job.objects.filter(pk=self.job_id, claim_token=self.token).exclude(state="active").exists()
 
 
+def ledger() -> str:
+    """The alias of the ledger's database."""
+    return router.db_for_write(Job)
+
+
 def atomic() -> transaction.Atomic:
     """A transaction on the ledger's database."""
-    return transaction.atomic(using=router.db_for_write(Job))
+    return transaction.atomic(using=ledger())
 
 
 def complete(run: Run, *, result: Any) -> bool:
@@ -128,6 +135,7 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
                 )
             else:
                 again += transition(run.row(), Cause.STALLED, stalled_count=F("stalled_count") + 1, run_alone=True)
+                transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=ledger(), robust=True)
     return again, failed
 
 

@@ -28,6 +28,8 @@ class JobTask(DjangoTask):  # type: ignore[misc]  # celery-types has no stubs fo
 
     abstract = True
     retry_jitter = False
+    # An expected failure: one line in the log, no traceback.
+    throws = (Permanent,)
     _declared: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
