@@ -1,0 +1,60 @@
+"""Tasks for tests: a worker loads them with `-I tests.sample_tasks`."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import shared_task
+
+from jobs.errors import Permanent
+
+
+class Flaky(Exception):
+    """Goes away by itself."""
+
+
+@shared_task(queue="default")
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@shared_task(queue="default")
+def append_line(path: str, line: str, seconds: float = 0) -> str:
+    """Leaves a line in a file for each run, before and after its work."""
+    with Path(path).open("a") as file:
+        file.write(f"begin {line} {os.getpid()}\n")
+    time.sleep(seconds)
+    with Path(path).open("a") as file:
+        file.write(f"end {line} {os.getpid()}\n")
+    return line
+
+
+@shared_task(bind=True, queue="default", autoretry_for=(Flaky,), retry_backoff=1, max_retries=2)
+def fail_until(self: Any, attempt: int) -> int:
+    """Fails until its attempt of that number."""
+    if self.request.retries + 1 < attempt:
+        raise Flaky(f"not yet: run {self.request.retries + 1}")
+    return self.request.retries + 1
+
+
+@shared_task(bind=True, queue="default")
+def kill_own_process(self: Any, times: int = 1) -> str:
+    """Kills the process it runs in, in its first runs; the count is in a custom state of nobody's but the ledger's."""
+    from jobs.models import Job
+
+    if Job.objects.get(pk=self.request.id).stalled_count < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+@shared_task(queue="default")
+def fail_for_good() -> None:
+    raise Permanent("the mailbox does not exist")
+
+
+@shared_task(bind=True, queue="default")
+def report_progress(self: Any) -> str:
+    self.progress(1, 2, "half way")
+    return "done"
