@@ -14,9 +14,9 @@ from kombu.utils import json as kombu_json
 from jobs.models import Job
 
 # Locks: the job's row, for the length of this statement. Index: primary key.
-# Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim whose
-# answer was lost is sent again with repeated = true and finds itself by its token. A token never claims twice in a row,
-# so a hint that is delivered twice gives one run. A worker that was given up (its row is dead) claims nothing.
+# Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim
+# whose answer was lost is sent again with repeated = true and finds itself by its token. A token never claims twice in
+# a row, so a hint that is delivered twice gives one run. A worker that was given up (its row is dead) claims nothing.
 CLAIM = """
 UPDATE jobs_job AS job
 SET state = 'active', claim_token = hint.token, worker_id = %(worker_id)s, started_at = statement_timestamp(),
@@ -26,7 +26,8 @@ WHERE job.id = hint.job_id
   AND ((job.state = 'waiting' AND job.claim_token <> hint.token)
        OR (%(repeated)s AND job.state = 'active' AND job.claim_token = hint.token))
   AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
-  AND NOT EXISTS (SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
+  AND NOT EXISTS (
+      SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
   AND EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)
 RETURNING job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, job.follow_ups::text,
           job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id

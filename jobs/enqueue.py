@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 # Options of Celery's that mean nothing here: the ledger decides how, when and where a message travels.
 _IRRELEVANT = frozenset(
-    """add_to_parent callbacks compression confirm_timeout connection declare delivery_mode eager errbacks expiration
-    immediate link_error mandatory origin producer publisher reply_to retries retry retry_policy route_name router
-    serializer shadow timeout argsrepr kwargsrepr replaced_task_nesting group_index""".split()
+    "add_to_parent argsrepr callbacks compression confirm_timeout connection declare delivery_mode errbacks expiration"
+    " group_index immediate kwargsrepr mandatory origin producer publisher replaced_task_nesting reply_to result_cls"
+    " retries retry retry_policy route_name router serializer shadow timeout".split()  # noqa: SIM905  # one per line is long
 )
 
 
@@ -53,9 +53,9 @@ def enqueue(
 ) -> AsyncResult:
     """Writes the job's row and, once the caller's transaction has committed, sends a hint to a worker.
 
-    Options: Celery's (`countdown`, `eta`, `expires`, `priority`, `queue`, `link`, `chain`, time limits, `task_id` …) and
-    `dedup_key`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong with a call raises before anything is
-    written. Rolled back, nothing is left; committed, the job will run even when this process dies before the hint.
+    Options: Celery's (`countdown`, `eta`, `expires`, `priority`, `queue`, `link`, `chain`, time limits, `task_id` …)
+    and `dedup_key`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong with a call raises before anything
+    is written. Rolled back, nothing is left; committed, the job will run even when this process dies before the hint.
 
     With `dedup_key`, or a `task_id` that exists, the result is that of the job which is already there. Another caller's
     uncommitted job with the same key is waited for.
@@ -129,9 +129,7 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
         correlation_id=options.pop("correlation_id", None) or getattr(request, "correlation_id", None) or "",
     )
     _check_payload(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])
-    unknown = [
-        name for name, value in options.items() if name not in _IRRELEVANT | {"result_cls"} and value is not None
-    ]
+    unknown = [name for name, value in options.items() if name not in _IRRELEVANT and value is not None]
     if unknown:
         raise TypeError(f"{task.name}: unknown options {', '.join(sorted(unknown))}.")
     return job

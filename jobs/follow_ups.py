@@ -39,7 +39,7 @@ def insert(app: Celery, job_id: UUID, claim: Claim, result: Any) -> None:
                 if "chain" in options and not signature.options.get("task_id"):
                     options["task_id"] = str(derived_id(job_id, "chain"))
                 signature.apply_async((result,), parent_id=str(job_id), root_id=root_id, **options)
-        except Exception as error:  # noqa: BLE001  # whatever a signature raises, the job's own end stands
+        except Exception as error:  # whatever a signature raises, the job's own end stands
             logger.exception("id=%s completed, but what should follow it could not be enqueued", job_id)
             Job.objects.filter(pk=job_id).update(error=f"Completed, but a follow-up could not be enqueued: {error}")
 

@@ -87,7 +87,7 @@ class Hint:
 
 
 def send(app: Celery, producer: Any, hint: Hint) -> None:
-    """Sends one hint through a producer. Raises one of kombu's or Redis's errors; then it may or may not have arrived."""
+    """Sends one hint through a producer. Raises what kombu or Redis raise; then it may or may not have arrived."""
     message = app.amqp.create_task_message(
         str(hint.job_id),
         hint.task,

@@ -113,8 +113,8 @@ def cancel(run: Run, *, reason: str) -> bool:
 def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
     """The process of these active jobs died: each runs again, or fails when it has stalled too often (G06).
 
-    Returns how many go on and how many failed. Rows that a transaction of the dead run still holds are left for the next
-    look. Not counted as an attempt: that the worker died says nothing about the job, until it happens again and again.
+    Returns how many go on and how many failed. Rows that a transaction of the dead run still holds are left for the
+    next look. Not counted as an attempt: that the worker died says nothing about the job, until it happens repeatedly.
     """
     again = failed = 0
     with atomic():

@@ -22,8 +22,8 @@ _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
 class JobTask(DjangoTask):  # type: ignore[misc]  # celery-types has no stubs for it
     """A Celery task whose jobs are rows of the ledger.
 
-    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, and the options `dedup_key`, `owner_id`, `max_attempts` and
-    `correlation_id` of `apply_async()`. Jitter is off unless asked for.
+    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, and the options `dedup_key`, `owner_id`, `max_attempts`
+    and `correlation_id` of `apply_async()`. Jitter is off unless asked for.
     """
 
     abstract = True

@@ -3,6 +3,7 @@
 Two leaders for a moment do no harm: every duty is a compare-and-set, an extra hint is good for nothing.
 """
 
+import logging
 from datetime import timedelta
 
 from django.conf import settings
@@ -10,7 +11,10 @@ from django.db.models import Case, F, Q, When
 from django.db.models.functions import Now
 
 from jobs.models import Duty
+from jobs.patience import DATABASE_AWAY
 from jobs.worker import identity
+
+logger = logging.getLogger(__name__)
 
 NAME = "dispatcher"
 
@@ -32,7 +36,10 @@ def hold() -> bool:
 
 def let_go() -> None:
     """Gives the lease up, so that another leads at once."""
-    Duty.objects.filter(name=NAME, holder_id=identity.incarnation()).update(holder_id=None, lease_expires_at=None)
+    try:
+        Duty.objects.filter(name=NAME, holder_id=identity.incarnation()).update(holder_id=None, lease_expires_at=None)
+    except DATABASE_AWAY as error:
+        logger.warning("Could not give the dispatcher's lease up (%s): another leads when it ends.", error)
 
 
 def _lease_seconds() -> float:

@@ -1,7 +1,7 @@
 """Keeps the window of hints in Redis filled, and repairs what Redis lost.
 
-Redis holds hints for the most urgent waiting jobs of each queue, never the queue itself. A waiting job without a hint in
-two looks gets one; a hint too many finds nothing to claim.
+Redis holds hints for the most urgent waiting jobs of each queue, never the queue itself. A waiting job without a hint
+in two looks gets one; a hint too many finds nothing to claim.
 """
 
 import json

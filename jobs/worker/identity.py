@@ -26,7 +26,8 @@ def incarnation() -> UUID:
 def token_of(request: Any) -> str | None:
     """The claim token of a delivered message, or None where it cannot have claimed anything.
 
-    Both the pool process and the worker's main process can tell it from the message alone, so either may settle the job.
+    Both the pool process and the worker's main process can tell it from the message alone, so either may settle the
+    job.
     """
     hint_id = getattr(request, "hint_id", None) or (getattr(request, "properties", None) or {}).get("delivery_tag")
     if _incarnation is None or not hint_id:

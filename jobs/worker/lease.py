@@ -39,7 +39,7 @@ def register(**facts: Any) -> None:
 
 
 def renew() -> bool:
-    """Renews the lease, also one that ran out: only a row that is marked dead is lost. Returns whether it was renewed."""
+    """Renews the lease, also one that ran out: only a row marked dead is lost. Returns whether it was renewed."""
     live = Worker.objects.filter(pk=identity.incarnation(), dead_at__isnull=True)
     return bool(live.update(lease_expires_at=lease_end()))
 

@@ -14,6 +14,8 @@ from jobs.worker import identity
 
 logger = logging.getLogger(__name__)
 
+_THREAD_END_SECONDS = 2
+
 
 class LedgerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # untyped library
     """Takes an identity before the pool forks; registers the worker and starts its threads once the pool is up."""
@@ -52,10 +54,15 @@ class LedgerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # untyped libr
 
     def end(self, **_: Any) -> None:
         """The pool has ended: gives back what is left and says that this worker is gone."""
+        from jobs.dispatcher import leader
         from jobs.worker import lease
 
         for thread in self.threads:
             thread.stop()
+        for thread in self.threads:
+            # A lease that was renewed after the row is marked dead would look like a worker given up.
+            thread.join(timeout=_THREAD_END_SECONDS)
+        leader.let_go()
         lease.resign()
 
 

@@ -38,7 +38,7 @@ class DutyThread(threading.Thread):
                 logger.warning("%s: PostgreSQL does not answer (%s); trying again.", self.name, str(error).strip())
                 failed = True
                 connections.close_all()
-            except Exception:  # noqa: BLE001  # a duty that ended would be missed by all; whatever it was, go on
+            except Exception:  # a duty that ended would be missed by all; whatever it was, go on
                 logger.exception("%s: unexpected error; trying again.", self.name)
                 failed = True
                 connections.close_all()
