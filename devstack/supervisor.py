@@ -151,10 +151,9 @@ class Supervisor:
         if broken := next((child for child in self.children if child.last_end), None):
             raise StartFailed(f"{broken.last_end}. The end of {broken.log}:\n{last_lines(broken.log)}")
         if waiting and time.monotonic() - began > START_TIMEOUT_SECONDS:
-            late = waiting[0]
-            raise StartFailed(
-                f"{late.name} is not ready after {START_TIMEOUT_SECONDS} s. The end of {late.log}:\n{last_lines(late.log)}"
-            )
+            log = waiting[0].log
+            late = f"{waiting[0].name} is not ready after {START_TIMEOUT_SECONDS} s"
+            raise StartFailed(f"{late}. The end of {log}:\n{last_lines(log)}")
 
     def _run(self, name: str, launch: Launch, purpose: str) -> None:
         """Runs a command to its end; the servers are looked after meanwhile."""

@@ -1,0 +1,28 @@
+"""Starts the servers that tests need, before anything reads Django's settings.
+
+That is why it happens here, on import, and why pyproject.toml does not name the settings: pytest-django would load them
+first, and find no database.
+"""
+
+import os
+
+import django
+
+from devstack.throwaway import Servers
+
+SERVERS = Servers()
+os.environ.update(SERVERS.variables)
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# Sound leases that run out within seconds, so that tests of lost workers are quick.
+os.environ.setdefault("JOBS_LEASE_SECONDS", "3")
+os.environ.setdefault("JOBS_HEARTBEAT_SECONDS", "0.7")
+os.environ.setdefault("JOBS_DISPATCH_SECONDS", "0.2")
+SERVERS.start()
+django.setup()
+
+pytest_plugins = ["tests.servers", "tests.smtp", "tests.processes"]
+
+
+def pytest_unconfigure() -> None:
+    """The last thing that pytest does, also after Ctrl-C."""
+    SERVERS.stop()

@@ -1,0 +1,175 @@
+"""Real worker processes, to be killed, frozen and stopped by tests."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from django.db import connection
+
+from devstack.home import BASE_DIR
+from tests.waiting import wait_until
+
+FAILED = pytest.StashKey[bool]()
+
+
+class Process:
+    """A process of the project in its own group; its output is in a file."""
+
+    def __init__(self, arguments: Sequence[str], *, log: Path, env: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=BASE_DIR,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "LOG_LEVEL": "INFO", **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The main process, which leads the group."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def output(self) -> str:
+        """All it has written so far."""
+        return self.log.read_text(errors="replace")
+
+    def children(self) -> list[int]:
+        """The pids of its pool processes."""
+        return [child.pid for child in psutil.Process(self.pid).children()]
+
+    def kill(self) -> None:
+        """SIGKILL for the whole group, as when a machine loses power."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def kill_main(self) -> None:
+        """SIGKILL for the main process alone."""
+        self._process.kill()
+        self._process.wait()
+
+    def kill_child(self, pid: int | None = None) -> int:
+        """SIGKILL for one pool process, as when memory runs out; returns its pid."""
+        pid = pid or self.children()[0]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def freeze(self) -> None:
+        """SIGSTOP for the whole group."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT for the whole group."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def terminate(self, *, group: bool = False) -> None:
+        """SIGTERM for the main process, or for the whole group, as some supervisors send it."""
+        if group:
+            os.killpg(self.pid, signal.SIGTERM)
+        else:
+            self._process.terminate()
+
+    def wait(self, *, timeout: float = 30) -> int:
+        """Waits for its end; returns the exit status."""
+        return self._process.wait(timeout)
+
+
+class Processes:
+    """Starts processes of the project on the test database; all are gone when the test ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.started: list[Process] = []
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
+        """Starts `python -m …` with the settings of this test run; variables in `env` come on top."""
+        log = self._folder / f"{len(self.started)}-{arguments[-1].rpartition('/')[2]}.log"
+        process = Process(arguments, log=log, env={"DATABASE_URL": database_url(), **(env or {})})
+        self.started.append(process)
+        return process
+
+    def worker(
+        self,
+        *queues: str,
+        concurrency: int = 1,
+        pool: str = "prefork",
+        include: Sequence[str] = ("tests.sample_tasks",),
+        env: Mapping[str, str] | None = None,
+        waits: bool = True,
+        timeout: float = 60,
+    ) -> Process:
+        """Starts a Celery worker; returns when it consumes, unless `waits` is False. Without queues it takes all."""
+        node = f"worker{len(self.started)}@test{os.getpid()}"
+        process = self.start(
+            "celery",
+            "-A",
+            "config",
+            "worker",
+            "--without-mingle",
+            "--without-gossip",
+            f"--concurrency={concurrency}",
+            f"--pool={pool}",
+            *([f"--queues={','.join(queues)}"] if queues else []),
+            *[f"--include={module}" for module in include],
+            f"--hostname={node}",
+            env=env,
+        )
+        if waits:
+
+            def consumes() -> bool:
+                if process.status is not None:
+                    pytest.fail(f"The worker ended with status {process.status}:\n{process.output}")
+                return f"{node} ready." in process.output
+
+            wait_until(consumes, timeout=timeout, reason=f"{node} is ready")
+        return process
+
+    def stop_all(self) -> None:
+        """Kills whatever still runs."""
+        for process in self.started:
+            process.kill()
+
+
+def database_url() -> str:
+    """The database of this test, as a URL: the test's own, not the one that the settings name."""
+    settings: dict[str, Any] = connection.settings_dict
+    return "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**settings)
+
+
+@pytest.fixture
+def processes(
+    request: pytest.FixtureRequest, transactional_db: None, empty_redis: None, tmp_path: Path
+) -> Iterator[Processes]:
+    """Starts workers and other processes on the test database. Their output is shown when the test fails."""
+    started = Processes(tmp_path)
+    yield started
+    started.stop_all()
+    if request.node.stash.get(FAILED, False):
+        for process in started.started:
+            sys.stdout.write(f"--- {process.log.name}\n{process.output}\n")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remembers a failure for the fixture above."""
+    report: Any = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report

@@ -1,0 +1,49 @@
+"""PostgreSQL and Redis as fixtures that a test may stop, kill, freeze and start again."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from django.conf import settings
+
+from devstack.throwaway import Server, Servers
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="session")
+def throwaway_servers(pytestconfig: pytest.Config) -> Servers:
+    """The servers that the root conftest has started."""
+    for plugin in pytestconfig.pluginmanager.get_plugins():
+        if isinstance(servers := getattr(plugin, "SERVERS", None), Servers):
+            return servers
+    raise LookupError("The conftest.py beside manage.py was not loaded.")
+
+
+def _whole_again(server: Server | None) -> Iterator[Server]:
+    if server is None:
+        pytest.skip("the environment names this server: a test may not stop it")
+    yield server
+    try:
+        server.thaw()
+    except ProcessLookupError:
+        server.start()
+    wait_until(server.engine.answers, timeout=30)
+
+
+@pytest.fixture
+def postgres_server(throwaway_servers: Servers) -> Iterator[Server]:
+    """The PostgreSQL of this test run; whatever the test did to it, the next one finds it running."""
+    yield from _whole_again(throwaway_servers.postgres)
+
+
+@pytest.fixture
+def redis_server(throwaway_servers: Servers) -> Iterator[Server]:
+    """The Redis of this test run; whatever the test did to it, the next one finds it running."""
+    yield from _whole_again(throwaway_servers.redis)
+
+
+@pytest.fixture
+def empty_redis() -> None:
+    """Nothing of an earlier test is in Redis."""
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.flushall()
