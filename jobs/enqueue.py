@@ -30,9 +30,36 @@ if TYPE_CHECKING:
 
 # Options of Celery's that mean nothing here: the ledger decides how, when and where a message travels.
 _IRRELEVANT = frozenset(
-    "add_to_parent argsrepr callbacks compression confirm_timeout connection declare delivery_mode errbacks expiration"
-    " group_index immediate kwargsrepr mandatory origin producer publisher replaced_task_nesting reply_to result_cls"
-    " retries retry retry_policy route_name router serializer shadow timeout".split()  # noqa: SIM905  # one per line is long
+    [
+        "add_to_parent",
+        "argsrepr",
+        "callbacks",
+        "compression",
+        "confirm_timeout",
+        "connection",
+        "declare",
+        "delivery_mode",
+        "errbacks",
+        "expiration",
+        "group_index",
+        "immediate",
+        "kwargsrepr",
+        "mandatory",
+        "origin",
+        "producer",
+        "publisher",
+        "replaced_task_nesting",
+        "reply_to",
+        "result_cls",
+        "retries",
+        "retry",
+        "retry_policy",
+        "route_name",
+        "router",
+        "serializer",
+        "shadow",
+        "timeout",
+    ]  # one per line is long
 )
 
 
@@ -92,7 +119,7 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
         task.__header__(*args, **kwargs)
         options = {**{key: value for key, value in task._get_exec_options().items() if value is not None}, **options}
     if options.pop("chord", None) is not None:
-        raise NotSupported(f"{task.name}: chords are not supported yet. Enqueue the last step from a task of your own.")
+        raise NotSupported(f"{task.name}: Chords are not supported yet. Enqueue the last step from a task of your own.")
     stamps = options.pop("stamped_headers", None) or []
     headers = {**(options.pop("headers", None) or {}), **{name: options.pop(name, None) for name in stamps}}
     queue = _queue(app, task, options, args, kwargs)

@@ -85,10 +85,7 @@ class Job(models.Model):
             models.UniqueConstraint(
                 fields=["dedup_key"], condition=Q(state__in=LIVE), name="job_one_live_per_dedup_key"
             ),
-            models.CheckConstraint(
-                condition=Q(state__in=[str(state) for state in State]),
-                name="job_state_is_known",
-            ),
+            # Also holds that the state is one of these.
             models.CheckConstraint(
                 condition=Q(state__in=ENDED, finished_at__isnull=False) | Q(state__in=LIVE, finished_at__isnull=True),
                 name="job_finished_at_iff_ended",

@@ -1,0 +1,49 @@
+"""Rows for tests, made the short way."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from jobs import claims
+from jobs.models import Job, Worker
+from jobs.settle import Run
+
+
+def make_worker(**fields: Any) -> Worker:
+    """A living worker's row."""
+    return Worker.objects.create(
+        **{
+            "id": uuid4(),
+            "node": "celery@test",
+            "host": "test",
+            "pid": 1,
+            "pool": "prefork",
+            "concurrency": 1,
+            "lease_expires_at": timezone.now() + timedelta(minutes=5),
+            **fields,
+        }
+    )
+
+
+def make_job(**fields: Any) -> Job:
+    """A waiting job of a sample task."""
+    values = {"task": "tests.sample_tasks.add", "queue": "default", "state": "waiting", "max_attempts": 3, **fields}
+    if values["state"] in ("completed", "failed", "cancelled"):
+        values.setdefault("finished_at", Now())
+    return Job.objects.create(**values)
+
+
+def claim_job(job: Job, worker: Worker, hint: str = "hint") -> Run:
+    """Claims a waiting job as a worker does; returns the run."""
+    token = f"{worker.pk.hex}:{hint}"
+    claimed = claims.claim({job.pk: token}, worker_id=worker.pk)
+    assert [claim.job_id for claim in claimed] == [job.pk]
+    return Run(job.pk, token)
+
+
+def state_of(job_id: UUID | str) -> str:
+    """The job's state, read from the database."""
+    return Job.objects.values_list("state", flat=True).get(pk=job_id)

@@ -1,0 +1,89 @@
+"""How runs end, and that nothing of a run lands that no longer owns its job."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from jobs import settle
+from jobs.models import Attempt, Job
+from jobs.settle import Run
+from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+
+pytestmark = pytest.mark.django_db
+
+WRITES: dict[str, Callable[[Run], bool]] = {
+    "completion": lambda run: settle.complete(run, result=1),
+    "failure": lambda run: settle.fail(run, error="broken"),
+    "retry": lambda run: settle.retry(run, delay=1, error="later"),
+    "cancellation": lambda run: settle.cancel(run, reason="enough"),
+    "progress": lambda run: settle.report(run, progress_percent=50),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_run_that_lost_its_job_writes_nothing(write: str) -> None:
+    job, worker = make_job(), make_worker()
+    zombie = claim_job(job, worker, "first")
+    settle.hand_back(worker.pk)
+    claim_job(job, worker, "second")
+    before = Job.objects.filter(pk=job.pk).values().get()
+    assert WRITES[write](zombie) is False
+    assert Job.objects.filter(pk=job.pk).values().get() == before
+    assert not Attempt.objects.exists()
+
+
+@pytest.mark.parametrize("write", [name for name in WRITES if name != "progress"])
+def test_an_end_lands_once(write: str) -> None:
+    run = claim_job(make_job(), make_worker())
+    assert [WRITES[write](run), WRITES[write](run)] == [True, False]
+    assert run.ended()
+
+
+def test_a_retry_counts_the_attempt_and_keeps_its_history() -> None:
+    run = claim_job(make_job(), make_worker())
+    settle.retry(run, delay=60, error="Busy: try later", traceback="trace")
+    job = Job.objects.get(pk=run.job_id)
+    assert (job.state, job.attempt, job.error) == ("delayed", 2, "Busy: try later")
+    assert timedelta(seconds=50) < job.run_at - timezone.now() < timedelta(seconds=70)
+    attempt = job.attempts.get()
+    assert (attempt.number, attempt.outcome, attempt.error, attempt.traceback) == (1, "retried", job.error, "trace")
+
+
+def test_a_retry_beyond_the_limit_raises_the_limit_and_an_endless_job_stays_endless() -> None:
+    worker = make_worker()
+    last, endless = make_job(max_attempts=1), make_job(max_attempts=None)
+    for job in (last, endless):
+        settle.retry(claim_job(job, worker), delay=0, error="again")
+        job.refresh_from_db()
+    assert (last.max_attempts, endless.max_attempts) == (2, None)
+
+
+def test_a_job_whose_worker_died_runs_again_and_then_fails_with_the_evidence() -> None:
+    job, worker = make_job(), make_worker()
+    claim_job(job, worker, "first")
+    assert settle.lose(Job.objects.filter(pk=job.pk), evidence="signal 9") == (1, 0)
+    job.refresh_from_db()
+    assert (job.state, job.attempt, job.stalled_count) == ("waiting", 1, 1)
+    claim_job(job, worker, "second")
+    assert settle.lose(Job.objects.filter(pk=job.pk), evidence="signal 9") == (0, 1)
+    job.refresh_from_db()
+    assert (job.state, job.stalled_count) == ("failed", 2)
+    assert job.error == "Its worker died 2 times while running it. The last time: signal 9"
+    assert [attempt.outcome for attempt in job.attempts.all()] == ["stalled", "stalled"]
+
+
+def test_handing_back_counts_nothing() -> None:
+    job, worker = make_job(), make_worker()
+    claim_job(job, worker)
+    assert settle.hand_back(worker.pk) == 1
+    job.refresh_from_db()
+    assert (job.state, job.attempt, job.stalled_count) == ("waiting", 1, 0)
+
+
+def test_an_ended_job_stays_ended() -> None:
+    job = make_job(state="completed", finished_at=Now())
+    assert settle.lose(Job.objects.filter(pk=job.pk), evidence="signal 9") == (0, 0)
+    assert state_of(job.pk) == "completed"
