@@ -1,0 +1,65 @@
+# Sourced by the scripts beside it, which set `lock` to the lock file they need. Leaves a Python with all of it in
+# .venv, and the working directory at the top of the project. Does next to nothing when the lock has not changed.
+# shellcheck shell=sh
+
+# Before the change of directory: where the caller meant it.
+case ${HANDOFF_HOME:-/} in /*) ;; *) HANDOFF_HOME=$PWD/$HANDOFF_HOME && export HANDOFF_HOME ;; esac
+cd -- "$(dirname -- "$0")/.."
+
+# Installs Debian packages as root in CI, else names them: missing "what for" package …
+missing() {
+    what=$1 && shift
+    if [ "$(id -u)" = 0 ] && [ -n "${CI:-}" ] && command -v apt-get >/dev/null; then
+        echo "$what: installing $*" >&2
+        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"; } >&2
+    else
+        echo "$what is missing: apt install $*" >&2
+        return 1
+    fi
+}
+
+make_venv() {
+    for python in "${PYTHON:-python3}" python3.13 python3.12 python3.11 ""; do
+        [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || break
+    done
+    [ -n "$python" ] || { echo "Python 3.11 or later is missing: apt install python3" >&2; exit 1; }
+    if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
+        uv venv --quiet --allow-existing --python "$python" .venv
+    else
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || missing "The module venv of Python" python3-venv || exit 1
+        "$python" -m venv .venv
+    fi
+}
+
+install_lock() {
+    uv=
+    if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
+        uv=uv
+    elif .venv/bin/uv --version >/dev/null 2>&1 ||
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; then
+        uv=.venv/bin/uv
+    fi
+    if [ -n "$uv" ]; then
+        "$uv" pip install --quiet --python .venv/bin/python --require-hashes -r "$lock"
+    else
+        .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$lock"
+    fi
+}
+
+if ! cmp -s "$lock" ".venv/$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
+    mkdir -p .venv
+    # Two scripts at once, in a fresh clone: the second waits for the first.
+    exec 9>.venv/.lock
+    ! command -v flock >/dev/null || flock 9
+    if ! cmp -s "$lock" ".venv/$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
+        echo "Installing what $lock names into .venv" >&2
+        .venv/bin/python -c '' 2>/dev/null || make_venv
+        install_lock
+        cp "$lock" ".venv/$lock"
+    fi
+    exec 9>&-
+fi
+
+if ! .venv/bin/python -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("pango-1.0"))'; then
+    missing "Pango, for PDF reports," libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core || true
+fi
