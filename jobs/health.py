@@ -42,7 +42,7 @@ class Health:
     """The state of the whole system, for probes and monitors."""
 
     reasons: list[str] = field(default_factory=list)
-    queues: dict[str, dict[str, int]] = field(default_factory=dict)
+    statuses: list[QueueStatus] = field(default_factory=list)
     tick_ages_seconds: dict[str, float | None] = field(default_factory=dict)
 
     @property
@@ -56,7 +56,7 @@ class Health:
         return {
             "status": "ok" if self.is_ok else "degraded",
             "reasons": self.reasons,
-            "queues": self.queues,
+            "queues": {status.name: _counts(status) for status in self.statuses if status.is_declared},
             **{name: {"tick_age_seconds": None if age is None else round(age, 1)} for name, age in ages.items()},
         }
 
@@ -74,9 +74,10 @@ def check() -> Health:
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
-        declared = [status for status in statuses.values() if status.is_declared]
-        health.queues = {status.name: _counts(status) for status in declared}
-        health.reasons += [reason for status in declared for reason in _queue_reasons(status)]
+        health.statuses = list(statuses.values())
+        health.reasons += [
+            reason for status in health.statuses if status.is_declared for reason in _queue_reasons(status)
+        ]
         health.reasons += _tick_reasons(health.tick_ages_seconds)
     try:
         broker.answer(REDIS_PATIENCE_SECONDS)

@@ -41,14 +41,13 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
     """Runs an ended job again, from its first attempt, with the arguments that its row holds.
 
     What the last run left is cleared; failed runs stay readable as Attempt rows. An expiry of the job is lifted: the
-    operator wants it now. Raises ActionRefused when the job is gone, has not ended, or when a live job holds its dedup key.
-    Of two operators who press the button at once one wins and the other is refused. A process that dies in the middle
-    leaves the job as it was; one that dies after the commit leaves a waiting job, which the dispatcher hints.
+    operator wants it now. Raises ActionRefused when the job is gone, has not ended, or when a live job holds its dedup
+    key. Of two operators who press the button at once one wins and the other is refused. A process that dies in the
+    middle leaves the job as it was; one that dies after the commit leaves a waiting job, which the dispatcher hints.
     """
     try:
         with transaction.atomic():
             job = _locked(job_id)
-            _keep_the_failure(job)
             changes = {**_BEFORE_THE_FIRST_RUN, "run_at": Now(), "expires_at": None}
             if not transition(Job.objects.filter(pk=job_id), Cause.RUN_AGAIN, **changes):
                 raise ActionRefused(
@@ -70,8 +69,8 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
 def cancel_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
     """Cancels a job that has not ended.
 
-    A waiting or delayed job never starts. The process of an active job is not stopped: the job is cancelled at once, and
-    whatever its run still reports (progress, result, failure, retry) is refused by the fence. Side effects that the run
+    A waiting or delayed job never starts. The process of an active job is not stopped: the job is cancelled at once,
+    and whatever its run still reports (progress, result, failure, retry) is refused by the fence. Side effects that it
     has outside of fenced transactions go on until it ends. Raises ActionRefused when the job is gone or has ended.
     """
     with transaction.atomic():
@@ -121,22 +120,6 @@ def _locked(job_id: UUID) -> Job:
     if job is None:
         raise ActionRefused(f"There is no job {job_id} any more.")
     return job
-
-
-def _keep_the_failure(job: Job) -> None:
-    """A failure whose run has no Attempt row yet gets one, before the job's own columns are cleared."""
-    if job.state != State.FAILED or job.attempts.filter(number=job.attempt).exists():
-        return
-    Attempt.objects.create(
-        job=job,
-        number=job.attempt,
-        outcome=Attempt.Outcome.FAILED,
-        worker_id=job.worker_id,
-        started_at=job.started_at,
-        ended_at=job.finished_at,
-        error=job.error,
-        traceback=job.traceback,
-    )
 
 
 def _holder_of_key(job_id: UUID) -> Job | None:

@@ -1,0 +1,380 @@
+"""The list of jobs and the page of one job, with the buttons to run it again and to cancel it."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import flatten_fieldsets
+from django.core.exceptions import PermissionDenied
+from django.db.models import Case, CharField, F, QuerySet, Value, When
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
+from unfold.admin import TabularInline
+from unfold.decorators import display
+from unfold.paginator import InfinitePaginator
+
+from jobs import rendering, selectors, services
+from jobs.admin.filters import QueueFilter, StateFilter, TaskFilter
+from jobs.admin.read_only import ReadOnlyAdmin
+from jobs.models import Attempt, Job, Worker
+from jobs.states import END_STATES, LIVE_STATES, State
+
+# What the list never shows and what may be large.
+_WIDE_COLUMNS = ("args", "kwargs", "headers", "follow_ups", "custom_meta", "result", "exception", "traceback")
+_MOST_REFUSALS_SHOWN = 5
+_OUTCOME_COLOURS = {"failed": "danger", "retried": "warning", "stalled": "warning", "cancelled": ""}
+
+
+class AttemptInline(TabularInline):  # type: ignore[misc]  # untyped library
+    """The runs that did not simply succeed."""
+
+    model = Attempt
+    verbose_name_plural = "Runs that did not simply succeed"
+    fields = readonly_fields = ("number", "outcome_label", "started", "took", "worker", "what_happened")
+    extra = 0
+    can_delete = False
+    hide_title = True
+    ordering = ("id",)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever sees the job."""
+        return True
+
+    @display(description="outcome")
+    def outcome_label(self, attempt: Attempt) -> SafeString:
+        """What became of the run."""
+        return rendering.badge(attempt.outcome, _OUTCOME_COLOURS)
+
+    @display(description="started")
+    def started(self, attempt: Attempt) -> SafeString | str:
+        """When the run began."""
+        return rendering.recent(attempt.started_at)
+
+    @display(description="took")
+    def took(self, attempt: Attempt) -> str:
+        """How long it ran."""
+        return rendering.duration(attempt.started_at and attempt.ended_at - attempt.started_at)
+
+    @display(description="worker")
+    def worker(self, attempt: Attempt) -> SafeString | str:
+        """Which process ran it."""
+        return _worker_link(attempt.worker_id)
+
+    @display(description="what happened")
+    def what_happened(self, attempt: Attempt) -> SafeString | str:
+        """The error, and the traceback on demand."""
+        if not attempt.traceback:
+            return attempt.error or "–"
+        return format_html(
+            "{}<details><summary>Traceback</summary>{}</details>",
+            attempt.error,
+            rendering.preformatted(attempt.traceback),
+        )
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    """Jobs. Running again and cancelling need the permission to change jobs; nothing else can be changed."""
+
+    list_display = ("name", "queue", "state_label", "priority", "attempts", "progress", "created_ago", "ended_ago")
+    list_filter = (StateFilter, QueueFilter, TaskFilter, ("created_at", admin.DateFieldListFilter))
+    list_per_page = 50
+    list_disable_select_all = True
+    list_filter_sheet = True
+    search_fields = ("task", "dedup_key", "error")
+    search_help_text = "Job id, task, dedup key or words of the error"
+    ordering = ("-created_at",)
+    show_full_result_count = False
+    # Counting the rows that match costs more than showing a page of them.
+    paginator = InfinitePaginator
+    show_facets = admin.ShowFacets.NEVER
+    actions = ("run_again", "cancel")
+    inlines = (AttemptInline,)
+    change_form_outer_before_template = "jobs/admin/job_actions.html"
+    fieldsets = (
+        (None, {"fields": ("id", "task", ("queue", "state_label"), "progress_bar", "error_text", "result_text")}),
+        ("Traceback", {"fields": ("traceback_text",)}),
+        ("Arguments", {"fields": ("args_text", "kwargs_text")}),
+        ("Times", {"fields": (("created", "due"), ("started", "ended"), ("waited", "took"), "expires")}),
+        (
+            "How it runs",
+            {
+                "fields": (
+                    ("attempts", "stalls"),
+                    ("priority_text", "time_limits"),
+                    ("worker", "owner"),
+                    ("dedup_key", "correlation_id"),
+                    ("parent", "root"),
+                )
+            },
+        ),
+    )
+
+    # -- What is read ----------------------------------------------------------------------------------------------
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
+        """Jobs with the state that people see: a waiting job of a paused queue is paused."""
+        is_paused = When(state=State.WAITING.value, queue__in=selectors.paused_queues(), then=Value(rendering.PAUSED))
+        jobs = (
+            super()
+            .get_queryset(request)
+            .annotate(seen_state=Case(is_paused, default=F("state"), output_field=CharField()))
+        )
+        is_list = request.resolver_match is not None and request.resolver_match.url_name == "jobs_job_changelist"
+        found: QuerySet[Job] = jobs.defer(*_WIDE_COLUMNS) if is_list else jobs.select_related("owner")
+        return found
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
+    ) -> tuple[QuerySet[Job], bool]:
+        """An id finds its job by the primary key; anything else is looked for in the text columns."""
+        try:
+            return queryset.filter(pk=UUID(search_term.strip())), False
+        except ValueError:
+            found: tuple[QuerySet[Job], bool] = super().get_search_results(request, queryset, search_term)
+            return found
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """All of them."""
+        return flatten_fieldsets(self.fieldsets)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """The boxes that say something about this job."""
+        return [fieldset for fieldset in self.fieldsets if fieldset[0] != "Traceback" or (obj and obj.traceback)]
+
+    # -- Who may do what -------------------------------------------------------------------------------------------
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may run jobs again and cancel them."""
+        return request.user.has_perm("jobs.change_job")
+
+    # -- Actions ---------------------------------------------------------------------------------------------------
+    @admin.action(description="Run again", permissions=["operate"])
+    def run_again(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        """Runs the selected ended jobs again."""
+        self._act(request, queryset, services.retry_job, "run again")
+
+    @admin.action(description="Cancel", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        """Cancels the selected unfinished jobs."""
+        self._act(request, queryset, services.cancel_job, "cancelled")
+
+    def get_urls(self) -> list[URLPattern]:
+        """The list and the pages, and where the two buttons of a page are posted to."""
+        own = [
+            path(
+                "<uuid:job_id>/run-again/",
+                self.admin_site.admin_view(require_POST(self.run_one_again)),
+                name="jobs_job_run_again",
+            ),
+            path(
+                "<uuid:job_id>/cancel/",
+                self.admin_site.admin_view(require_POST(self.cancel_one)),
+                name="jobs_job_cancel",
+            ),
+        ]
+        return own + super().get_urls()
+
+    def run_one_again(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
+        """The button "Run again" of a job's page."""
+        return self._act_on_one(request, job_id, services.retry_job, "run again")
+
+    def cancel_one(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
+        """The button "Cancel" of a job's page."""
+        return self._act_on_one(request, job_id, services.cancel_job, "cancelled")
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Tells the page which buttons this job and this user have."""
+        job = kwargs.get("obj")
+        if job is not None and self.has_operate_permission(request):
+            context["can_run_again"] = job.state in END_STATES
+            context["can_cancel"] = job.state in LIVE_STATES
+        found: TemplateResponse = super().render_change_form(request, context, *args, **kwargs)
+        return found
+
+    def _act_on_one(
+        self, request: HttpRequest, job_id: UUID, action: Callable[..., None], done: str
+    ) -> HttpResponseRedirect:
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        self._act(request, Job.objects.filter(pk=job_id), action, done, missing=f"There is no job {job_id} any more.")
+        return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[job_id]))
+
+    def _act(
+        self, request: HttpRequest, jobs: QuerySet[Job], action: Callable[..., None], done: str, missing: str = ""
+    ) -> None:
+        """Does it to each job in a transaction of its own, and tells what was done and what was refused."""
+        succeeded, refusals = [], []
+        for job_id in jobs.values_list("pk", flat=True):
+            try:
+                action(job_id=job_id, actor=request.user)
+                succeeded.append(str(job_id))
+            except services.ActionRefused as refusal:
+                refusals.append(str(refusal))
+        if len(succeeded) == 1:
+            self.message_user(request, f"Job {succeeded[0]} was {done}.", messages.SUCCESS)
+        elif succeeded:
+            self.message_user(request, f"{len(succeeded)} jobs were {done}.", messages.SUCCESS)
+        for refusal in refusals[:_MOST_REFUSALS_SHOWN]:
+            self.message_user(request, refusal, messages.WARNING)
+        if len(refusals) > _MOST_REFUSALS_SHOWN:
+            rest = len(refusals) - _MOST_REFUSALS_SHOWN
+            self.message_user(request, f"{rest} more jobs were refused for the same kind of reason.", messages.WARNING)
+        if missing and not succeeded and not refusals:
+            self.message_user(request, missing, messages.WARNING)
+
+    # -- Columns and fields ----------------------------------------------------------------------------------------
+    @display(description="job", ordering="task")
+    def name(self, job: Job) -> SafeString:
+        """The task, and the id below it."""
+        return format_html('<span class="jobs-name">{}<small>{}</small></span>', job.task, job.pk)
+
+    @display(description="state", ordering="state")
+    def state_label(self, job: Any) -> SafeString:
+        """The state that people see."""
+        return rendering.badge(job.seen_state)
+
+    @display(description="attempt", ordering="attempt")
+    def attempts(self, job: Job) -> str:
+        """Which run is due, running or was the last one, of how many."""
+        return f"{job.attempt} of {job.max_attempts or '∞'}"
+
+    @display(description="progress", ordering="progress_percent")
+    def progress(self, job: Job) -> SafeString | str:
+        """How far the job is."""
+        return rendering.progress(job.progress_percent)
+
+    @display(description="progress")
+    def progress_bar(self, job: Job) -> SafeString | str:
+        """How far the job is, in its own words."""
+        return rendering.progress(job.progress_percent, job.progress_message)
+
+    @display(description="created", ordering="created_at")
+    def created_ago(self, job: Job) -> SafeString | str:
+        """How long ago it was enqueued."""
+        return rendering.recent(job.created_at)
+
+    @display(description="ended", ordering="finished_at")
+    def ended_ago(self, job: Job) -> SafeString | str:
+        """How long ago it ended."""
+        return rendering.recent(job.finished_at)
+
+    @display(description="created")
+    def created(self, job: Job) -> SafeString | str:
+        """When it was enqueued."""
+        return rendering.moment(job.created_at)
+
+    @display(description="ended")
+    def ended(self, job: Job) -> SafeString | str:
+        """When it completed, failed or was cancelled."""
+        return rendering.moment(job.finished_at)
+
+    @display(description="due")
+    def due(self, job: Job) -> SafeString | str:
+        """Not before this time."""
+        return rendering.moment(job.run_at)
+
+    @display(description="last run started")
+    def started(self, job: Job) -> SafeString | str:
+        """When its last run began."""
+        return rendering.moment(job.started_at)
+
+    @display(description="expires")
+    def expires(self, job: Job) -> SafeString | str:
+        """When it is no longer worth running."""
+        return rendering.moment(job.expires_at)
+
+    @display(description="waited")
+    def waited(self, job: Job) -> str:
+        """From due to started."""
+        return rendering.duration(job.started_at and job.started_at - job.run_at)
+
+    @display(description="ran for")
+    def took(self, job: Job) -> str:
+        """The last run's length."""
+        return rendering.duration(job.started_at and job.finished_at and job.finished_at - job.started_at)
+
+    @display(description="lost runs")
+    def stalls(self, job: Job) -> str:
+        """How many runs were lost with their worker."""
+        return str(job.stalled_count)
+
+    @display(description="priority")
+    def priority_text(self, job: Job) -> str:
+        """Which way the numbers run."""
+        return f"{job.priority} (0 to 9, lower runs sooner)"
+
+    @display(description="time limits")
+    def time_limits(self, job: Job) -> str:
+        """Soft and hard."""
+        soft, hard = rendering.duration(job.soft_time_limit_seconds), rendering.duration(job.time_limit_seconds)
+        return f"{soft}, then stopped at {hard}"
+
+    @display(description="worker")
+    def worker(self, job: Job) -> SafeString | str:
+        """Which process runs it or ran it last."""
+        return _worker_link(job.worker_id)
+
+    @display(description="positional")
+    def args_text(self, job: Job) -> SafeString | str:
+        """The arguments, secrets hidden."""
+        return rendering.payload(job.args) if job.args else "–"
+
+    @display(description="by name")
+    def kwargs_text(self, job: Job) -> SafeString | str:
+        """The arguments, secrets hidden."""
+        return rendering.payload(job.kwargs) if job.kwargs else "–"
+
+    @display(description="result")
+    def result_text(self, job: Job) -> SafeString | str:
+        """The return value, secrets hidden."""
+        return rendering.payload(job.result) if job.result is not None else "–"
+
+    @display(description="error")
+    def error_text(self, job: Job) -> SafeString | str:
+        """Why the last run failed, in words."""
+        return format_html('<strong class="jobs-error">{}</strong>', job.error) if job.error else "–"
+
+    @display(description="traceback")
+    def traceback_text(self, job: Job) -> SafeString | str:
+        """Where the last run failed."""
+        return rendering.preformatted(job.traceback)
+
+    @display(description="started by job")
+    def parent(self, job: Job) -> SafeString | str:
+        """The job whose run enqueued this one."""
+        return _job_link(job.parent_id)
+
+    @display(description="first job of the chain")
+    def root(self, job: Job) -> SafeString | str:
+        """Where the chain of jobs began."""
+        return _job_link(job.root_id)
+
+
+def _job_link(job_id: UUID | None) -> SafeString | str:
+    if job_id is None:
+        return "–"
+    return format_html('<a class="jobs-link" href="{}">{}</a>', reverse("admin:jobs_job_change", args=[job_id]), job_id)
+
+
+def _worker_link(worker_id: UUID | None) -> SafeString | str:
+    if worker_id is None:
+        return "–"
+    worker = Worker.objects.filter(pk=worker_id).first()
+    if worker is None:
+        return str(worker_id)
+    url = reverse("admin:jobs_worker_change", args=[worker_id])
+    return format_html('<a class="jobs-link" href="{}">{}</a> (process {})', url, worker.node, worker.pid)

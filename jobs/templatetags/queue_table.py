@@ -1,0 +1,35 @@
+"""What the table of queues is made of."""
+
+from urllib.parse import urlencode
+
+from django import template
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from jobs import rendering
+from jobs.selectors import QueueStatus
+
+register = template.Library()
+
+
+@register.simple_tag
+def count_link(queue: QueueStatus, state: str) -> SafeString:
+    """How many jobs of the queue are in that state, linked to their list."""
+    count = getattr(queue, state)
+    if not count:
+        return format_html('<span class="jobs-zero">{}</span>', 0)
+    url = f"{reverse('admin:jobs_job_changelist')}?{urlencode({'queue': queue.name, 'state': state})}"
+    return format_html('<a id="{}-{}" href="{}">{}</a>', queue.name, state, url, f"{count:,}")
+
+
+@register.filter
+def duration(seconds: float | None) -> str:
+    """Seconds in words."""
+    return rendering.duration(seconds)
+
+
+@register.filter
+def ticked(age_seconds: float | None) -> str:
+    """When a duty ticked, in words."""
+    return "never" if age_seconds is None else f"{rendering.duration(age_seconds)} ago"
