@@ -5,6 +5,8 @@ from urllib.parse import quote
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
+from django.urls import reverse_lazy
 from kombu import Queue
 
 from config import env as environment
@@ -124,6 +126,73 @@ LANGUAGE_CODE = "en-us"
 USE_I18N = False
 TIME_ZONE = "UTC"
 USE_TZ = True
+
+# --- Admin --------------------------------------------------------------------------------------------------------
+UNFOLD = {
+    "SITE_TITLE": "Handoff",
+    "SITE_HEADER": "Handoff",
+    "SITE_SUBHEADER": "Background jobs",
+    "SITE_SYMBOL": "move_down",
+    "SITE_URL": None,
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("config/favicon.svg")},
+    ],
+    "STYLES": [lambda request: static("jobs/admin.css")],
+    "SIDEBAR": {
+        "show_search": True,
+        "navigation": [
+            {
+                "title": "Jobs",
+                "items": [
+                    {"title": "Queues", "icon": "dashboard", "link": reverse_lazy("queues")},
+                    {
+                        "title": "Jobs",
+                        "icon": "list_alt",
+                        "link": reverse_lazy("admin:jobs_job_changelist"),
+                        "permission": lambda request: request.user.has_perm("jobs.view_job"),
+                    },
+                    {
+                        "title": "Workers",
+                        "icon": "memory",
+                        "link": reverse_lazy("admin:jobs_worker_changelist"),
+                        "permission": lambda request: request.user.has_perm("jobs.view_worker"),
+                    },
+                    {
+                        "title": "Periodic tasks",
+                        "icon": "schedule",
+                        "link": reverse_lazy("admin:django_celery_beat_periodictask_changelist"),
+                        "permission": lambda request: request.user.has_perm("django_celery_beat.view_periodictask"),
+                    },
+                    {"title": "Flower", "icon": "local_florist", "link": reverse_lazy("flower")},
+                ],
+            },
+            {
+                "title": "People",
+                "separator": True,
+                "items": [
+                    {
+                        "title": "Users",
+                        "icon": "person",
+                        "link": reverse_lazy("admin:accounts_user_changelist"),
+                        "permission": lambda request: request.user.has_perm("accounts.view_user"),
+                    },
+                    {
+                        "title": "Groups",
+                        "icon": "group",
+                        "link": reverse_lazy("admin:auth_group_changelist"),
+                        "permission": lambda request: request.user.has_perm("auth.view_group"),
+                    },
+                    {
+                        "title": "E-mail log",
+                        "icon": "mail",
+                        "link": reverse_lazy("admin:notifications_emaillog_changelist"),
+                        "permission": lambda request: request.user.has_perm("notifications.view_emaillog"),
+                    },
+                ],
+            },
+        ],
+    },
+}
 
 # --- Files --------------------------------------------------------------------------------------------------------
 STATIC_URL = "static/"
