@@ -51,7 +51,7 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[misc]  # untyped lib
         ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         ("Times", {"fields": ("created_at", "last_login")}),
     )
-    add_fieldsets: Any = ((None, {"fields": ("email", "name", "usable_password", "password1", "password2")}),)
+    add_fieldsets: Any = ((None, {"fields": ("email", "name", "password1", "password2")}),)
 
 
 @admin.register(Group)

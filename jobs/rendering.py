@@ -72,7 +72,10 @@ def recent(value: datetime | None) -> SafeString | str:
     if value is None:
         return "–"
     return format_html(
-        '<time class="jobs-nowrap" datetime="{}" title="{}">{}</time>', value.isoformat(), exact(value), ago(value)
+        '<time class="jobs-nowrap" datetime="{}" title="{}">{}</time>',
+        value.isoformat(),
+        exact(value),
+        ago(value, units=1),
     )
 
 
@@ -81,28 +84,29 @@ def exact(value: datetime) -> str:
     return timezone.localtime(value).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def ago(value: datetime) -> str:
+def ago(value: datetime, *, units: int = 2) -> str:
     """How far a time is from now, in words."""
     distance = timezone.now() - value
-    return f"in {duration(-distance)}" if distance < timedelta(0) else f"{duration(distance)} ago"
+    return (
+        f"in {duration(-distance, units=units)}"
+        if distance < timedelta(0)
+        else f"{duration(distance, units=units)} ago"
+    )
 
 
-def duration(value: timedelta | float | None) -> str:
-    """A length of time in its two largest units: 340 ms, 4.2 s, 3 min 20 s, 5 h 1 min, 2 d 3 h."""
+def duration(value: timedelta | float | None, *, units: int = 2) -> str:
+    """A length of time in its largest one or two units: 340 ms, 4.2 s, 3 min 20 s, 5 h 1 min, 2 d 3 h."""
     if value is None:
         return "–"
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds < 1:
-        return f"{max(0, seconds) * 1000:.0f} ms"
     if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    for size, name, smaller_size, smaller_name in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // smaller_size
-            return f"{whole // size} {name} {rest} {smaller_name}" if rest else f"{whole // size} {name}"
-    return f"{whole} s"
+        return f"{max(0, seconds) * 1000:.0f} ms" if seconds < 1 else f"{seconds:.{units - 1}f} s"
+    parts = []
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, seconds = divmod(int(seconds), size)
+        # The second unit is the one right below the first, and left out where it is zero.
+        if count:
+            parts.append(f"{count} {name}")
+        elif parts:
+            break
+    return " ".join(parts[:units])

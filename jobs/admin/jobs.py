@@ -11,8 +11,8 @@ from django.db.models import Case, CharField, F, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_POST
 from unfold.admin import TabularInline
 from unfold.decorators import display
@@ -240,7 +240,8 @@ class JobAdmin(ReadOnlyAdmin):
     @display(description="job", ordering="task")
     def name(self, job: Job) -> SafeString:
         """The task, and the id below it."""
-        return format_html('<span class="jobs-name">{}<small>{}</small></span>', job.task, job.pk)
+        breakable = format_html_join(mark_safe(".<wbr>"), "{}", ((part,) for part in job.task.split(".")))
+        return format_html('<span class="jobs-name">{}<small>{}</small></span>', breakable, job.pk)
 
     @display(description="state", ordering="state")
     def state_label(self, job: Any) -> SafeString:
