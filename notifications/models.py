@@ -4,6 +4,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 
 class EmailLog(models.Model):
@@ -52,3 +53,13 @@ class EmailLog(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.period}".strip() + f" to {self.recipient}"
+
+    def mark_sent(self) -> None:
+        """The server has accepted the message."""
+        self.state, self.sent_at = self.State.SENT, timezone.now()
+        self.save(update_fields=["state", "sent_at"])
+
+    def mark_failed(self, *, error: str) -> None:
+        """The server has refused the message for good."""
+        self.state, self.error = self.State.FAILED, error
+        self.save(update_fields=["state", "error"])

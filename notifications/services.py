@@ -47,11 +47,9 @@ def notify(*, kind: str, user: Any, period: str, context: Mapping[str, Any], job
     )
     try:
         with delivered(message):
-            entry.state, entry.sent_at = EmailLog.State.SENT, timezone.now()
-            entry.save(update_fields=["state", "sent_at"])
+            entry.mark_sent()
     except MailRefused as error:
-        entry.state, entry.error = EmailLog.State.FAILED, str(error)
-        entry.save(update_fields=["state", "error"])
+        entry.mark_failed(error=str(error))
         raise
     return entry
 

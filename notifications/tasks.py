@@ -8,8 +8,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from django.contrib.auth import get_user_model
 
 from jobs.task import JobTask
-from notifications import services
+from notifications import selectors, services
 from notifications.clients.smtp import TransientMailError
+from notifications.digest import send_digests
 
 User = get_user_model()
 
@@ -32,6 +33,23 @@ def send_welcome(self: JobTask, user_id: int) -> dict[str, Any]:
     entry = services.notify(kind="welcome", user=user, period="", context={"name": user.name}, job_id=_job_id(self))
     self.progress(1, 1, "Sent")
     return {"sent": True, "recipient": entry.recipient}
+
+
+@shared_task(  # type: ignore[arg-type]  # celery-types does not know the ledger's task class
+    bind=True,
+    queue="default",
+    autoretry_for=(TransientMailError, SoftTimeLimitExceeded),
+    # A server that defers unknown senders (greylisting) wants some minutes: waits 1, 2, 4 and 8 of them.
+    retry_backoff=60,
+    max_retries=4,
+    soft_time_limit=1800,
+    time_limit=1860,
+)
+def send_digest(self: JobTask) -> dict[str, Any]:
+    """Mails each user who wishes it the digest of the day on which the job was made, even if it runs after midnight."""
+    job_id = _job_id(self)
+    outcome = send_digests(day=selectors.day_of_job(job_id=job_id), job_id=job_id, report=self.progress)
+    return {"sent": outcome.sent, "total": outcome.total}
 
 
 def _job_id(task: JobTask) -> UUID | None:

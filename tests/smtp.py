@@ -39,6 +39,7 @@ class SmtpServer:
         self.arrived_count = 0
         self.held_count = 0
         self._replies: deque[str] = deque()
+        self._refused: dict[str, str] = {}
         self._holds = False
         self._controller = Controller(self, hostname=host, port=port)
 
@@ -46,6 +47,10 @@ class SmtpServer:
         """The next mails are answered so, one each, like "451 4.3.0 Try again" or "550 5.1.1 No such user"; 250 after
         that."""
         self._replies.extend(replies)
+
+    def refuse(self, recipient: str, reply: str) -> None:
+        """From now on RCPT TO this address is answered so; with a 250 it is accepted again."""
+        self._refused[recipient] = reply
 
     def hold(self) -> None:
         """Mails that come now wait for their answer until `release`; `held_count` of them wait."""
@@ -66,6 +71,15 @@ class SmtpServer:
     def stop(self) -> None:
         """Listens no more; held clients lose their connection."""
         self._controller.stop(no_assert=True)
+
+    async def handle_RCPT(  # noqa: N802  # its name
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Called by aiosmtpd for each recipient."""
+        reply = self._refused.get(address, "250 OK")
+        if reply.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return reply
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802  # its name
         """Called by aiosmtpd; cancelled by it when the client has gone."""
