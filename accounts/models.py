@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Lower, Now
 from timezone_field import TimeZoneField
 
-from accounts.validators import validate_ascii_mailbox, validate_printable
+from accounts.validators import validate_ascii_mailbox, validate_no_link, validate_printable
 
 
 class UserManager(BaseUserManager["User"]):
@@ -40,7 +40,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     """A person with an account."""
 
     email = models.EmailField(max_length=254, validators=[validate_ascii_mailbox])
-    name = models.CharField(max_length=150, validators=[validate_printable])
+    name = models.CharField(max_length=150, validators=[validate_printable, validate_no_link])
     timezone = TimeZoneField(default="UTC", choices_display="WITH_GMT_OFFSET")
     wants_digest = models.BooleanField(default=True, help_text="Mail a summary once a day")
     is_active = models.BooleanField(default=True)

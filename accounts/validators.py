@@ -18,3 +18,10 @@ def validate_ascii_mailbox(value: str) -> None:
     """
     if not value.rpartition("@")[0].isascii():
         raise ValidationError("Enter a valid email address.", code="invalid")
+
+
+def validate_no_link(value: str) -> None:
+    """Refuses web addresses in a name: the welcome mail greets by name, and would carry a stranger's advertisement to
+    whatever address he signs up with."""
+    if "://" in value or "www." in value.lower():
+        raise ValidationError("A name holds no web address.", code="link")

@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
                 ('last_login', models.DateTimeField(blank=True, null=True, verbose_name='last login')),
                 ('is_superuser', models.BooleanField(default=False, help_text='Designates that this user has all permissions without explicitly assigning them.', verbose_name='superuser status')),
                 ('email', models.EmailField(max_length=254, validators=[accounts.validators.validate_ascii_mailbox])),
-                ('name', models.CharField(max_length=150, validators=[accounts.validators.validate_printable])),
+                ('name', models.CharField(max_length=150, validators=[accounts.validators.validate_printable, accounts.validators.validate_no_link])),
                 ('timezone', timezone_field.fields.TimeZoneField(choices_display='WITH_GMT_OFFSET', default='UTC')),
                 ('wants_digest', models.BooleanField(default=True, help_text='Mail a summary once a day')),
                 ('is_active', models.BooleanField(default=True)),
