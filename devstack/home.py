@@ -49,6 +49,8 @@ class Home:
         """The folder and its logs. Only root's stack lets others pass through, because its PostgreSQL is not root."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.logs.mkdir(exist_ok=True, mode=0o700)
+        # WhiteNoise warns about a folder of static files that is not there.
+        (self.folder / "static").mkdir(exist_ok=True, mode=0o700)
 
     def write_private(self, path: Path, text: str) -> None:
         """Replaces a file in one step; nobody else may read it (0600), at no moment."""

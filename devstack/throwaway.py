@@ -112,6 +112,8 @@ class Servers:
         _sweep()
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         (self.folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "created": created(os.getpid())}))
+        # WhiteNoise warns about a folder of static files that is not there.
+        (self.folder / "home" / "static").mkdir(parents=True)
         self.variables = {
             "HANDOFF_HOME": str(self.folder / "home"),
             "SECRET_KEY": secrets.token_urlsafe(32),
