@@ -31,10 +31,10 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     """
     if (request.delivery_info or {}).get("redelivered"):
         # The ledger hints again by itself; a hint from an earlier life could only start a second run.
-        raise Ignore("redelivered hint")
+        raise _skipped(request, "a redelivered hint")
     token = identity.token_of(request)
     if token is None:
-        raise Ignore("message without a hint id")
+        raise _skipped(request, "a message without a hint id")
     close_old_connections()
     job_id = _adopted(task, request, args, kwargs) if not getattr(request, "hint_id", None) else parse_id(request.id)
 
@@ -47,7 +47,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         logger.error("id=%s task=%s not started: PostgreSQL is away; it stays waiting", job_id, task.name)
         raise Ignore("PostgreSQL is away") from None
     if not claimed:
-        raise Ignore("nothing to claim")
+        raise _skipped(request, "nothing to claim")
     claim = claimed[0]
     args[:] = claim.args
     kwargs.clear()
@@ -62,6 +62,11 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         reported_at=0.0,
     )
     log(logging.INFO, "started", task.name, request)
+
+
+def _skipped(request: Any, reason: str) -> Ignore:
+    logger.info("skipped id=%s task=%s reason=%s", request.id, request.task, reason)
+    return Ignore(reason)
 
 
 def _adopted(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:

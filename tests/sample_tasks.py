@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import shared_task
+from django.db import transaction
 
 from jobs.errors import Permanent
 
@@ -58,3 +59,28 @@ def fail_for_good() -> None:
 def report_progress(self: Any) -> str:
     self.progress(1, 2, "half way")
     return "done"
+
+
+@shared_task(bind=True, queue="default")
+def wait_for_file(self: Any, path: str) -> int:
+    """Runs until the file is there; returns its process."""
+    self.progress(10, 100, "waiting")
+    while not Path(path).exists():
+        time.sleep(0.05)
+    self.progress(100, 100, "seen")
+    return os.getpid()
+
+
+@shared_task(bind=True, queue="default")
+def retry_in(self: Any, seconds: float) -> int:
+    """Asks once for another run."""
+    if self.request.retries == 0:
+        raise self.retry(countdown=seconds)
+    return self.request.retries + 1
+
+
+@shared_task(bind=True, queue="default")
+def retry_in_a_transaction(self: Any) -> None:
+    with transaction.atomic():
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)

@@ -1,0 +1,73 @@
+"""G02: Redis may be down, hung or wiped; no job is lost and no request waits."""
+
+import time
+
+import pytest
+import redis
+from django.conf import settings
+
+from devstack.throwaway import Server
+from jobs import publish
+from jobs.models import Job
+from tests import sample_tasks
+from tests.guarantees.ledger import assert_ledger_consistent
+from tests.processes import Processes
+from tests.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def _own_publisher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test meets Redis as a fresh process does."""
+    monkeypatch.setattr(publish, "_publisher", None)
+
+
+def all_completed(count: int) -> bool:
+    return Job.objects.filter(state="completed").count() == count
+
+
+@pytest.mark.django_db(transaction=True)
+def test_jobs_enqueued_while_redis_is_down_run_when_it_is_back(processes: Processes, redis_server: Server) -> None:
+    worker = processes.worker("default")
+    redis_server.stop()
+    for number in range(20):
+        sample_tasks.add.delay(number, 1)
+    assert Job.objects.filter(state="waiting").count() == 20
+    redis_server.start()
+    wait_until(lambda: all_completed(20), timeout=40)
+    assert worker.status is None
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hung_redis_costs_one_wait_and_not_one_per_job(redis_server: Server) -> None:
+    sample_tasks.add.delay(0, 0)
+    redis_server.freeze()
+    waits = []
+    for number in range(50):
+        begun = time.monotonic()
+        sample_tasks.add.delay(number, 1)
+        waits.append(time.monotonic() - begun)
+    # The bound of a wait is 0.15 s; a machine that is busy may need longer, but no second job may wait at all.
+    assert sum(wait > 0.1 for wait in waits) <= 3
+    assert Job.objects.count() == 51
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_wiped_redis_is_refilled(processes: Processes) -> None:
+    for number in range(200):
+        sample_tasks.add.delay(number, 1)
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        assert publish.queue_lengths(client)["default"] == 200
+        client.flushall()
+    processes.worker("default", concurrency=2)
+    wait_until(lambda: all_completed(200), timeout=40)
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hint_holds_no_arguments(empty_redis: None) -> None:
+    sample_tasks.append_line.delay("/nowhere", "a line that is nobody's business" * 20)
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        (message,) = client.lrange(publish.hint_lists("default")[5], 0, -1)
+    assert b'"hint_id"' in message
+    assert len(message) < 2000
