@@ -1,4 +1,7 @@
-"""Flower's options: `celery -A config flower` reads this file from the current folder. See docs/adr/0002-flower-behind-the-admin.md."""
+"""Flower's options: `celery -A config flower` reads this file from the current folder.
+
+The reasons: `docs/adr/0002-flower-behind-the-admin.md`.
+"""
 
 from urllib.parse import urlsplit
 

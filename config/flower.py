@@ -1,7 +1,7 @@
 """Flower behind the admin's login: each request is checked here, then passed on to Flower's loopback port.
 
 Flower itself knows no users: it gets neither our session cookie nor an Authorization header, and none of its cookies
-come back. Logged out of Django is therefore logged out of Flower. See `docs/adr/0002-flower-behind-the-admin.md` for why.
+come back. Logged out of Django is therefore logged out of Flower. The reasons: `docs/adr/0002-flower-behind-the-admin.md`.
 """
 
 from functools import cache

@@ -1,0 +1,167 @@
+"""What the probes say, also while a server is away or frozen."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.functions import Now
+from django.test import Client
+from django.utils import timezone
+
+from devstack.throwaway import Server
+from jobs import health
+from jobs.models import Duty, Job, QueueControl
+from jobs.queues import QUEUES
+from tests.jobs.factories import make_job
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOTHING = {"waiting": 0, "active": 0, "completed": 0, "failed": 0, "delayed": 0, "paused": 0}
+
+
+@pytest.fixture
+def ticking() -> None:
+    """Dispatcher and beat have ticked just now."""
+    Duty.objects.bulk_create([Duty(name=name, ticked_at=timezone.now()) for name in health.DUTIES])
+
+
+def make_jobs(count: int, **fields: Any) -> None:
+    Job.objects.bulk_create([Job(task="tests.sample_tasks.add", **fields) for _ in range(count)])
+
+
+@pytest.mark.usefixtures("ticking")
+def test_an_idle_system_is_ok_and_names_every_declared_queue(client: Client) -> None:
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert "no-store" in answer["Cache-Control"]
+    body = answer.json()
+    assert (body["status"], body["reasons"]) == ("ok", [])
+    assert body["queues"] == {name: NOTHING for name in QUEUES}
+    assert body["dispatcher"]["tick_age_seconds"] < 60
+    assert body["beat"]["tick_age_seconds"] < 60
+
+
+@pytest.mark.usefixtures("ticking")
+def test_jobs_are_counted_by_queue_and_state(client: Client) -> None:
+    for state in ("waiting", "waiting", "delayed", "completed", "failed", "cancelled"):
+        make_job(queue="email", state=state)
+    assert client.get("/health").json()["queues"]["email"] == {
+        **NOTHING,
+        "waiting": 2,
+        "delayed": 1,
+        "completed": 1,
+        "failed": 1,
+    }
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_thousand_waiting_jobs_degrade_and_999_do_not(client: Client) -> None:
+    make_jobs(999, queue="images", state="waiting")
+    assert client.get("/health").status_code == 200
+    make_jobs(1, queue="images", state="waiting")
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "degraded"
+    assert answer.json()["reasons"] == ["images: 1000 jobs waiting (threshold 1000)."]
+
+
+@pytest.mark.usefixtures("ticking")
+def test_fifty_failures_degrade_for_an_hour(client: Client) -> None:
+    make_jobs(50, queue="crm", state="failed", finished_at=Now() - timedelta(minutes=59))
+    assert client.get("/health").json()["reasons"] == ["crm: 50 jobs failed in the last hour (threshold 50)."]
+    Job.objects.update(finished_at=Now() - timedelta(minutes=61))
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert answer.json()["queues"]["crm"]["failed"] == 50
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_paused_queue_has_no_waiting_jobs_and_raises_no_alarm(client: Client) -> None:
+    make_jobs(1000, queue="email", state="waiting")
+    QueueControl.objects.create(name="email", paused_at=timezone.now())
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert answer.json()["queues"]["email"] == {**NOTHING, "paused": 1000}
+
+
+@pytest.mark.usefixtures("ticking")
+def test_an_operators_threshold_replaces_the_declared_one(client: Client) -> None:
+    QueueControl.objects.create(name="video", waiting_threshold_count=2, failed_threshold_count=0)
+    make_jobs(2, queue="video", state="waiting")
+    assert client.get("/health").json()["reasons"] == [
+        "video: 2 jobs waiting (threshold 2).",
+        "video: 0 jobs failed in the last hour (threshold 0).",
+    ]
+
+
+def test_duties_that_never_ticked_or_stopped_ticking_are_reported(client: Client) -> None:
+    Duty.objects.create(name="beat", ticked_at=timezone.now() - timedelta(seconds=90))
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    never, late = answer.json()["reasons"]
+    assert never == "The dispatcher has never ticked: is one running?"
+    assert late.startswith("The beat last ticked 9")
+    assert answer.json()["dispatcher"] == {"tick_age_seconds": None}
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_stopped_redis_is_a_reason_and_the_counts_stay(client: Client, redis_server: Server) -> None:
+    make_job(queue="email")
+    redis_server.stop()
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == ["Redis does not answer."]
+    assert answer.json()["queues"]["email"]["waiting"] == 1
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_frozen_redis_is_a_reason_too(client: Client, redis_server: Server) -> None:
+    redis_server.freeze()
+    answer = client.get("/health")
+    redis_server.thaw()
+    assert answer.status_code == 503
+    assert answer.json()["reasons"][0].startswith("Redis does not answer")
+
+
+def test_without_postgres_the_answer_is_degraded_and_holds_no_trace(client: Client, postgres_server: Server) -> None:
+    connection.close()
+    postgres_server.stop()
+    health_answer, ready_answer, alive_answer = client.get("/health"), client.get("/readyz"), client.get("/livez")
+    postgres_server.start()
+    assert health_answer.status_code == 503
+    assert health_answer.json() == {
+        "status": "degraded",
+        "reasons": ["PostgreSQL does not answer."],
+        "queues": {},
+        "dispatcher": {"tick_age_seconds": None},
+        "beat": {"tick_age_seconds": None},
+    }
+    assert (ready_answer.status_code, ready_answer.content) == (503, b"PostgreSQL does not answer.\n")
+    assert alive_answer.status_code == 200
+
+
+def test_a_frozen_postgres_holds_nobody_up(client: Client, postgres_server: Server) -> None:
+    connection.close()
+    postgres_server.freeze()
+    answer = client.get("/health")
+    postgres_server.thaw()
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == ["PostgreSQL does not answer within 3 s."]
+
+
+def test_ready_means_that_every_migration_is_applied(client: Client) -> None:
+    assert client.get("/readyz").status_code == 200
+    recorder = MigrationRecorder(connection)
+    recorder.record_unapplied("jobs", "0001_initial")
+    try:
+        answer = client.get("/readyz")
+    finally:
+        recorder.record_applied("jobs", "0001_initial")
+    assert (answer.status_code, answer.content) == (503, b"Migrations are not applied: jobs.0001_initial.\n")
+
+
+def test_the_probes_only_answer_questions(client: Client) -> None:
+    for path in ("/livez", "/readyz", "/health"):
+        assert client.post(path).status_code == 405
