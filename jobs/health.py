@@ -43,7 +43,7 @@ class Health:
 
     reasons: list[str] = field(default_factory=list)
     statuses: list[QueueStatus] = field(default_factory=list)
-    tick_ages_seconds: dict[str, float | None] = field(default_factory=dict)
+    tick_ages_seconds: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(DUTIES))
 
     @property
     def is_ok(self) -> bool:
@@ -52,12 +52,14 @@ class Health:
 
     def as_json(self) -> dict[str, Any]:
         """The body of `/health`."""
-        ages = {name: self.tick_ages_seconds.get(name) for name in DUTIES}
         return {
             "status": "ok" if self.is_ok else "degraded",
             "reasons": self.reasons,
             "queues": {status.name: _counts(status) for status in self.statuses if status.is_declared},
-            **{name: {"tick_age_seconds": None if age is None else round(age, 1)} for name, age in ages.items()},
+            **{
+                name: {"tick_age_seconds": None if age is None else round(age, 1)}
+                for name, age in self.tick_ages_seconds.items()
+            },
         }
 
 
@@ -70,7 +72,7 @@ def check() -> Health:
     broker = Question("Redis", _ping_redis)
     health = Health()
     try:
-        statuses, health.tick_ages_seconds = ledger.answer(DATABASE_PATIENCE_SECONDS)
+        statuses, ages_seconds = ledger.answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
@@ -78,6 +80,7 @@ def check() -> Health:
         health.reasons += [
             reason for status in health.statuses if status.is_declared for reason in _queue_reasons(status)
         ]
+        health.tick_ages_seconds = {name: ages_seconds.get(name) for name in DUTIES}
         health.reasons += _tick_reasons(health.tick_ages_seconds)
     try:
         broker.answer(REDIS_PATIENCE_SECONDS)
@@ -177,8 +180,7 @@ def _queue_reasons(status: QueueStatus) -> list[str]:
 
 def _tick_reasons(ages_seconds: dict[str, float | None]) -> list[str]:
     reasons = []
-    for name in DUTIES:
-        age = ages_seconds.get(name)
+    for name, age in ages_seconds.items():
         if age is None:
             reasons.append(f"The {name} has never ticked: is one running?")
         elif age > TICK_AGE_LIMIT_SECONDS:

@@ -38,7 +38,7 @@ def test_an_idle_system_is_ok_and_names_every_declared_queue(client: Client) -> 
     assert "no-store" in answer["Cache-Control"]
     body = answer.json()
     assert (body["status"], body["reasons"]) == ("ok", [])
-    assert body["queues"] == {name: NOTHING for name in QUEUES}
+    assert body["queues"] == dict.fromkeys(QUEUES, NOTHING)
     assert body["dispatcher"]["tick_age_seconds"] < 60
     assert body["beat"]["tick_age_seconds"] < 60
 

@@ -66,7 +66,7 @@ def test_a_retry_is_refused_while_a_live_job_holds_the_dedup_key(operator: User)
 
 def test_actions_on_a_job_that_is_gone_are_refused(operator: User) -> None:
     for action in (services.retry_job, services.cancel_job):
-        with pytest.raises(services.ActionRefused, match="no job .* any more"):
+        with pytest.raises(services.ActionRefused, match=r"no job .* any more"):
             action(job_id=uuid4(), actor=operator)
 
 

@@ -1,0 +1,71 @@
+"""Counts of queues, and that PostgreSQL can answer them from its indexes."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from jobs import selectors
+from jobs.models import QueueControl
+from tests.jobs.factories import make_job, make_worker
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_oldest_waiting_job_tells_how_far_a_queue_is_behind() -> None:
+    make_job(queue="email", run_at=Now() - timedelta(seconds=90))
+    make_job(queue="email", run_at=Now() - timedelta(seconds=30))
+    statuses = selectors.queue_statuses()
+    assert 90 <= (statuses["email"].oldest_waiting_seconds or 0) < 100
+    assert statuses["images"].oldest_waiting_seconds is None
+
+
+def test_an_undeclared_queue_with_jobs_is_shown_as_such() -> None:
+    make_job(queue="retired")
+    status = selectors.queue_statuses()["retired"]
+    assert (status.is_declared, status.waiting, status.has_no_worker) == (False, 1, True)
+
+
+def test_only_living_workers_take_a_queue() -> None:
+    make_worker(node="living", queues=["email", "crm"])
+    make_worker(node="silent", queues=["email"], lease_expires_at=timezone.now() - timedelta(seconds=1))
+    make_worker(node="ended", queues=["email"], dead_at=timezone.now())
+    make_job(queue="email")
+    make_job(queue="images")
+    statuses = selectors.queue_statuses()
+    assert statuses["email"].worker_nodes == ["living"]
+    assert not statuses["email"].has_no_worker
+    assert statuses["images"].has_no_worker
+
+
+def test_all_counts_take_six_queries_however_many_queues_have_jobs() -> None:
+    for queue in ("email", "images", "retired"):
+        make_job(queue=queue)
+    QueueControl.objects.create(name="email", paused_at=timezone.now())
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        selectors.queue_statuses()
+        selectors.tick_ages_seconds()
+    assert len(queries) == 6
+
+
+def test_every_count_of_jobs_has_an_index() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        selectors.queue_statuses()
+    plans = []
+    with connection.cursor() as cursor:
+        # Empty tables are read as a whole whatever their indexes: this asks what is possible, not what is cheapest.
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        for query in queries:
+            if "jobs_job" in query["sql"]:
+                cursor.execute(f"EXPLAIN {query['sql']}")
+                plans.append("\n".join(row[0] for row in cursor.fetchall()))
+    assert len(plans) == 3
+    assert all("Seq Scan" not in plan for plan in plans)
+    assert all(index in plans[0] for index in ("job_waiting", "job_active", "job_delayed"))
+    assert "job_ended" in plans[1]
+    assert "job_ended" in plans[2]
