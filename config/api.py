@@ -49,8 +49,8 @@ def error_response(
 def small_json_only(view: View) -> View:
     """Lets a body through only if it is declared as JSON and small; refused by its headers, before it is read.
 
-    A body of undeclared length (chunked) is refused as well: Django reads nothing of one, so it would look empty. The
-    web server cuts a body that is longer than it declared, so no more than the limit is ever read.
+    A chunked body has got its length from `config.chunked`; where the server does not allow that it is refused, because
+    Django reads nothing of it and it would look empty. The web server cuts a body that is longer than it declared.
     """
 
     @functools.wraps(view)
