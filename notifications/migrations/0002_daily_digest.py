@@ -1,12 +1,14 @@
 """Plans the daily digest at 08:00 UTC. What an operator has edited since is never overwritten."""
 
+from django.apps.registry import Apps
 from django.db import migrations
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 TASK = "notifications.tasks.send_digest"
 NAME = "Daily digest"
 
 
-def plan(apps, schema_editor):
+def plan(apps: Apps, schema_editor: BaseDatabaseSchemaEditor | None) -> None:
     """Creates the row unless the digest is planned already, under whatever name."""
     crontabs = apps.get_model("django_celery_beat", "CrontabSchedule").objects
     periodic_tasks = apps.get_model("django_celery_beat", "PeriodicTask").objects
@@ -22,7 +24,7 @@ def plan(apps, schema_editor):
     )
 
 
-def unplan(apps, schema_editor):
+def unplan(apps: Apps, schema_editor: BaseDatabaseSchemaEditor | None) -> None:
     """Removes the row; the schedule may serve others."""
     apps.get_model("django_celery_beat", "PeriodicTask").objects.filter(task=TASK).delete()
 

@@ -9,7 +9,7 @@ from django_celery_beat.models import CrontabSchedule, PeriodicTask
 
 from accounts.models import User
 from jobs.models import Job
-from notifications import digest, selectors
+from notifications import selectors, services
 from notifications.clients.smtp import TransientMailError
 from notifications.digest import FAILURES_IN_A_ROW, Outcome, send_digests
 from notifications.models import EmailLog
@@ -148,14 +148,14 @@ def test_an_error_of_one_digest_does_not_stop_the_others(
 ) -> None:
     ann = someone("ann")
     someone("bob")
-    original = digest.notify
+    original = services.notify
 
     def notify(**options: object) -> EmailLog:
         if options["user"] == ann:
             raise KeyError("odd")
         return original(**options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(digest, "notify", notify)
+    monkeypatch.setattr("notifications.digest.notify", notify)
     with pytest.raises(TransientMailError, match="KeyError: 'odd'"):
         send()
     assert len(smtp_server.mails_to("bob@example.com")) == 1
