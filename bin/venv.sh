@@ -39,11 +39,10 @@ install_lock() {
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; then
         uv=.venv/bin/uv
     fi
-    if [ -n "$uv" ]; then
-        "$uv" pip install --quiet --python .venv/bin/python --require-hashes -r "$lock"
-    else
-        .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$lock"
-    fi
+    # Where uv cannot reach an index (pip's own configuration is unknown to it), pip may.
+    [ -n "$uv" ] && "$uv" pip install --python .venv/bin/python --require-hashes -r "$lock" && return
+    .venv/bin/python -c 'import pip' 2>/dev/null || .venv/bin/python -m ensurepip
+    .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$lock"
 }
 
 if ! cmp -s "$lock" ".venv/$lock" || ! .venv/bin/python -c '' 2>/dev/null; then

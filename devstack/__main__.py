@@ -1,11 +1,11 @@
-"""`python -m devstack up` and `python -m devstack demo`; bin/up and bin/demo call it with the right Python."""
+"""`python -m devstack up|demo|servers`; bin/up, bin/demo and bin/check call it with the right Python."""
 
 import sys
 
-from devstack import demo, up
+from devstack import demo, throwaway, up
 from devstack.terminal import complain
 
-COMMANDS = {"up": up.main, "demo": demo.main}
+COMMANDS = {"up": up.main, "demo": demo.main, "servers": throwaway.main}
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     home.create()
     if state.is_supervised(home):
         return _already_runs(home, options)
-    port = options.port or _last_port(home) or DEFAULT_PORT
+    port = options.port or DEFAULT_PORT
     if options.detach:
         return detach(home, port=port, reloads=options.reload)
     return foreground(home, port=port, reloads=options.reload, follows=not options.supervise)
@@ -62,11 +62,6 @@ def _port(text: str) -> int:
     if not 1 <= port <= 65_516:
         raise argparse.ArgumentTypeError("expected 1 to 65516, because the 19 ports after it are used too")
     return port
-
-
-def _last_port(home: Home) -> int | None:
-    known = state.read(home)
-    return known["port"] if known else None
 
 
 def foreground(home: Home, *, port: int, reloads: bool, follows: bool) -> int:

@@ -1,6 +1,0 @@
-"""`bin/demo`."""
-
-
-def main(arguments: list[str]) -> int:
-    """Placeholder."""
-    return 1
