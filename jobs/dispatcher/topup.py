@@ -16,6 +16,7 @@ from kombu import pools
 from kombu.exceptions import OperationalError as BrokerError
 
 from jobs import publish
+from jobs.ids import parse_id
 from jobs.models import Job, QueueControl
 from jobs.queues import QUEUES
 
@@ -89,7 +90,7 @@ class TopUp:
 def _job_ids(messages: Iterable[bytes]) -> Iterable[UUID]:
     for message in messages:
         try:
-            yield UUID(json.loads(message)["headers"]["id"])
+            yield parse_id(json.loads(message)["headers"]["id"])
         except (ValueError, KeyError, TypeError):
             # Another producer's message: the worker that takes it decides what it is.
             continue
