@@ -18,7 +18,7 @@ def digest() -> PeriodicTask:
     return PeriodicTask.objects.create(name="sums", task=sample_tasks.add.name, args="[1, 2]", crontab=crontab)
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_two_beats_at_one_tick_make_one_job(digest: PeriodicTask, monkeypatch: pytest.MonkeyPatch) -> None:
     for second in (0, 3):
         monkeypatch.setattr(timezone, "now", lambda second=second: datetime(2026, 1, 1, 8, 0, second, tzinfo=UTC))
@@ -27,7 +27,7 @@ def test_two_beats_at_one_tick_make_one_job(digest: PeriodicTask, monkeypatch: p
     assert Job.objects.count() == 1
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_the_next_tick_makes_another_job(digest: PeriodicTask, monkeypatch: pytest.MonkeyPatch) -> None:
     for day in (1, 2):
         monkeypatch.setattr(timezone, "now", lambda day=day: datetime(2026, 1, day, 8, tzinfo=UTC))
