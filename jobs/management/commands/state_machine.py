@@ -1,0 +1,86 @@
+"""`manage.py state_machine` prints `docs/state_machine.md` from the table of transitions; a test compares the two."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS, Cause, State
+
+STATE_MEANINGS = {
+    State.DELAYED: "It is not due before `run_at`: a delay that the caller asked for, or the wait before a retry.",
+    State.WAITING: "It may start as soon as a worker is free. In a paused queue it is counted as *paused*.",
+    State.ACTIVE: "One run owns it, by its claim token.",
+    State.COMPLETED: "The task returned.",
+    State.FAILED: "It will not run again by itself. `error` says why, in words.",
+    State.CANCELLED: "Somebody cancelled it, it expired, or an earlier step of its chain failed.",
+}
+# What a cause means, and the function that writes it; None where none does.
+CAUSE_MEANINGS: dict[Cause, tuple[str, str | None]] = {
+    Cause.DUE: ("`run_at` has come.", "jobs.claims.promote_due"),
+    Cause.CLAIMED: ("A worker took a hint for it and won the claim.", "jobs.claims.claim"),
+    Cause.COMPLETED: ("The task returned.", "jobs.settle.complete"),
+    Cause.FAILED: (
+        "The task raised and has no run left, raised `Permanent`, or its worker died too often.",
+        "jobs.settle.fail",
+    ),
+    Cause.RETRIED: ("The run failed and another one follows. Counts the attempt.", "jobs.settle.retry"),
+    Cause.STALLED: ("Its worker died. Counts the stall, not the attempt.", "jobs.settle.lose"),
+    Cause.HANDED_BACK: ("Its worker shut down before the run ended. Counts nothing.", "jobs.settle.hand_back"),
+    Cause.REFUSED: ("Its worker cannot run it. Counts nothing.", None),
+    Cause.EXPIRED: ("`expires_at` came before a worker could start it.", "jobs.claims.cancel_expired"),
+    Cause.CANCELLED: ("An operator or the task's own worker ended it.", "jobs.services.cancel_job"),
+    Cause.RUN_AGAIN: ("An operator wants it once more. Attempts and stalls start over.", "jobs.services.retry_job"),
+}
+
+
+class Command(BaseCommand):
+    """Prints the states of a job and the ways between them, as Markdown with a Mermaid diagram."""
+
+    help = "Prints docs/state_machine.md, made from jobs/states.py."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.stdout.write(page(), ending="")
+
+
+def page() -> str:
+    """The whole page. The same table gives the same text."""
+    lines = [
+        "# The states of a job",
+        "",
+        "Made from `jobs/states.py` by `python manage.py state_machine > docs/state_machine.md`; a test compares them.",
+        "Outside of this table no state changes: `jobs/claims.py` and `jobs/transitions.py` are the only writers.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        f"    [*] --> {State.DELAYED}: enqueued with a delay",
+        f"    [*] --> {State.WAITING}: enqueued",
+        *[f"    {source} --> {target}: {cause}" for source, cause, target in TRANSITIONS],
+        "```",
+        "",
+        *_table(
+            ["State", "Kind", "Meaning"],
+            [[f"`{state}`", _kind(state), meaning] for state, meaning in STATE_MEANINGS.items()],
+        ),
+        "",
+        *_table(
+            ["From", "Cause", "To", "When", "Written by"],
+            [
+                [f"`{source}`", str(cause), f"`{target}`", CAUSE_MEANINGS[cause][0], _writer(cause)]
+                for source, cause, target in TRANSITIONS
+            ],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _kind(state: State) -> str:
+    return "live" if state in LIVE_STATES else "end" if state in END_STATES else "unknown"
+
+
+def _writer(cause: Cause) -> str:
+    writer = CAUSE_MEANINGS[cause][1]
+    return f"`{writer}`" if writer else "nothing at present"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
