@@ -1,20 +1,22 @@
 """`python -m devstack up|demo|servers`; bin/up, bin/demo and bin/check call it with the right Python."""
 
 import sys
+from importlib import import_module
 
-from devstack import demo, throwaway, up
 from devstack.terminal import complain
 
-COMMANDS = {"up": up.main, "demo": demo.main, "servers": throwaway.main}
+# Only the module of the command is imported: --status should answer at once.
+COMMANDS = {"up": "devstack.up", "demo": "devstack.demo.command", "servers": "devstack.throwaway"}
 
 
 def main() -> int:
     """Hands over to the command."""
-    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
-    if command is None:
+    module = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if module is None:
         complain(f"usage: python -m devstack {'|'.join(COMMANDS)} …")
         return 2
-    return command(sys.argv[2:])
+    status: int = import_module(module).main(sys.argv[2:])
+    return status
 
 
 if __name__ == "__main__":

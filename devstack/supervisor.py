@@ -67,6 +67,7 @@ class Supervisor:
         """Starts everything, with a line per step. Raises StartFailed, PortTaken or Interrupted, with nothing left."""
         try:
             self.stop_leftovers()
+            self._write_state()
             require_free(self.stack.wanted_ports())
             self.stack.write_environment()
             self._start_servers()

@@ -1,5 +1,1 @@
 """`bin/demo`: uses the project as its users do, shows what happens, and checks it."""
-
-from devstack.demo.command import main
-
-__all__ = ["main"]

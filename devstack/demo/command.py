@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     report = Report()
     try:
         with _stack() as folder:
+            report.begin()
             site = Site(_status(folder))
             if options.breaks:
                 breaking.show(site, report, status=lambda: _status(folder))

@@ -26,6 +26,10 @@ class Report:
     def __init__(self) -> None:
         self.checks: list[Check] = []
         self.times: list[tuple[str, str]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """The clock of the steps starts."""
         self._began = time.monotonic()
 
     def step(self, text: str) -> None:
