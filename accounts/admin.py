@@ -15,7 +15,7 @@ from accounts.models import User
 admin.site.unregister(Group)
 
 
-class NewUserForm(UserCreationForm):  # type: ignore[misc]  # untyped library
+class NewUserForm(UserCreationForm):
     """A new user: address, name and password. The address is kept as people's own sign-up keeps it."""
 
     class Meta:
@@ -24,7 +24,7 @@ class NewUserForm(UserCreationForm):  # type: ignore[misc]  # untyped library
         field_classes = {"email": forms.EmailField}
 
 
-class EditUserForm(UserChangeForm):  # type: ignore[misc]  # untyped library
+class EditUserForm(UserChangeForm):
     """A user's fields, with a link to a form for the password."""
 
     class Meta:
@@ -34,7 +34,7 @@ class EditUserForm(UserChangeForm):  # type: ignore[misc]  # untyped library
 
 
 @admin.register(User)
-class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[misc]  # untyped library
+class UserAdmin(BaseUserAdmin, ModelAdmin):
     """Users, who sign in with their e-mail address."""
 
     form = EditUserForm
@@ -55,5 +55,5 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[misc]  # untyped lib
 
 
 @admin.register(Group)
-class GroupAdmin(BaseGroupAdmin, ModelAdmin):  # type: ignore[misc]  # untyped library
+class GroupAdmin(BaseGroupAdmin, ModelAdmin):
     """Groups of users with the same permissions."""

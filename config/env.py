@@ -27,12 +27,18 @@ class Environment(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", case_sensitive=False)
 
-    handoff_home: Path = Field(default_factory=handoff_home, description="Data folder of the local stack and of uploads")
+    handoff_home: Path = Field(
+        default_factory=handoff_home, description="Data folder of the local stack and of uploads"
+    )
     secret_key: SecretStr = Field(min_length=32, description="Signs sessions and tokens: at least 32 random characters")
     debug: bool = Field(False, description="Django's debug pages; never in production")
     allowed_hosts: str = Field("", description="Host names that the web answers to, separated by commas")
-    site_url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^/]+$", description="Address of the site in mails")
-    behind_tls_proxy: bool = Field(False, description="TLS ends in a proxy that sets X-Forwarded-Proto: secure cookies, HSTS")
+    site_url: str = Field(
+        "http://127.0.0.1:8000", pattern=r"^https?://[^/]+$", description="Address of the site in mails"
+    )
+    behind_tls_proxy: bool = Field(
+        False, description="TLS ends in a proxy that sets X-Forwarded-Proto: secure cookies, HSTS"
+    )
 
     database_url: str = Field(pattern=r"^postgres(ql)?://", description="postgres://user:password@host:5432/name")
     redis_url: RedisDsn | None = Field(None, description="redis://:password@host:6379/0, or the three variables below")
@@ -49,7 +55,9 @@ class Environment(BaseSettings):
     email_timeout_seconds: float = Field(10, gt=0, description="How long one SMTP step may take")
     default_from_email: str = Field("Handoff <hello@handoff.invalid>", description="Sender of all mail")
 
-    flower_url: str = Field("http://127.0.0.1:5555", pattern=r"^https?://[^/]+$", description="Where Flower listens; never public")
+    flower_url: str = Field(
+        "http://127.0.0.1:5555", pattern=r"^https?://[^/]+$", description="Where Flower listens; never public"
+    )
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
     jobs_lease_seconds: float = Field(20, gt=0, description="A worker that is silent for so long is given up")
@@ -101,7 +109,7 @@ def read() -> Environment:
     Raises ImproperlyConfigured with a line for each variable that is missing or wrong: its name, and what was expected.
     """
     try:
-        return Environment()  # type: ignore[call-arg]  # filled from the sources above
+        return Environment()
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -25,7 +25,7 @@ class LedgerCelery(Celery):
         super().__init__(*args, **kwargs)
         self.steps["worker"].add(LedgerStep)
 
-    def send_task(  # type: ignore[override]  # the options are Celery's and ours, checked in enqueue
+    def send_task(
         self,
         name: str,
         args: Sequence[Any] | None = None,

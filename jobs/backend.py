@@ -41,7 +41,7 @@ _CELERY_STATES = {
 }
 
 
-class LedgerBackend(DatabaseBackend):  # type: ignore[misc]  # untyped library
+class LedgerBackend(DatabaseBackend):
     """Results and ends of jobs, in the ledger instead of the tables of django-celery-results."""
 
     # -- Ends ------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class LedgerBackend(DatabaseBackend):  # type: ignore[misc]  # untyped library
         return landed
 
     def _moment(self, value: datetime | str) -> datetime:
-        return maybe_make_aware(maybe_iso8601(value), self.app.timezone)  # type: ignore[no-any-return]
+        return maybe_make_aware(maybe_iso8601(value), self.app.timezone)
 
     # -- What callers ask -------------------------------------------------------------------------------------------
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class LedgerBackend(DatabaseBackend):  # type: ignore[misc]  # untyped library
             result = job.exception or {"exc_type": "Exception", "exc_message": [job.error], "exc_module": "builtins"}
         elif job.state == State.CANCELLED:
             result = {"exc_type": "TaskRevokedError", "exc_message": [job.error], "exc_module": "celery.exceptions"}
-        return self.meta_from_decoded(  # type: ignore[no-any-return]
+        return self.meta_from_decoded(
             {
                 **pending,
                 "status": status,
@@ -266,7 +266,7 @@ def _run(task_id: str, request: Any) -> settle.Run | None:
         return None
     run = getattr(request, "run", None)
     if run is not None:
-        return run  # type: ignore[no-any-return]
+        return run
     try:
         return settle.Run(parse_id(task_id), token)
     except InvalidJobId:

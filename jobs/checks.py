@@ -72,6 +72,6 @@ def refuse_unsafe_tasks(app: Celery) -> None:
     for name, task in app.tasks.items():
         if not isinstance(task, JobTask):
             continue
-        overriding = [cls for cls in type(task).__mro__ if "before_start" in cls.__dict__]
-        if overriding[0] is not JobTask and "super" not in overriding[0].before_start.__code__.co_names:
+        owner = next(cls for cls in type(task).__mro__ if "before_start" in cls.__dict__)
+        if owner is not JobTask and "super" not in owner.__dict__["before_start"].__code__.co_names:
             raise ImproperlyConfigured(f"{name}: its before_start must begin with super().before_start(…).")

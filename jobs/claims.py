@@ -80,7 +80,7 @@ def claim(hints: dict[UUID, str], *, worker_id: UUID, repeated: bool = False) ->
     A job that is not waiting, has expired, stands in a paused queue or was claimed with that token before is left out.
     Call it outside of any transaction. `repeated` says that an earlier answer to the same call may have been lost.
     """
-    parameters = {
+    parameters: dict[str, Any] = {
         "job_ids": list(hints),
         "tokens": list(hints.values()),
         "worker_id": worker_id,

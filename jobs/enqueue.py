@@ -97,7 +97,7 @@ def enqueue(
     if job_id == job.pk and job.state == State.WAITING:
         transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=using, robust=True)
     result_class = options.get("result_cls") or app.AsyncResult
-    return result_class(str(job_id))  # type: ignore[no-any-return]
+    return result_class(str(job_id))
 
 
 def _insert_or_find(job: Job, using: str) -> UUID:

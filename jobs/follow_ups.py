@@ -47,9 +47,11 @@ def insert(app: Celery, job_id: UUID, claim: Claim, result: Any) -> None:
 def abandon(job_id: UUID) -> None:
     """The rest of a failed job's chain is stored as cancelled under its ids, so that nobody waits for it for ever."""
     job = Job.objects.filter(pk=job_id).values("follow_ups", "queue", "root_id").first()
-    for step in (job or {}).get("follow_ups", {}).get("chain", []):
+    if job is None:
+        return
+    for step in job["follow_ups"].get("chain", []):
         task_id = step.get("options", {}).get("task_id")
-        if not task_id or not job:
+        if not task_id:
             continue
         Job.objects.bulk_create(
             [

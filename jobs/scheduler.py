@@ -16,14 +16,14 @@ NAME = "beat"
 _LONGEST_PAUSE_SECONDS = 5
 
 
-class LedgerScheduler(DatabaseScheduler):  # type: ignore[misc]  # untyped library
+class LedgerScheduler(DatabaseScheduler):
     """django-celery-beat's scheduler, whose jobs carry the tick in their id: two beats at one tick give one job."""
 
     sync_every_tasks = 1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.max_interval = min(self.max_interval, _LONGEST_PAUSE_SECONDS)
+        self.max_interval = _LONGEST_PAUSE_SECONDS
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """One look at the schedules; notes that it was taken."""

@@ -19,7 +19,7 @@ _REPORT_SECONDS = 0.5
 _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
 
 
-class JobTask(DjangoTask):  # type: ignore[misc]  # celery-types has no stubs for it
+class JobTask(DjangoTask):
     """A Celery task whose jobs are rows of the ledger.
 
     Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, and the options `dedup_key`, `owner_id`, `max_attempts`

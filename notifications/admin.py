@@ -18,7 +18,7 @@ _STATE_COLOURS = {"sent": "success", "failed": "danger", "claimed": "info"}
 
 
 @admin.register(EmailLog)
-class EmailLogAdmin(ModelAdmin):  # type: ignore[misc]  # untyped library
+class EmailLogAdmin(ModelAdmin):
     """E-mails. The log is what keeps an e-mail from going out twice, so nobody edits it."""
 
     list_display = ("recipient", "kind", "period", "state_label", "created", "sent", "job")

@@ -11,7 +11,7 @@ WELCOME_DELAY_SECONDS = 2
 
 def welcome(sender: Any, *, user: Any, **_: Any) -> None:
     """Enqueues the welcome e-mail of a new user. The dedup key makes it one job however often this runs."""
-    send_welcome.apply_async(  # type: ignore[call-arg]  # the ledger's options
+    send_welcome.apply_async(
         kwargs={"user_id": user.pk},
         priority=WELCOME_PRIORITY,
         countdown=WELCOME_DELAY_SECONDS,

@@ -15,7 +15,7 @@ from notifications.digest import send_digests
 User = get_user_model()
 
 
-@shared_task(  # type: ignore[arg-type]  # celery-types does not know the ledger's task class
+@shared_task(
     bind=True,
     queue="email",
     autoretry_for=(TransientMailError, SoftTimeLimitExceeded),
@@ -35,7 +35,7 @@ def send_welcome(self: JobTask, user_id: int) -> dict[str, Any]:
     return {"sent": True, "recipient": entry.recipient}
 
 
-@shared_task(  # type: ignore[arg-type]  # celery-types does not know the ledger's task class
+@shared_task(
     bind=True,
     queue="default",
     autoretry_for=(TransientMailError, SoftTimeLimitExceeded),

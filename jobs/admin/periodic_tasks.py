@@ -19,11 +19,11 @@ for model in (PeriodicTask, CrontabSchedule, IntervalSchedule, ClockedSchedule, 
     admin.site.unregister(model)
 
 
-class TaskSelect(UnfoldAdminSelectWidget, TaskSelectWidget):  # type: ignore[misc]  # untyped library
+class TaskSelect(UnfoldAdminSelectWidget, TaskSelectWidget):
     """Chooses among the registered tasks."""
 
 
-class PeriodicTaskEditForm(PeriodicTaskForm):  # type: ignore[misc]  # untyped library
+class PeriodicTaskEditForm(PeriodicTaskForm):
     """The form of a periodic task."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -33,27 +33,27 @@ class PeriodicTaskEditForm(PeriodicTaskForm):  # type: ignore[misc]  # untyped l
 
 
 @admin.register(PeriodicTask)
-class PeriodicTaskAdmin(BasePeriodicTaskAdmin, ModelAdmin):  # type: ignore[misc]  # untyped library
+class PeriodicTaskAdmin(BasePeriodicTaskAdmin, ModelAdmin):
     """What beat starts, and when."""
 
     form = PeriodicTaskEditForm
 
 
 @admin.register(CrontabSchedule)
-class CrontabScheduleAdmin(BaseCrontabScheduleAdmin, ModelAdmin):  # type: ignore[misc]  # untyped library
+class CrontabScheduleAdmin(BaseCrontabScheduleAdmin, ModelAdmin):
     """Times of day, as in crontab."""
 
 
 @admin.register(IntervalSchedule)
-class IntervalScheduleAdmin(ModelAdmin):  # type: ignore[misc]  # untyped library
+class IntervalScheduleAdmin(ModelAdmin):
     """Every so many seconds, minutes, hours or days."""
 
 
 @admin.register(ClockedSchedule)
-class ClockedScheduleAdmin(BaseClockedScheduleAdmin, ModelAdmin):  # type: ignore[misc]  # untyped library
+class ClockedScheduleAdmin(BaseClockedScheduleAdmin, ModelAdmin):
     """Once, at a moment."""
 
 
 @admin.register(SolarSchedule)
-class SolarScheduleAdmin(ModelAdmin):  # type: ignore[misc]  # untyped library
+class SolarScheduleAdmin(ModelAdmin):
     """At sunrise, sunset and their kin."""

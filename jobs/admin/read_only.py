@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 
-class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # untyped library
+class ReadOnlyAdmin(ModelAdmin):
     """Rows that people look at but never add, edit or delete by hand. Viewing needs the model's view permission."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _THREAD_END_SECONDS = 2
 
 
-class LedgerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # untyped library
+class LedgerStep(bootsteps.StartStopStep):
     """Takes an identity before the pool forks; registers the worker and starts its threads once the pool is up."""
 
     requires = ("celery.worker.components:Pool",)

@@ -1,7 +1,9 @@
 """The dispatcher's duties, one look at a time, on real PostgreSQL and Redis."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -33,13 +35,9 @@ def top_up(broker: "redis.Redis") -> Iterator[TopUp]:
 
 
 @pytest.fixture
-def be(monkeypatch: pytest.MonkeyPatch) -> object:
+def be(monkeypatch: pytest.MonkeyPatch) -> Callable[[UUID], None]:
     """Makes this process the worker of an id, for the length of the test."""
-
-    def assume(incarnation: UUID) -> None:
-        monkeypatch.setattr(identity, "_incarnation", incarnation)
-
-    return assume
+    return partial(monkeypatch.setattr, identity, "_incarnation")
 
 
 def hinted(broker: "redis.Redis", queue: str = "default") -> int:
@@ -72,10 +70,8 @@ def test_redis_holds_no_more_than_a_window_of_hints(top_up: TopUp, broker: "redi
 
 
 @pytest.mark.django_db
-def test_the_most_urgent_jobs_are_hinted_first(
-    top_up: TopUp, broker: "redis.Redis", settings: pytest.FixtureRequest
-) -> None:
-    settings.JOBS_WINDOW = 5  # type: ignore[attr-defined]
+def test_the_most_urgent_jobs_are_hinted_first(top_up: TopUp, broker: "redis.Redis", settings: Any) -> None:
+    settings.JOBS_WINDOW = 5
     Job.objects.bulk_create(Job(task="t", queue="default", state="waiting", priority=9) for _ in range(50))
     urgent = make_job(priority=0)
     for _ in range(2):
@@ -138,23 +134,23 @@ def test_a_job_claimed_in_the_moment_of_its_workers_death_is_rescued() -> None:
 
 
 @pytest.mark.django_db
-def test_one_process_leads_until_its_lease_ends(be: object) -> None:
+def test_one_process_leads_until_its_lease_ends(be: Callable[[UUID], None]) -> None:
     one, other = uuid4(), uuid4()
     held = []
     for incarnation in (one, other, one):
-        be(incarnation)  # type: ignore[operator]
+        be(incarnation)
         held.append(leader.hold() or leader.hold())
     assert held == [True, False, True]
     Duty.objects.update(lease_expires_at=Now() - timedelta(seconds=1))
-    be(other)  # type: ignore[operator]
+    be(other)
     assert leader.hold()
     assert Duty.objects.get().term == 2
 
 
 @pytest.mark.django_db
-def test_a_leader_that_ends_lets_another_lead_at_once(be: object) -> None:
-    be(uuid4())  # type: ignore[operator]
+def test_a_leader_that_ends_lets_another_lead_at_once(be: Callable[[UUID], None]) -> None:
+    be(uuid4())
     assert leader.hold() or leader.hold()
     leader.let_go()
-    be(uuid4())  # type: ignore[operator]
+    be(uuid4())
     assert leader.hold()

@@ -25,8 +25,12 @@ class Abandoned(Exception):
     """Rolls a transaction back."""
 
 
-def abandon() -> None:
-    raise Abandoned
+def count_jobs() -> int:
+    """As another session sees them."""
+    try:
+        return Job.objects.count()
+    finally:
+        connections.close_all()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -34,20 +38,22 @@ def test_a_job_is_part_of_the_callers_transaction() -> None:
     with transaction.atomic():
         result = sample_tasks.add.delay(1, 2)
         with ThreadPoolExecutor(1) as elsewhere:
-            seen = elsewhere.submit(lambda: (Job.objects.count(), connections.close_all())[0]).result()
-    assert seen == 0
+            assert elsewhere.submit(count_jobs).result() == 0
     assert Job.objects.get().pk.hex == result.id.replace("-", "")
 
 
 @pytest.mark.django_db(transaction=True)
 def test_a_rolled_back_transaction_leaves_no_job() -> None:
-    with pytest.raises(Abandoned), transaction.atomic():
-        sample_tasks.add.delay(1, 2)
-        abandon()
-    with transaction.atomic():
-        with pytest.raises(Abandoned), transaction.atomic():
+    def enqueue_and_fail() -> None:
+        with transaction.atomic():
             sample_tasks.add.delay(1, 2)
-            abandon()
+            raise Abandoned
+
+    with pytest.raises(Abandoned):
+        enqueue_and_fail()
+    with transaction.atomic():
+        with pytest.raises(Abandoned):
+            enqueue_and_fail()
         sample_tasks.add.delay(3, 4)
     assert Job.objects.get().args == [3, 4]
 

@@ -1,5 +1,7 @@
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
+from typing import Any
 
 import pytest
 from django.apps import apps
@@ -110,7 +112,7 @@ class Counter:
 
     def __call__(self, execute: object, *args: object) -> object:
         self.queries += 1
-        return execute(*args)  # type: ignore[operator]
+        return execute(*args)
 
 
 @pytest.mark.django_db
