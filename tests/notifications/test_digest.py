@@ -110,7 +110,7 @@ def test_the_number_of_queries_does_not_grow_with_recipients_who_have_their_dige
 class Counter:
     queries = 0
 
-    def __call__(self, execute: object, *args: object) -> object:
+    def __call__(self, execute: Callable[..., Any], *args: Any) -> Any:
         self.queries += 1
         return execute(*args)
 
