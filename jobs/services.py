@@ -18,7 +18,6 @@ from jobs.transitions import transition
 _BEFORE_THE_FIRST_RUN: dict[str, Any] = {
     "attempt": 1,
     "stalled_count": 0,
-    "claim_token": "",
     "worker_id": None,
     "started_at": None,
     "finished_at": None,
