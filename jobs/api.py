@@ -35,6 +35,18 @@ class JobOut(Schema):
     error: str | None
 
 
+class AcceptedOut(Schema):
+    """The answer to a call that starts work: extend it with the id of what was created."""
+
+    job: UUID
+
+
+def accepted(response: HttpResponse, job_id: UUID | str) -> None:
+    """Sets the headers of a 202: where the job can be watched, and how soon to ask (RFC 9110, section 15.3.3)."""
+    response["Location"] = f"/api/jobs/{job_id}"
+    response["Retry-After"] = str(POLL_SECONDS)
+
+
 @router.get("/{job_id}", response=JobOut)
 def job(request: HttpRequest, response: HttpResponse, job_id: str) -> dict[str, Any]:
     """State, progress, result and error of a job of yours. `Retry-After` is set until it has ended.
