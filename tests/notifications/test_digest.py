@@ -7,7 +7,7 @@ import pytest
 from django.apps import apps
 from django.db import connection
 from django.utils import timezone
-from django_celery_beat.models import CrontabSchedule, PeriodicTask
+from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from accounts.models import User
 from jobs.models import Job
@@ -16,7 +16,9 @@ from notifications.clients.smtp import TransientMailError
 from notifications.digest import FAILURES_IN_A_ROW, Outcome, send_digests
 from notifications.models import EmailLog
 from notifications.tasks import send_digest
+from tests.processes import Processes
 from tests.smtp import SmtpServer
+from tests.waiting import wait_until
 
 TODAY = date(2026, 3, 2)
 
@@ -210,3 +212,19 @@ def test_the_migration_can_be_taken_back() -> None:
     migration.plan(apps, None)
     migration.unplan(apps, None)
     assert not PeriodicTask.objects.filter(task=send_digest.name).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_beat_has_the_digest_mailed_once_a_day_however_often_its_row_ticks(
+    processes: Processes, smtp_server: SmtpServer
+) -> None:
+    someone("ann")
+    import_module("notifications.migrations.0002_daily_digest").plan(apps, None)
+    every_second = IntervalSchedule.objects.create(every=1, period=IntervalSchedule.SECONDS)
+    PeriodicTask.objects.filter(task=send_digest.name).update(crontab=None, interval=every_second)
+    processes.worker("default", pool="threads")
+    processes.start("celery", "-A", "config", "beat")
+    wait_until(lambda: Job.objects.filter(state="completed").count() >= 3, timeout=60)
+    assert len(smtp_server.mails_to("ann@example.com")) == 1
+    ended = Job.objects.filter(state="completed")
+    assert [job.result for job in ended] == [{"sent": 1, "total": 1}] * len(ended)
