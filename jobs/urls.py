@@ -1,6 +1,5 @@
 """The probes and the operators' pages of the ledger."""
 
-from django.contrib import admin
 from django.urls import path
 
 from jobs import views
@@ -10,7 +9,7 @@ urlpatterns = [
     path("livez", views.show_alive, name="livez"),
     path("readyz", views.show_ready, name="readyz"),
     path("health", views.show_health, name="health"),
-    path("admin/queues/", admin.site.admin_view(queues.queues_page), name="queues"),
-    path("admin/queues/<slug:queue>/pause/", admin.site.admin_view(queues.pause_queue), name="queue-pause"),
-    path("admin/queues/<slug:queue>/resume/", admin.site.admin_view(queues.resume_queue), name="queue-resume"),
+    path("admin/queues/", queues.queues_page, name="queues"),
+    path("admin/queues/<slug:queue>/pause/", queues.pause_queue, name="queue-pause"),
+    path("admin/queues/<slug:queue>/resume/", queues.resume_queue, name="queue-resume"),
 ]

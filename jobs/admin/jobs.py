@@ -1,6 +1,6 @@
 """The list of jobs and the page of one job, with the buttons to run it again and to cancel it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +30,7 @@ _MOST_REFUSALS_SHOWN = 5
 _OUTCOME_COLOURS = {"failed": "danger", "retried": "warning", "stalled": "warning", "cancelled": ""}
 
 
-class AttemptInline(TabularInline):  # type: ignore[misc]  # untyped library
+class AttemptInline(TabularInline):
     """The runs that did not simply succeed."""
 
     model = Attempt
@@ -153,6 +153,10 @@ class JobAdmin(ReadOnlyAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         """The boxes that say something about this job."""
         return [fieldset for fieldset in self.fieldsets if fieldset[0] != "Traceback" or (obj and obj.traceback)]
+
+    def get_inlines(self, request: HttpRequest, obj: Any = None) -> Sequence[type[AttemptInline]]:
+        """The runs that did not succeed, where there are any."""
+        return self.inlines if obj is not None and obj.attempts.exists() else ()
 
     # -- Who may do what -------------------------------------------------------------------------------------------
     def has_operate_permission(self, request: HttpRequest) -> bool:
@@ -321,8 +325,10 @@ class JobAdmin(ReadOnlyAdmin):
     @display(description="time limits")
     def time_limits(self, job: Job) -> str:
         """Soft and hard."""
-        soft, hard = rendering.duration(job.soft_time_limit_seconds), rendering.duration(job.time_limit_seconds)
-        return f"{soft}, then stopped at {hard}"
+        if job.time_limit_seconds is None:
+            return "–"
+        soft, hard = job.soft_time_limit_seconds or job.time_limit_seconds, job.time_limit_seconds
+        return f"{rendering.duration(soft, units=1)}, stopped after {rendering.duration(hard, units=2)}"
 
     @display(description="worker")
     def worker(self, job: Job) -> SafeString | str:

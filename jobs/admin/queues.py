@@ -1,5 +1,7 @@
 """The dashboard: a table of all queues, refreshed while somebody looks at it, with pause and resume."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.contrib import admin, messages
@@ -21,6 +23,20 @@ class HtmxRequest(HttpRequest):
     htmx: HtmxDetails
 
 
+def for_staff(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Sends others to the login; but the login page must not end up inside a page that refreshes a part of itself."""
+    checked = admin.site.admin_view(view)
+
+    @wraps(view)
+    def guarded(request: HtmxRequest, **kwargs: Any) -> HttpResponse:
+        if request.htmx and not admin.site.has_permission(request):
+            return HttpResponse("Log in to the admin first.\n", content_type="text/plain", status=403)
+        return checked(request, **kwargs)
+
+    return guarded
+
+
+@for_staff
 @require_safe
 def queues_page(request: HtmxRequest) -> HttpResponse:
     """The whole page, or only its table when the page asks for news of itself."""
@@ -35,12 +51,14 @@ def queues_page(request: HtmxRequest) -> HttpResponse:
     return TemplateResponse(request, "jobs/admin/queues.html", page)
 
 
+@for_staff
 @require_POST
 def pause_queue(request: HttpRequest, queue: str) -> HttpResponse:
     """The button "Pause"."""
     return _set_paused(request, queue, services.pause_queue, "is paused: running jobs end, no new one starts")
 
 
+@for_staff
 @require_POST
 def resume_queue(request: HttpRequest, queue: str) -> HttpResponse:
     """The button "Resume"."""

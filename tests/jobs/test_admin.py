@@ -262,6 +262,11 @@ def test_the_queues_page_refreshes_its_table_alone(admin_client: Client) -> None
     assert "<html" not in text
 
 
+@pytest.mark.django_db
+def test_a_refresh_after_the_session_ended_gets_no_login_page(client: Client) -> None:
+    assert client.get(QUEUES, headers={"HX-Request": "true"}).status_code == 403
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_queue_is_paused_and_resumed_from_its_page(admin_client: Client) -> None:
     make_job(queue="email")
