@@ -73,7 +73,8 @@ def _holder(port: int) -> str:
     except psutil.AccessDenied:
         return ""
     for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        # An address is (host, port).
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,) and connection.pid:
             try:
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
             except psutil.NoSuchProcess:

@@ -1,6 +1,7 @@
 """`bin/up --status`: tells what runs."""
 
 import json
+from typing import TypedDict
 
 from devstack import state
 from devstack.home import Home
@@ -8,6 +9,14 @@ from devstack.terminal import say, table
 
 # As LSB has it for status commands: the program does not run.
 NOT_RUNNING = 3
+
+
+class Seen(TypedDict):
+    """A process as it is shown."""
+
+    name: str
+    pid: int | None
+    state: str
 
 
 def show(home: Home, *, as_json: bool) -> int:
@@ -30,7 +39,7 @@ def show(home: Home, *, as_json: bool) -> int:
     return 0 if all_run and known and known["phase"] == "ready" else NOT_RUNNING
 
 
-def _seen(process: state.ProcessState, *, supervised: bool) -> dict[str, object]:
+def _seen(process: state.ProcessState, *, supervised: bool) -> Seen:
     alive = state.lives(process)
     # Between its end and the supervisor's next look a process is still written down as running.
     shown = process["state"] if alive or process["pid"] is None else "restarting" if supervised else "stopped"
