@@ -11,7 +11,7 @@ from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import states
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
@@ -141,6 +141,42 @@ class LedgerBackend(DatabaseBackend):
 
         if self._written(write, request, "retried"):
             log(logging.WARNING, "retried", request.task, request, f"in={delay} error={error}")
+
+    def mark_as_left(self, task_id: str, exc: Ignore | Reject, request: Any) -> None:
+        """The body raised `Ignore` (the job is completed without a result, or replaced) or `Reject`.
+
+        `Reject(requeue=True)` is another run at once, and counts; `Reject` is a failure.
+        """
+        run = _run(task_id, request)
+        if run is None:
+            return
+        replacement = getattr(request, "replacement", None)
+        if replacement is not None:
+            written = self._written(lambda _: self._replaced(run, replacement), request, "replaced")
+        elif isinstance(exc, Ignore):
+            written = self._written(lambda _: settle.complete(run, result=None), request, "ignored")
+        elif exc.requeue:
+            written = self._written(lambda _: self._requeued(run, exc), request, "requeued")
+        else:
+            written = self._written(lambda _: settle.fail(run, error=_in_words(exc)), request, "rejected")
+        if written:
+            log(logging.INFO, "left", request.task, request, _in_words(exc))
+
+    def _requeued(self, run: settle.Run, exc: Reject) -> bool:
+        job = run.row().values("attempt", "max_attempts").first()
+        if job is None:
+            return False
+        if job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]:
+            return settle.fail(run, error=_in_words(exc))
+        return settle.retry(run, delay=0, error=_in_words(exc))
+
+    def _replaced(self, run: settle.Run, signature: Any) -> bool:
+        return settle.replace(
+            run,
+            task=signature.task,
+            args=list(signature.args),
+            kwargs=dict(signature.kwargs),
+        )
 
     def mark_as_revoked(
         self,

@@ -139,6 +139,11 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
     return again, failed
 
 
+def replace(run: Run, *, task: str, args: list[Any], kwargs: dict[str, Any]) -> bool:
+    """The job goes on as another task's, under the same id; its attempts go on counting."""
+    return bool(transition(run.row(), Cause.REPLACED, task=task, args=args, kwargs=kwargs, run_at=Now()))
+
+
 def hand_back(worker_id: UUID) -> int:
     """A worker that ends gives back what still runs: to be done by others at once, not counted as anything."""
     return transition(Job.objects.filter(worker_id=worker_id), Cause.HANDED_BACK)

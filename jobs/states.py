@@ -25,7 +25,7 @@ class Cause(StrEnum):
     RETRIED = "retried"
     STALLED = "stalled"
     HANDED_BACK = "handed back"
-    REFUSED = "refused"
+    REPLACED = "replaced"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     RUN_AGAIN = "run again"
@@ -47,7 +47,7 @@ TRANSITIONS = (
     Transition(State.ACTIVE, Cause.RETRIED, State.DELAYED),
     Transition(State.ACTIVE, Cause.STALLED, State.WAITING),
     Transition(State.ACTIVE, Cause.HANDED_BACK, State.WAITING),
-    Transition(State.ACTIVE, Cause.REFUSED, State.DELAYED),
+    Transition(State.ACTIVE, Cause.REPLACED, State.WAITING),
     Transition(State.DELAYED, Cause.EXPIRED, State.CANCELLED),
     Transition(State.WAITING, Cause.EXPIRED, State.CANCELLED),
     Transition(State.DELAYED, Cause.CANCELLED, State.CANCELLED),

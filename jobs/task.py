@@ -5,12 +5,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
-from celery.canvas import Signature
+from celery.canvas import Signature, _chain, _chord, group
 from celery.contrib.django.task import DjangoTask
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 
 from jobs import runs, settle
+from jobs.enqueue import NotSupported
 from jobs.errors import LeaseLost, Permanent
 from jobs.queues import QUEUES, Queue
 
@@ -96,6 +97,10 @@ class JobTask(DjangoTask):
             raise Ignore("not claimed")
         try:
             return self.run(*args, **kwargs)
+        except (Ignore, Reject) as error:
+            # Celery's tracer tells the backend nothing of these two.
+            self.backend.mark_as_left(request.id, error, request)
+            raise
         except MemoryError as error:
             # Celery ends the whole worker on MemoryError; it is this job's failure alone.
             raise RuntimeError(f"Out of memory: {error}") from error
@@ -122,6 +127,18 @@ class JobTask(DjangoTask):
         if isinstance(exc, (Permanent, LeaseLost)):
             raise exc
         return super().retry(*args, exc=exc, **options)
+
+    def on_replace(self, sig: Signature) -> Any:
+        """`self.replace(…)`: the job becomes another task's under its id, once the body has unwound.
+
+        Raises NotSupported for a replacement by more than one task.
+        """
+        if getattr(self.request, "claim", None) is None:
+            return super().on_replace(sig)
+        if isinstance(sig, (group, _chord, _chain)):
+            raise NotSupported(f"{self.name}: replace() by more than one task is not supported yet.")
+        self.request.replacement = sig
+        raise Ignore(f"replaced by {sig.task}")
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Signature:
         """Celery's signature of the next run; enqueueing it only notes it, for `LedgerBackend.mark_as_retry` to write.

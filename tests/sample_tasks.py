@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from celery import shared_task
+from celery import group, shared_task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from django.db import transaction
 
 from jobs.errors import Permanent
@@ -84,3 +86,54 @@ def retry_in_a_transaction(self: Any) -> None:
     with transaction.atomic():
         if self.request.retries == 0:
             raise self.retry(countdown=0)
+
+
+@shared_task(queue="default")
+def ignore() -> None:
+    raise Ignore("nothing to do")
+
+
+@shared_task(queue="default")
+def reject(requeue: bool) -> None:
+    raise Reject("not mine", requeue=requeue)
+
+
+@shared_task(bind=True, queue="default")
+def become_a_sum(self: Any, x: int, y: int) -> None:
+    raise self.replace(add.s(x, y))
+
+
+@shared_task(bind=True, queue="default")
+def become_a_group(self: Any) -> None:
+    raise self.replace(group(add.s(1, 2), add.s(3, 4)))
+
+
+@shared_task(queue="default")
+def run_out_of_memory() -> None:
+    raise MemoryError("no more")
+
+
+@shared_task(queue="default", soft_time_limit=1, time_limit=2)
+def sleep_through_the_limits() -> None:
+    """Swallows the soft limit, and is ended by the hard one."""
+    for _ in range(2):
+        with suppress(SoftTimeLimitExceeded):
+            time.sleep(60)
+
+
+@shared_task(queue="default", ignore_result=True)
+def ignore_result() -> int:
+    return 7
+
+
+@shared_task(bind=True, queue="default")
+def custom_state(self: Any, path: str) -> None:
+    """Tells a state of its own, and waits for the file."""
+    self.update_state(state="COUNTING", meta={"counted": 3})
+    while not Path(path).exists():
+        time.sleep(0.05)
+
+
+@shared_task(queue="default")
+def fail_with(value: int) -> None:
+    raise Permanent(f"cannot go on with {value}")

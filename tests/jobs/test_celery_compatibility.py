@@ -1,0 +1,102 @@
+"""What Celery's users know, on the ledger, with a real worker."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chain
+from celery.exceptions import TaskRevokedError
+
+from jobs.models import Job
+from tests import sample_tasks
+from tests.guarantees.ledger import assert_ledger_consistent
+from tests.processes import Processes
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def ended(result: Any) -> Job:
+    """The job, once it has ended."""
+    return wait_until(
+        lambda: Job.objects.filter(pk=result.id, state__in=["completed", "failed", "cancelled"]).first(), timeout=30
+    )
+
+
+def test_results_states_and_errors_are_celerys(processes: Processes) -> None:
+    delayed = sample_tasks.add.apply_async((1, 2), countdown=600)
+    assert delayed.state == "PENDING"
+    processes.worker("default", concurrency=2)
+    done, failed = sample_tasks.add.delay(1, 2), sample_tasks.fail_for_good.delay()
+    assert done.get(timeout=30) == 3
+    assert (done.state, done.result, done.successful()) == ("SUCCESS", 3, True)
+    with pytest.raises(Exception, match="the mailbox does not exist") as error:
+        failed.get(timeout=30)
+    assert type(error.value).__name__ == "Permanent"
+    assert failed.state == "FAILURE"
+    assert "fail_for_good" in failed.traceback
+    Job.objects.filter(pk=delayed.id).update(state="cancelled", finished_at="2026-01-01T00:00Z", error="enough")
+    with pytest.raises(TaskRevokedError, match="enough"):
+        delayed.get(timeout=30)
+
+
+def test_what_a_body_may_raise_ends_its_job(processes: Processes) -> None:
+    processes.worker("default", concurrency=2)
+    ignored, rejected = sample_tasks.ignore.delay(), sample_tasks.reject.delay(False)
+    requeued, replaced = sample_tasks.reject.delay(True), sample_tasks.become_a_sum.delay(1, 2)
+    grouped, hungry = sample_tasks.become_a_group.delay(), sample_tasks.run_out_of_memory.delay()
+    assert ended(ignored).state == "completed"
+    assert (ended(rejected).state, ended(rejected).error) == ("failed", "Rejected: not mine")
+    assert (ended(requeued).state, ended(requeued).attempt) == ("failed", 3)
+    assert (ended(replaced).result, ended(replaced).task) == (3, sample_tasks.add.name)
+    assert "replace() by more than one task is not supported" in ended(grouped).error
+    assert ended(hungry).error == "RuntimeError: Out of memory: no more"
+    assert processes.started[0].status is None
+    assert_ledger_consistent()
+
+
+def test_a_hard_time_limit_fails_the_job_once(processes: Processes) -> None:
+    processes.worker("default")
+    job = ended(sample_tasks.sleep_through_the_limits.delay())
+    assert (job.state, job.error) == ("failed", "TimeLimitExceeded: TimeLimitExceeded(2.0,)")
+    assert [attempt.outcome for attempt in job.attempts.all()] == ["failed"]
+    assert ended(sample_tasks.add.delay(1, 2)).result == 3
+    assert_ledger_consistent()
+
+
+def test_a_chain_passes_results_on_and_its_rest_is_cancelled_when_a_step_fails(processes: Processes) -> None:
+    processes.worker("default", concurrency=2)
+    whole = chain(sample_tasks.add.s(1, 2), sample_tasks.add.s(10), sample_tasks.add.s(100)).apply_async()
+    assert whole.get(timeout=30) == 113
+    assert Job.objects.get(pk=whole.id).root_id == Job.objects.get(pk=whole.parent.parent.id).pk
+    broken = chain(sample_tasks.add.s(1, 2), sample_tasks.fail_with.s(), sample_tasks.add.s(1)).apply_async()
+    job = ended(broken)
+    assert (job.state, job.error) == ("cancelled", f"An earlier step of its chain failed: job {broken.parent.id}.")
+    assert_ledger_consistent()
+
+
+def test_links_and_errbacks_follow(processes: Processes, tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    processes.worker("default", concurrency=2)
+    sample_tasks.add.apply_async((1, 2), link=sample_tasks.append_line.si(str(file), "linked"))
+    sample_tasks.fail_for_good.apply_async(link_error=sample_tasks.append_line.si(str(file), "errback"))
+    wait_until(lambda: file.exists() and file.read_text().count("end ") == 2)
+    assert "end linked" in file.read_text()
+    assert "end errback" in file.read_text()
+
+
+def test_a_task_that_ignores_its_result_ends_and_keeps_none(processes: Processes) -> None:
+    processes.worker("default")
+    job = ended(sample_tasks.ignore_result.delay())
+    assert (job.state, job.result) == ("completed", None)
+
+
+def test_a_custom_state_is_seen_while_the_job_runs(processes: Processes, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    processes.worker("default")
+    result = sample_tasks.custom_state.delay(str(gate))
+    wait_until(lambda: result.state == "COUNTING")
+    assert result.info == {"counted": 3}
+    gate.touch()
+    assert ended(result).state == "completed"
+    assert result.state == "SUCCESS"
