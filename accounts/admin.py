@@ -1,7 +1,5 @@
 """Users, their groups and their API tokens in the admin."""
 
-from typing import Any
-
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as BaseGroupAdmin
@@ -34,7 +32,7 @@ class EditUserForm(UserChangeForm):
 
 
 @admin.register(User)
-class UserAdmin(BaseUserAdmin, ModelAdmin):
+class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
     """Users, who sign in with their e-mail address."""
 
     form = EditUserForm
@@ -45,13 +43,13 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):
     search_fields = ("email", "name")
     ordering = ("-created_at",)
     readonly_fields = ("created_at", "last_login")
-    fieldsets: Any = (
+    fieldsets = (
         (None, {"fields": ("email", "name", "password")}),
         ("Wishes", {"fields": ("timezone", "wants_digest")}),
         ("Permissions", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         ("Times", {"fields": ("created_at", "last_login")}),
     )
-    add_fieldsets: Any = ((None, {"fields": ("email", "name", "password1", "password2")}),)
+    add_fieldsets = ((None, {"fields": ("email", "name", "password1", "password2")}),)
 
 
 @admin.register(Group)

@@ -94,6 +94,11 @@ def ago(value: datetime, *, units: int = 2) -> str:
     )
 
 
+def between(start: datetime | None, end: datetime | None) -> str:
+    """How long something took, where it has begun and ended."""
+    return duration(end - start if start and end else None)
+
+
 def duration(value: timedelta | float | None, *, units: int = 2) -> str:
     """A length of time in its largest one or two units: 340 ms, 4.2 s, 3 min 20 s, 5 h 1 min, 2 d 3 h."""
     if value is None:

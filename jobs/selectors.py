@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db.models import Count, DurationField, ExpressionWrapper, F, Min, QuerySet, Value
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from jobs.models import Duty, Job, QueueControl, Worker
@@ -93,21 +94,21 @@ def tick_ages_seconds() -> dict[str, float | None]:
 
 
 def _declared(queue: Queue, control: QueueControl | None) -> QueueStatus:
-    waiting_threshold = control and control.waiting_threshold_count
-    failed_threshold = control and control.failed_threshold_count
+    control = control or QueueControl(name=queue.name)
+    waiting_threshold, failed_threshold = control.waiting_threshold_count, control.failed_threshold_count
     return QueueStatus(
         name=queue.name,
         purpose=queue.purpose,
-        is_paused=control is not None and control.paused_at is not None,
+        is_paused=control.paused_at is not None,
         waiting_threshold_count=queue.waiting_threshold_count if waiting_threshold is None else waiting_threshold,
         failed_threshold_count=queue.failed_threshold_count if failed_threshold is None else failed_threshold,
     )
 
 
-def _live_counts() -> Iterable[dict[str, Any]]:
+def _live_counts() -> Iterable[Any]:
     """One scan of each partial index on live jobs, in one statement."""
 
-    def of(state: State, age: Any) -> QuerySet[Job, dict[str, Any]]:
+    def of(state: State, age: Any) -> Any:
         jobs = Job.objects.filter(state=state.value).order_by()
         return jobs.values("queue").annotate(state=Value(state.value), count=Count("*"), age=age)
 
@@ -116,17 +117,17 @@ def _live_counts() -> Iterable[dict[str, Any]]:
     return waiting.union(of(State.ACTIVE, nothing), of(State.DELAYED, nothing), all=True)
 
 
-def _ended_counts() -> Iterable[dict[str, Any]]:
+def _ended_counts() -> Iterable[Any]:
     """Ended jobs per queue and state: a scan of the index `job_ended` alone, while the rows are few enough to count."""
     jobs = Job.objects.filter(state__in=[State.COMPLETED.value, State.FAILED.value]).order_by()
     return jobs.values("queue", "state").annotate(count=Count("*"))
 
 
-def _failed_lately(queues: Iterable[str]) -> Iterable[dict[str, Any]]:
+def _failed_lately(queues: Iterable[str]) -> Iterable[Any]:
     """Failures of the last hour: naming the queues lets PostgreSQL go straight to each one's end of `job_ended`."""
     jobs = Job.objects.filter(queue__in=list(queues), state=State.FAILED.value, finished_at__gte=Now() - FAILED_WINDOW)
     return jobs.order_by().values("queue").annotate(count=Count("*"))
 
 
-def _since(moment: Any) -> ExpressionWrapper:
+def _since(moment: Any) -> Combinable:
     return ExpressionWrapper(Now() - moment, output_field=DurationField())

@@ -66,7 +66,7 @@ class AttemptInline(TabularInline):
     @display(description="took")
     def took(self, attempt: Attempt) -> str:
         """How long it ran."""
-        return rendering.duration(attempt.started_at and attempt.ended_at - attempt.started_at)
+        return rendering.between(attempt.started_at, attempt.ended_at)
 
     @display(description="worker")
     def worker(self, attempt: Attempt) -> SafeString | str:
@@ -104,7 +104,7 @@ class JobAdmin(ReadOnlyAdmin):
     actions = ("run_again", "cancel")
     inlines = (AttemptInline,)
     change_form_outer_before_template = "jobs/admin/job_actions.html"
-    fieldsets = (
+    fieldsets: Any = (
         (None, {"fields": ("id", "task", ("queue", "state_label"), "progress_bar", "error_text", "result_text")}),
         ("Traceback", {"fields": ("traceback_text",)}),
         ("Arguments", {"fields": ("args_text", "kwargs_text")}),
@@ -232,8 +232,8 @@ class JobAdmin(ReadOnlyAdmin):
             self.message_user(request, f"Job {succeeded[0]} was {done}.", messages.SUCCESS)
         elif succeeded:
             self.message_user(request, f"{len(succeeded)} jobs were {done}.", messages.SUCCESS)
-        for refusal in refusals[:_MOST_REFUSALS_SHOWN]:
-            self.message_user(request, refusal, messages.WARNING)
+        for sentence in refusals[:_MOST_REFUSALS_SHOWN]:
+            self.message_user(request, sentence, messages.WARNING)
         if len(refusals) > _MOST_REFUSALS_SHOWN:
             rest = len(refusals) - _MOST_REFUSALS_SHOWN
             self.message_user(request, f"{rest} more jobs were refused for the same kind of reason.", messages.WARNING)
@@ -305,12 +305,12 @@ class JobAdmin(ReadOnlyAdmin):
     @display(description="waited")
     def waited(self, job: Job) -> str:
         """From due to started."""
-        return rendering.duration(job.started_at and job.started_at - job.run_at)
+        return rendering.between(job.run_at, job.started_at)
 
     @display(description="ran for")
     def took(self, job: Job) -> str:
         """The last run's length."""
-        return rendering.duration(job.started_at and job.finished_at and job.finished_at - job.started_at)
+        return rendering.between(job.started_at, job.finished_at)
 
     @display(description="lost runs")
     def stalls(self, job: Job) -> str:

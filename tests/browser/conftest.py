@@ -55,7 +55,7 @@ def page(browser: Browser, live_server: LiveServer, problems: list[str]) -> Iter
             problems.append(f"asked {request.url}")
 
     def listen_to(message: ConsoleMessage) -> None:
-        if message.type == "error" and "favicon" not in (message.location or {}).get("url", ""):
+        if message.type == "error" and "favicon" not in message.location["url"]:
             problems.append(message.text)
 
     tab.on("request", look_at)
