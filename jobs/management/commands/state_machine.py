@@ -26,7 +26,7 @@ CAUSE_MEANINGS: dict[Cause, tuple[str, str | None]] = {
     Cause.RETRIED: ("The run failed and another one follows. Counts the attempt.", "jobs.settle.retry"),
     Cause.STALLED: ("Its worker died. Counts the stall, not the attempt.", "jobs.settle.lose"),
     Cause.HANDED_BACK: ("Its worker shut down before the run ended. Counts nothing.", "jobs.settle.hand_back"),
-    Cause.REFUSED: ("Its worker cannot run it. Counts nothing.", None),
+    Cause.REPLACED: ("The task called `self.replace`: the job goes on as another task's.", "jobs.settle.replace"),
     Cause.EXPIRED: ("`expires_at` came before a worker could start it.", "jobs.claims.cancel_expired"),
     Cause.CANCELLED: ("An operator or the task's own worker ended it.", "jobs.services.cancel_job"),
     Cause.RUN_AGAIN: ("An operator wants it once more. Attempts and stalls start over.", "jobs.services.retry_job"),
