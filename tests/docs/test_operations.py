@@ -1,0 +1,89 @@
+"""`docs/operations.md` against what it tells of: variables, worker groups, commands, log lines, health."""
+
+import json
+import logging
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+from django.conf import settings
+from django.test import Client
+from pydantic_core import PydanticUndefined
+
+from config.env import Environment
+from devstack.home import BASE_DIR
+from jobs import runs
+from jobs.queues import QUEUES, WORKER_GROUPS, WorkerGroup
+
+PAGE = (BASE_DIR / "docs" / "operations.md").read_text()
+
+
+def rows(head: str) -> list[str]:
+    """The rows of the table with this head."""
+    _, _, rest = PAGE.partition(f"{head}\n")
+    return re.match(r"\|[ |-]+\|\n((?:\|.*\|\n)*)", rest)[1].splitlines()  # type: ignore[index]  # there, or it fails
+
+
+def variables() -> list[str]:
+    """The rows that the table of variables must have."""
+    found = []
+    for name, field in Environment.model_fields.items():
+        default = field.default
+        if name == "handoff_home":
+            shown = "`.handoff`"
+        elif default is PydanticUndefined:
+            shown = "required"
+        elif hasattr(default, "get_secret_value") or default in ("", None):
+            shown = "–"
+        else:
+            shown = f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        found.append(f"| `{name.upper()}` | {shown} | {field.description} |")
+    return found
+
+
+def test_the_table_of_variables_is_what_the_environment_is_read_as() -> None:
+    assert rows("| Variable | Default | Meaning |") == variables()
+
+
+@pytest.mark.parametrize("group", WORKER_GROUPS, ids=lambda group: group.name)
+def test_every_worker_group_is_listed_with_its_queues_and_slots(group: WorkerGroup) -> None:
+    kinds = {"threads": ("thread", "threads"), "prefork": ("process", "processes")}[group.pool]
+    slots = f"{group.concurrency} {kinds[group.concurrency > 1]}"
+    queues = ", ".join(f"`{name}`" for name in group.queues)
+    assert f"| `{group.name}` | queues {queues}; {slots} |" in PAGE
+
+
+def test_the_commands_are_those_that_are_tested_by_hand() -> None:
+    (block,) = re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    tested = (BASE_DIR / "tests" / "integration" / "test_by_hand.py").read_text()
+    for command in block.splitlines():
+        arguments = command.removeprefix("python ").replace("manage.py", "manage").split()
+        assert ", ".join(f'"{argument}"' for argument in arguments) in tested, command
+
+
+def test_a_run_is_logged_as_the_page_shows(caplog: pytest.LogCaptureFixture) -> None:
+    (shown,) = re.findall(r"^```text\n(.*)\n```", PAGE, re.MULTILINE)
+    claim = SimpleNamespace(job_id="0195508e-1a2b-7c3d-8e4f-5a6b7c8d9e0f", queue="email", attempt=1, max_attempts=3)
+    with caplog.at_level(logging.INFO, logger="jobs.run"):
+        request = SimpleNamespace(claim=claim, run_started=time.monotonic())
+        runs.log(logging.INFO, "completed", "notifications.tasks.send_welcome", request)
+    written = logging.Formatter(settings.LOGGING["formatters"]["line"]["format"]).format(caplog.records[0])
+    numbers = re.compile(r"^[\d :,-]+|ms=\d+$")
+    assert numbers.sub("0", written) == numbers.sub("0", shown)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_health_has_the_shape_that_the_page_shows() -> None:
+    (shown,) = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    told, found = json.loads(shown), Client(headers={"host": "localhost"}).get("/health").json()
+    assert told.keys() == found.keys()
+    assert told["queues"]["email"].keys() == found["queues"]["email"].keys()
+    assert told["dispatcher"].keys() == found["dispatcher"].keys() == found["beat"].keys()
+    assert set(found["queues"]) == set(QUEUES)
+
+
+def test_the_thresholds_are_the_declared_ones() -> None:
+    waiting = {queue.waiting_threshold_count for queue in QUEUES.values()}
+    failed = {queue.failed_threshold_count for queue in QUEUES.values()}
+    assert [f"({count})" in PAGE for counts in (waiting, failed) for count in counts] == [True, True]
