@@ -14,8 +14,8 @@ STATE_MEANINGS = {
     State.FAILED: "It will not run again by itself. `error` says why, in words.",
     State.CANCELLED: "Somebody cancelled it, it expired, or an earlier step of its chain failed.",
 }
-# What a cause means, and the function that writes it; None where none does.
-CAUSE_MEANINGS: dict[Cause, tuple[str, str | None]] = {
+# What a cause means, and the function that writes it.
+CAUSE_MEANINGS = {
     Cause.DUE: ("`run_at` has come.", "jobs.claims.promote_due"),
     Cause.CLAIMED: ("A worker took a hint for it and won the claim.", "jobs.claims.claim"),
     Cause.COMPLETED: ("The task returned.", "jobs.settle.complete"),
@@ -65,7 +65,7 @@ def page() -> str:
         *_table(
             ["From", "Cause", "To", "When", "Written by"],
             [
-                [f"`{source}`", str(cause), f"`{target}`", CAUSE_MEANINGS[cause][0], _writer(cause)]
+                [f"`{source}`", str(cause), f"`{target}`", CAUSE_MEANINGS[cause][0], f"`{CAUSE_MEANINGS[cause][1]}`"]
                 for source, cause, target in TRANSITIONS
             ],
         ),
@@ -75,11 +75,6 @@ def page() -> str:
 
 def _kind(state: State) -> str:
     return "live" if state in LIVE_STATES else "end" if state in END_STATES else "unknown"
-
-
-def _writer(cause: Cause) -> str:
-    writer = CAUSE_MEANINGS[cause][1]
-    return f"`{writer}`" if writer else "nothing at present"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
