@@ -1,5 +1,7 @@
 """Each process started by hand, in a terminal of its own, without the options that `bin/up` adds."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -20,24 +22,26 @@ START_SECONDS = 60
 def living_worker(process: Process) -> Worker:
     """The row of a worker, once it has one."""
 
-    def row() -> Worker | None:
+    def row() -> Any:
         assert process.status is None, process.output
         return Worker.objects.filter(pid=process.pid, dead_at__isnull=True).first()
 
-    return wait_until(row, timeout=START_SECONDS)
+    found: Worker = wait_until(row, timeout=START_SECONDS)
+    return found
 
 
 def serves(process: Process, url: str) -> httpx.Response:
     """The answer of a web server, once it gives one."""
 
-    def answer() -> httpx.Response | None:
+    def answer() -> Any:
         assert process.status is None, process.output
         try:
             return httpx.get(url, trust_env=False)
         except httpx.TransportError:
             return None
 
-    return wait_until(answer, timeout=START_SECONDS)
+    given: httpx.Response = wait_until(answer, timeout=START_SECONDS)
+    return given
 
 
 def test_a_worker_without_options_consumes_every_declared_queue(processes: Processes) -> None:
