@@ -1,7 +1,7 @@
 """Flower behind the admin's login: each request is checked here, then passed on to Flower's loopback port.
 
 Flower itself knows no users: it gets neither our session cookie nor an Authorization header, and none of its cookies
-come back. Logged out of Django is therefore logged out of Flower. The reasons: `docs/adr/0002-flower-behind-the-admin.md`.
+come back. Logged out of Django is therefore logged out of Flower. Why: docs/adr/0002-flower-behind-the-admin.md
 """
 
 from functools import cache
@@ -60,7 +60,7 @@ def flower(request: HttpRequest, path: str = "") -> HttpResponseBase:
     if "location" in answer.headers:
         response["location"] = answer.headers["location"].removeprefix(settings.FLOWER_URL)
     # Never kept by a shared cache, and asked for again each time: a logged-out browser shows nothing of it.
-    response["cache-control"] = "private, no-cache" if "/static/" in path else "private, no-store"
+    response["cache-control"] = "private, no-cache" if path.startswith("static/") else "private, no-store"
     return response
 
 

@@ -93,6 +93,7 @@ def test_flower_serves_its_pages_assets_and_calls_under_the_admin(
     script = admin_client.get("/admin/flower/static/js/flower.js")
     assert script.status_code == 200
     assert "javascript" in script["Content-Type"]
+    assert script["Cache-Control"] == "private, no-cache"
     assert (
         admin_client.get("/admin/flower/static/js/flower.js", headers={"If-None-Match": script["ETag"]}).status_code
         == 304

@@ -333,3 +333,32 @@ def test_a_user_made_in_the_admin_can_log_in(admin_client: Client, client: Clien
     User.objects.filter(pk=user.pk).update(is_staff=True)
     login = {"username": "new.person@example.com", "password": "a-long-pass-7"}
     assert client.post("/admin/login/?next=/admin/", login)["Location"] == "/admin/"
+
+
+def test_an_address_that_is_taken_is_refused_in_the_form(admin_client: Client, admin_user: User) -> None:
+    form = {
+        "email": admin_user.email.upper(),
+        "name": "Twin",
+        "password1": "a-long-pass-7",
+        "password2": "a-long-pass-7",
+    }
+    assert "exists already" in page(admin_client.post("/admin/accounts/user/add/", form))
+
+
+def test_a_user_is_deleted_with_the_mails_and_the_jobs_stay(admin_client: Client) -> None:
+    user = User.objects.create_user("leaver@example.com", name="Leaver")
+    job = make_job(owner=user)
+    EmailLog.objects.create(user=user, kind="welcome", recipient=user.email, message_id="<1@x>", job_id=job.pk)
+    answer = admin_client.post(f"/admin/accounts/user/{user.pk}/delete/", {"post": "yes"})
+    assert answer.status_code == 302
+    assert not User.objects.filter(pk=user.pk).exists()
+    assert Job.objects.get(pk=job.pk).owner_id is None
+
+
+def test_pages_are_sent_with_security_headers(admin_client: Client) -> None:
+    answer = admin_client.get("/admin/")
+    assert answer["X-Frame-Options"] == "DENY"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["Referrer-Policy"] == "same-origin"
+    assert answer["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert "no-store" in answer["Cache-Control"]
