@@ -4,21 +4,22 @@ Every error, whatever its status, is `{"error": {"message": "…", "fields": {"e
 a sentence for each field that is wrong (`fields` is empty where no field is to blame). No answer ever holds a stack
 trace. The description for machines is at `/api/openapi.json`, the same for people at `/api/docs`.
 
-Statuses: 400 the body is no JSON, 401 no or wrong credentials, 403 the CSRF token is missing, 404 not there or not
-yours, 409 it exists already, 411 the body's length is not declared, 413 the body is too large, 415 the body is not
-declared as JSON, 422 a field is wrong, 500 our fault, 503 the database is away for the moment.
+Statuses: 400 the body is not what it is declared to be, 401 no or wrong credentials, 403 the CSRF token is missing, 404
+not there or not yours, 409 it exists already, 411 the body's length is not declared, 413 the body is too large, 415 the
+body is not declared as what this address takes, 422 a field is wrong, 500 our fault, 503 the database is away for the
+moment.
 """
 
-import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, RequestDataTooBig, SuspiciousOperation, ValidationError
 from django.core.signals import got_request_exception
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.multipartparser import MultiPartParserError
 from django.http.request import UnreadablePostError
 from ninja import NinjaAPI
 from ninja.errors import HttpError
@@ -28,14 +29,10 @@ from ninja.security import SessionAuth
 
 from accounts.api import BearerToken
 from accounts.api import router as accounts_router
+from config.bodies import BodyRefused, declared_bodies_only
 from jobs.api import router as jobs_router
 
 logger = logging.getLogger(__name__)
-
-# The largest body that any of these calls has a use for; an upload comes another way.
-BODY_MAX_BYTES = 16 * 1024
-
-View = Callable[..., HttpResponse]
 
 
 def error_response(
@@ -46,26 +43,17 @@ def error_response(
     return JsonResponse(body, status=status, headers=dict(headers or {}))
 
 
-def small_json_only(view: View) -> View:
-    """Lets a body through only if it is declared as JSON and small; refused by its headers, before it is read.
+def _refused(refusal: BodyRefused) -> HttpResponse:
+    return error_response(str(refusal), status=refusal.status)
 
-    A chunked body has got its length from `config.chunked`; where the server does not allow that it is refused, because
-    Django reads nothing of it and it would look empty. The web server cuts a body that is longer than it declared.
-    """
 
-    @functools.wraps(view)
-    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        declared = request.META.get("CONTENT_LENGTH") or ""
-        if request.META.get("HTTP_TRANSFER_ENCODING") and not declared:
-            return error_response("Send the body with a Content-Length.", status=411)
-        length = int(declared[:9]) if declared.isascii() and declared.isdigit() else 0
-        if length > BODY_MAX_BYTES:
-            return error_response(f"The body is too large: at most {BODY_MAX_BYTES} bytes.", status=413)
-        if length and request.content_type != "application/json":
-            return error_response("Send the body as JSON, with Content-Type: application/json.", status=415)
-        return view(request, *args, **kwargs)
+class SignedIn(SessionAuth):
+    """A session of Django's, with its CSRF token. A stranger is asked for neither, so that his body is not even read:
+    looking for the token in a form would take in the whole upload."""
 
-    return checked
+    def __call__(self, request: HttpRequest) -> Any:
+        """The user, or None."""
+        return super().__call__(request) if request.user.is_authenticated else None
 
 
 class NotAnObject(ValueError):
@@ -92,9 +80,10 @@ api = NinjaAPI(
     openapi_url="/api/openapi.json",
     parser=JsonObjectParser(),
 )
-api.add_decorator(small_json_only, mode="view")
+api.add_decorator(declared_bodies_only(_refused), mode="view")
+signed_in = [BearerToken(), SignedIn()]
 api.add_router("", accounts_router)
-api.add_router("/api/jobs", jobs_router, auth=[BearerToken(), SessionAuth()])
+api.add_router("/api/jobs", jobs_router, auth=signed_in)
 
 _MESSAGES = {
     "missing": "This field is required.",
@@ -107,8 +96,10 @@ _MESSAGES = {
 def _schema_error(request: HttpRequest, error: SchemaError) -> HttpResponse:
     fields: dict[str, str] = {}
     for problem in error.errors:
-        # loc is (source, parameter, field, …); a problem of the parameter itself is one of the whole body.
-        path = [str(part) for part in problem["loc"][2:]]
+        # loc is (source, field, …), but (source, parameter, field, …) for a body; a problem of that parameter itself is
+        # one of the whole body.
+        source, *place = problem["loc"]
+        path = [str(part) for part in (place[1:] if source.startswith("body") else place)]
         if path:
             fields.setdefault(".".join(path), _MESSAGES.get(problem["type"], f"{problem['msg']}."))
         else:
@@ -138,6 +129,17 @@ def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
 @api.exception_handler(UnreadablePostError)
 def _body_was_cut(request: HttpRequest, error: UnreadablePostError) -> HttpResponse:
     return error_response("The body ended before its Content-Length.", status=400)
+
+
+@api.exception_handler(MultiPartParserError)
+@api.exception_handler(SuspiciousOperation)
+def _no_form(request: HttpRequest, error: Exception) -> HttpResponse:
+    return error_response("The body is not a valid form (multipart/form-data).", status=400)
+
+
+@api.exception_handler(RequestDataTooBig)
+def _fields_are_too_large(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
+    return error_response("The fields of the form are too large.", status=413)
 
 
 @api.exception_handler(Http404)

@@ -55,6 +55,15 @@ class Environment(BaseSettings):
     email_timeout_seconds: float = Field(10, gt=0, description="How long one SMTP step may take")
     default_from_email: str = Field("Handoff <hello@handoff.invalid>", description="Sender of all mail")
 
+    picture_max_bytes: int = Field(20 * 1024**2, ge=1024, description="Largest picture that may be uploaded")
+    picture_max_pixels: int = Field(
+        50_000_000, ge=1_000_000, description="Largest width × height of a picture: it is decoded in memory"
+    )
+    video_max_bytes: int = Field(200 * 1024**2, ge=1024, description="Largest video that may be uploaded")
+    video_max_pixels: int = Field(
+        36_000_000, ge=1_000_000, description="Largest width × height of a video: a frame is decoded in memory"
+    )
+
     flower_url: str = Field(
         "http://127.0.0.1:5555", pattern=r"^https?://[^/]+$", description="Where Flower listens; never public"
     )
@@ -62,6 +71,7 @@ class Environment(BaseSettings):
 
     jobs_lease_seconds: float = Field(20, gt=0, description="A worker that is silent for so long is given up")
     jobs_heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its lease")
+    jobs_grace_seconds: float = Field(30, ge=0, description="How long running jobs may take when a worker is stopped")
     jobs_dispatch_seconds: float = Field(0.5, gt=0, description="Pause between two looks of the dispatcher")
     jobs_window: int = Field(500, ge=1, description="Hints per queue that Redis holds at the most")
     jobs_payload_max_bytes: int = Field(256 * 1024, ge=1024, description="Largest arguments of one job")

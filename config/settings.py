@@ -159,6 +159,12 @@ UNFOLD = {
                         "permission": lambda request: request.user.has_perm("jobs.view_worker"),
                     },
                     {
+                        "title": "Queue limits",
+                        "icon": "speed",
+                        "link": reverse_lazy("admin:jobs_queuecontrol_changelist"),
+                        "permission": lambda request: request.user.has_perm("jobs.view_queuecontrol"),
+                    },
+                    {
                         "title": "Periodic tasks",
                         "icon": "schedule",
                         "link": reverse_lazy("admin:django_celery_beat_periodictask_changelist"),
@@ -199,6 +205,15 @@ UNFOLD = {
 STATIC_URL = "static/"
 STATIC_ROOT = env.handoff_home / "static"
 MEDIA_ROOT = env.handoff_home / "media"
+STORAGES = {
+    # Private: nothing serves MEDIA_ROOT; files leave through views that ask who wants them.
+    "default": {"BACKEND": "config.storage.WholeFiles", "OPTIONS": {"allow_overwrite": True}},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+PICTURE_MAX_BYTES = env.picture_max_bytes
+PICTURE_MAX_PIXELS = env.picture_max_pixels
+VIDEO_MAX_BYTES = env.video_max_bytes
+VIDEO_MAX_PIXELS = env.video_max_pixels
 # The web process serves the admin's own assets straight from the packages: nothing to collect before the first start.
 WHITENOISE_USE_FINDERS = True
 
@@ -262,6 +277,7 @@ DJANGO_CELERY_BEAT_TZ_AWARE = True
 # --- The ledger ---------------------------------------------------------------------------------------------------
 JOBS_LEASE_SECONDS = env.jobs_lease_seconds
 JOBS_HEARTBEAT_SECONDS = env.jobs_heartbeat_seconds
+JOBS_GRACE_SECONDS = env.jobs_grace_seconds
 JOBS_DISPATCH_SECONDS = env.jobs_dispatch_seconds
 JOBS_WINDOW = env.jobs_window
 JOBS_PAYLOAD_MAX_BYTES = env.jobs_payload_max_bytes

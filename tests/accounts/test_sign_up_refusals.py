@@ -7,7 +7,7 @@ from django.test import Client
 
 from accounts import services
 from accounts.models import User
-from config.api import BODY_MAX_BYTES
+from config.bodies import SMALL_JSON
 from jobs.models import Job
 
 ANN = {"email": "ann@example.com", "name": "Ann", "password": "correct horse battery"}
@@ -105,7 +105,7 @@ def test_a_body_that_is_not_declared_as_json_is_415(client: Client, content_type
 
 @pytest.mark.django_db
 def test_a_body_that_is_too_large_is_413(client: Client) -> None:
-    assert_refused(send(client, json.dumps({**ANN, "padding": "x" * BODY_MAX_BYTES})), 413)
+    assert_refused(send(client, json.dumps({**ANN, "padding": "x" * SMALL_JSON.max_bytes})), 413)
 
 
 @pytest.mark.django_db
