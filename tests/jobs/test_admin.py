@@ -280,6 +280,20 @@ def test_a_queue_is_paused_and_resumed_from_its_page(admin_client: Client) -> No
     assert admin_client.post(reverse("queue-pause", args=["nonsense"])).status_code == 404
 
 
+def test_thresholds_are_set_for_declared_queues_and_a_pause_stays(admin_client: Client) -> None:
+    url = "/admin/jobs/queuecontrol/"
+    admin_client.post(reverse("queue-pause", args=["email"]))
+    form = {"waiting_threshold_count": "7", "failed_threshold_count": ""}
+    assert admin_client.post(f"{url}email/change/", form).status_code == 302
+    control = QueueControl.objects.get(name="email")
+    assert (control.waiting_threshold_count, control.failed_threshold_count) == (7, None)
+    assert control.paused_at is not None
+    assert admin_client.post(f"{url}add/", {**form, "name": "video"}).status_code == 302
+    assert "Select a valid choice" in page(admin_client.post(f"{url}add/", {**form, "name": "nonsense"}))
+    assert "50 (declared)" in page(admin_client.get(url))
+    assert admin_client.post(f"{url}email/delete/", {"post": "yes"}).status_code == 403
+
+
 def test_workers_are_shown_with_the_state_of_their_lease(admin_client: Client) -> None:
     make_worker(node="a@host", queues=["email", "crm"])
     silent = make_worker(node="b@host", lease_expires_at=timezone.now() - timedelta(seconds=1))

@@ -1,0 +1,77 @@
+"""The operators' own thresholds of a queue, over the declared ones. Pausing has its buttons on the dashboard."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminSelectWidget
+
+from jobs import rendering
+from jobs.models import QueueControl
+from jobs.queues import QUEUES
+
+
+class QueueLimitsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Two thresholds of a declared queue; what is left empty stays as declared."""
+
+    class Meta:
+        model = QueueControl
+        fields = ("name", "waiting_threshold_count", "failed_threshold_count")
+        labels = {
+            "name": "Queue",
+            "waiting_threshold_count": "Waiting jobs",
+            "failed_threshold_count": "Failures in an hour",
+        }
+        help_texts = {
+            "waiting_threshold_count": "From this many on, /health is degraded. Empty: as declared in jobs/queues.py",
+            "failed_threshold_count": "From this many on, /health is degraded. Empty: as declared in jobs/queues.py",
+        }
+
+
+@admin.register(QueueControl)
+class QueueLimitsAdmin(ModelAdmin):
+    """Thresholds per queue. Rows appear when a queue is paused or gets thresholds for the first time."""
+
+    form = QueueLimitsForm
+    list_display = ("name", "waiting", "failed", "paused")
+    ordering = ("name",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """A row keeps its queue."""
+        return ("name",) if obj is not None else ()
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Offers the declared queues."""
+        if db_field.name == "name":
+            widget = UnfoldAdminSelectWidget(choices=[(name, name) for name in QUEUES])
+            return forms.ChoiceField(choices=[(name, name) for name in QUEUES], widget=widget, label="Queue")
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody: with the row of a paused queue its pause would go, unrecorded. Empty the thresholds instead."""
+        return False
+
+    @display(description="waiting jobs")
+    def waiting(self, control: QueueControl) -> str:
+        """The threshold in force."""
+        return _in_force(control.waiting_threshold_count, control.name, "waiting_threshold_count")
+
+    @display(description="failures in an hour")
+    def failed(self, control: QueueControl) -> str:
+        """The threshold in force."""
+        return _in_force(control.failed_threshold_count, control.name, "failed_threshold_count")
+
+    @display(description="paused")
+    def paused(self, control: QueueControl) -> SafeString | str:
+        """Since when."""
+        return rendering.recent(control.paused_at)
+
+
+def _in_force(own: int | None, queue: str, field: str) -> str:
+    if own is not None:
+        return str(own)
+    return f"{getattr(QUEUES[queue], field)} (declared)" if queue in QUEUES else "–"
