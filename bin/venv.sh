@@ -39,8 +39,12 @@ install_lock() {
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; then
         uv=.venv/bin/uv
     fi
-    # Where uv cannot reach an index (pip's own configuration is unknown to it), pip may.
-    [ -n "$uv" ] && "$uv" pip install --python .venv/bin/python --require-hashes -r "$lock" && return
+    # Behind a proxy with a certificate of its own, uv needs the system's; where it reaches no index, because pip's
+    # configuration is unknown to it, pip may.
+    if [ -n "$uv" ]; then
+        set -- "$uv" pip install --quiet --python .venv/bin/python --require-hashes -r "$lock"
+        "$@" 2>/dev/null || UV_SYSTEM_CERTS=1 "$@" && return
+    fi
     .venv/bin/python -c 'import pip' 2>/dev/null || .venv/bin/python -m ensurepip
     .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$lock"
 }
