@@ -21,6 +21,7 @@ BANNED_MODULE_NAMES = {"utils", "helpers", "common", "core", "base", "misc"}
 LOCKS = {"requirements.txt", "requirements-local.txt", "requirements-dev.txt", "requirements-uv.txt"}
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?[^)]*\)")
+PAGE = re.compile(r"\bdocs/[\w/-]+\.md\b")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -67,8 +68,7 @@ def test_every_module_says_what_it_is_for() -> None:
         source = path.read_text()
         if "tests" in path.parts or "migrations" in path.parts or path.name == "manage.py" or not source.strip():
             continue
-        docstring = ast.get_docstring(ast.parse(source))
-        if not docstring or docstring[-1] not in ".:…`)":
+        if not ast.get_docstring(ast.parse(source)):
             silent.append(named(path))
     assert silent == []
 
@@ -101,6 +101,12 @@ def test_every_link_and_picture_in_the_documents_is_there() -> None:
         if not found.exists() or (anchor and found.suffix == ".md" and anchor not in anchors(found)):
             broken.append(f"{named(page)}: {link}")
     assert broken == []
+
+
+def test_every_page_that_code_refers_to_is_there() -> None:
+    referred = {(named(path), page) for path in with_suffix(".py") for page in PAGE.findall(path.read_text())}
+    assert referred
+    assert sorted((name, page) for name, page in referred if not (BASE_DIR / page).is_file()) == []
 
 
 def test_every_page_of_the_documents_can_be_reached_from_the_readme() -> None:
