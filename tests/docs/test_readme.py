@@ -117,6 +117,9 @@ def test_the_task_runs_as_it_stands_in_the_readme(processes: Processes, tmp_path
         f"Hello, user {user.pk}!",
     )
     assert (job.queue, job.max_attempts) == ("default", 3)
+    (call,) = [command for command in commands() if command[:3] == [".venv/bin/python", "manage.py", "shell"]]
+    shell = processes.start("manage", *call[2:], env=env)
+    assert (shell.wait(timeout=60), shell.output.splitlines()[-1]) == (0, "Hello, user 1!"), shell.output
 
 
 def test_the_task_is_no_longer_than_six_lines() -> None:
