@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import Field, RedisDsn, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from webhooks.addresses import networks
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -64,6 +71,10 @@ class Environment(BaseSettings):
         36_000_000, ge=1_000_000, description="Largest width × height of a video: a frame is decoded in memory"
     )
 
+    webhook_allowed_networks: str = Field(
+        "", description="Private networks that webhooks may be sent to, like 10.1.0.0/16, separated by commas"
+    )
+
     flower_url: str = Field(
         "http://127.0.0.1:5555", pattern=r"^https?://[^/]+$", description="Where Flower listens; never public"
     )
@@ -75,6 +86,12 @@ class Environment(BaseSettings):
     jobs_dispatch_seconds: float = Field(0.5, gt=0, description="Pause between two looks of the dispatcher")
     jobs_window: int = Field(500, ge=1, description="Hints per queue that Redis holds at the most")
     jobs_payload_max_bytes: int = Field(256 * 1024, ge=1024, description="Largest arguments of one job")
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        networks(value)
+        return value
 
     @model_validator(mode="after")
     def _redis_is_named(self) -> Self:

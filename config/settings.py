@@ -11,6 +11,7 @@ from kombu import Queue
 
 from config import env as environment
 from jobs.queues import QUEUES
+from webhooks.addresses import networks
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environment.read()
@@ -54,6 +55,9 @@ INSTALLED_APPS = [
     "django_celery_results",
     "jobs",
     "notifications",
+    "media_jobs",
+    "reports",
+    "webhooks",
     "accounts",
 ]
 MIDDLEWARE = [
@@ -174,6 +178,24 @@ UNFOLD = {
                 ],
             },
             {
+                "title": "Media",
+                "separator": True,
+                "items": [
+                    {
+                        "title": "Pictures",
+                        "icon": "image",
+                        "link": reverse_lazy("admin:media_jobs_picture_changelist"),
+                        "permission": lambda request: request.user.has_perm("media_jobs.view_picture"),
+                    },
+                    {
+                        "title": "Videos",
+                        "icon": "movie",
+                        "link": reverse_lazy("admin:media_jobs_video_changelist"),
+                        "permission": lambda request: request.user.has_perm("media_jobs.view_video"),
+                    },
+                ],
+            },
+            {
                 "title": "People",
                 "separator": True,
                 "items": [
@@ -282,6 +304,9 @@ JOBS_DISPATCH_SECONDS = env.jobs_dispatch_seconds
 JOBS_WINDOW = env.jobs_window
 JOBS_PAYLOAD_MAX_BYTES = env.jobs_payload_max_bytes
 
+# --- Webhooks -----------------------------------------------------------------------------------------------------
+WEBHOOK_ALLOWED_NETWORKS = networks(env.webhook_allowed_networks)
+
 # --- Flower -------------------------------------------------------------------------------------------------------
 FLOWER_URL = env.flower_url
 
@@ -294,7 +319,11 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": env.log_level},
     # The ledger logs each start and end itself, in one line (`jobs.run`); Celery's errors still come through.
     "loggers": {
-        name: {"level": "WARNING"}
-        for name in ("celery.app.trace", "celery.worker.strategy", "kombu", "httpx", "httpcore")
+        **{
+            name: {"level": "WARNING"}
+            for name in ("celery.app.trace", "celery.worker.strategy", "kombu", "httpx", "httpcore", "fontTools")
+        },
+        # Reports learn from it which page is being laid out; nobody else wants to know.
+        "weasyprint.progress": {"level": "INFO", "propagate": False},
     },
 }

@@ -23,7 +23,7 @@ from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.runs import log
 from jobs.states import State
-from jobs.worker import identity
+from jobs.worker import identity, shutdown
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ class LedgerBackend(DatabaseBackend):
         if run is None:
             return
         if isinstance(exc, WorkerLostError):
+            if shutdown.handing_back():
+                return
             self._lost(run, exc, request)
             return
         claim = getattr(request, "claim", None)

@@ -34,6 +34,7 @@ class LedgerStep(bootsteps.StartStopStep):
         from jobs import checks
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.worker import lease
+        from jobs.worker.shutdown import Shutdown
 
         checks.refuse_unsafe_tasks(worker.app)
         lease.register(
@@ -48,6 +49,7 @@ class LedgerStep(bootsteps.StartStopStep):
         for thread in self.threads:
             thread.start()
         worker_shutdown.connect(self.end, weak=False)
+        Shutdown(worker).install()
 
     def stop(self, worker: Any) -> None:
         """Nothing yet: Celery stops its steps while jobs still run, and those need the lease. `end` comes last."""
@@ -62,8 +64,8 @@ class LedgerStep(bootsteps.StartStopStep):
         for thread in self.threads:
             # A lease that was renewed after the row is marked dead would look like a worker given up.
             thread.join(timeout=_THREAD_END_SECONDS)
-        leader.let_go()
         lease.resign()
+        leader.let_go()
 
 
 @worker_process_init.connect
