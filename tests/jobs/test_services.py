@@ -10,7 +10,7 @@ from django.db import connections
 from django.utils import timezone
 
 from accounts.models import User
-from jobs import services, settle
+from jobs import claims, services, settle
 from jobs.models import Attempt, Job, QueueControl
 from jobs.queues import UnknownQueue
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
@@ -39,7 +39,7 @@ def test_an_ended_job_runs_again_as_if_it_had_never_run(operator: User, state: s
     )
     services.retry_job(job_id=job.pk, actor=operator)
     job.refresh_from_db()
-    assert (job.state, job.attempt, job.stalled_count, job.claim_token) == ("waiting", 1, 0, "")
+    assert (job.state, job.attempt, job.stalled_count) == ("waiting", 1, 0)
     assert (job.progress_percent, job.result, job.error, job.traceback) == (None, None, "", "")
     assert job.finished_at is None
     assert job.expires_at is None
@@ -98,6 +98,16 @@ def test_the_old_run_of_a_job_that_runs_again_can_write_nothing(operator: User) 
     services.retry_job(job_id=job.pk, actor=operator)
     assert not settle.complete(run, result=1)
     assert state_of(job.pk) == "waiting"
+
+
+def test_the_hint_of_the_last_run_cannot_claim_a_job_that_runs_again(operator: User) -> None:
+    job, worker = make_job(), make_worker()
+    run = claim_job(job, worker)
+    settle.fail(run, error="broken")
+    services.retry_job(job_id=job.pk, actor=operator)
+    assert claims.claim({job.pk: run.token}, worker_id=worker.pk) == []
+    assert state_of(job.pk) == "waiting"
+    claim_job(job, worker, hint="fresh")
 
 
 def test_an_ended_job_is_not_cancelled(operator: User) -> None:
