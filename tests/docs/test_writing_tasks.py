@@ -1,0 +1,80 @@
+"""`docs/writing_tasks.md`: its code is Python, its options are taken, its figures are the declared ones."""
+
+import ast
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from accounts.models import User
+from devstack.home import BASE_DIR
+from jobs.models import Job
+from jobs.task import JobTask
+from tests import sample_tasks
+
+PAGE = (BASE_DIR / "docs" / "writing_tasks.md").read_text()
+OPTIONS: dict[str, Any] = {
+    "priority": 1,
+    "countdown": 600,
+    "eta": timezone.now() + timedelta(days=30),
+    "expires": 60,
+    "queue": "crm",
+    "soft_time_limit": 7,
+    "time_limit": 400,
+    "task_id": "0195508e-1a2b-7c3d-8e4f-5a6b7c8d9e0f",
+    "link": sample_tasks.add.s(1),
+    "link_error": sample_tasks.add.si(1, 2),
+    "dedup_key": "contact-7",
+    "owner_id": None,
+    "max_attempts": 9,
+    "correlation_id": "request-1",
+}
+# Where an option is kept under another name.
+COLUMNS = {
+    "countdown": "run_at",
+    "eta": "run_at",
+    "expires": "expires_at",
+    "soft_time_limit": "soft_time_limit_seconds",
+    "time_limit": "time_limit_seconds",
+    "task_id": "id",
+    "link": "follow_ups",
+    "link_error": "follow_ups",
+}
+
+
+def options() -> list[str]:
+    """The options in the first column of the table."""
+    (table,) = re.findall(r"^\| Option \| Meaning \|\n\|.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    return [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+
+
+def test_the_code_is_python() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        ast.parse(block)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("option", options())
+def test_every_option_of_the_table_is_taken(option: str) -> None:
+    value = OPTIONS[option]
+    if option == "owner_id":
+        value = User.objects.create_user("ada@example.com", name="Ada").pk
+    plain, with_option = (
+        Job.objects.get(pk=sample_tasks.add.apply_async((1, 2), **chosen).id) for chosen in ({}, {option: value})
+    )
+    column = COLUMNS.get(option, option)
+    assert getattr(plain, column) != getattr(with_option, column)
+
+
+def test_the_options_that_are_not_celerys_come_last_and_are_told_by_the_task() -> None:
+    told = re.findall(r"`(\w+)`", (JobTask.__doc__ or "").partition("the options ")[2])
+    assert set(options()[-4:]) == {"dedup_key", "owner_id", "max_attempts", "correlation_id"}
+    assert set(options()[-4:]) <= set(told)
+
+
+def test_the_default_priority_is_the_one_that_is_told(settings: Any) -> None:
+    assert f"{settings.CELERY_TASK_DEFAULT_PRIORITY} where nothing is said" in PAGE
