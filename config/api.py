@@ -31,6 +31,7 @@ from accounts.api import BearerToken
 from accounts.api import router as accounts_router
 from config.bodies import BodyRefused, declared_bodies_only
 from jobs.api import router as jobs_router
+from reports.api import router as reports_router
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ api.add_decorator(declared_bodies_only(_refused), mode="view")
 signed_in = [BearerToken(), SignedIn()]
 api.add_router("", accounts_router)
 api.add_router("/api/jobs", jobs_router, auth=signed_in)
+api.add_router("/api/reports", reports_router, auth=signed_in)
 
 _MESSAGES = {
     "missing": "This field is required.",

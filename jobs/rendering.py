@@ -115,3 +115,9 @@ def duration(value: timedelta | float | None, *, units: int = 2) -> str:
         elif parts:
             break
     return " ".join(parts[:units])
+
+
+def in_words(task_name: str) -> str:
+    """`notifications.tasks.send_welcome` as people say it: Send welcome."""
+    words = task_name.rpartition(".")[2].replace("_", " ").replace("-", " ")
+    return words[:1].upper() + words[1:]

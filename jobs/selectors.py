@@ -5,7 +5,7 @@ States are compared with literals (the driver binds on the client's side), so th
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, DurationField, ExpressionWrapper, F, Min, QuerySet, Value
@@ -80,6 +80,11 @@ def queue_statuses() -> dict[str, QueueStatus]:
 def living_workers() -> QuerySet[Worker]:
     """The worker processes whose lease has not run out."""
     return Worker.objects.filter(dead_at__isnull=True, lease_expires_at__gt=Now()).order_by("node")
+
+
+def jobs_of(*, owner_id: int, start_at: datetime, end_at: datetime) -> QuerySet[Job]:
+    """A user's jobs that were made in a span of time, its end not included. The index `job_owner` serves it."""
+    return Job.objects.filter(owner=owner_id, created_at__gte=start_at, created_at__lt=end_at)
 
 
 def paused_queues() -> list[str]:

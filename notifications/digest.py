@@ -73,8 +73,7 @@ def _send(digest: Digest, *, day: date, job_id: UUID | None, outcome: Outcome) -
     context = {
         "name": digest.user.name,
         "yesterday_date": digest.yesterday_date,
-        "completed_count": digest.completed_count,
-        "failed_count": digest.failed_count,
+        "lines": digest.lines,
     }
     try:
         notify(kind="digest", user=digest.user, period=day.isoformat(), context=context, job_id=job_id)

@@ -1,0 +1,105 @@
+"""The sections of an activity report that come from the layers below: jobs and mails."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import date, datetime
+from typing import Any, TypeVar
+
+from django.db.models import Model, QuerySet
+
+from jobs import rendering
+from jobs import selectors as job_selectors
+from jobs.models import Job
+from jobs.states import State
+from notifications import selectors as notification_selectors
+from notifications.models import EmailLog
+from reports.periods import Period
+from reports.sections import MOST_ROWS, Figure, Row, Section
+
+M = TypeVar("M", bound=Model)
+
+
+def jobs(owner: Any, period: Period) -> Section:
+    """The owner's jobs that were made in the period."""
+    found = job_selectors.jobs_of(owner_id=owner.pk, start_at=period.start_at, end_at=period.end_at)
+    by_state = Counter(found.order_by().values_list("state", flat=True))
+    rows, day_counts, count = listed(found, period=period, row=lambda job: _job_row(job, period))
+    return Section(
+        title="Jobs",
+        figures=(
+            Figure(label="Jobs done", value=by_state[State.COMPLETED]),
+            Figure(label="Jobs failed", value=by_state[State.FAILED], is_bad=True),
+            Figure(label="Jobs cancelled", value=by_state[State.CANCELLED]),
+            Figure(label="Jobs not finished yet", value=sum(by_state[state] for state in _UNFINISHED)),
+        ),
+        day_counts=day_counts,
+        columns=("Time", "Job", "Queue", "State", "Took"),
+        rows=rows,
+        row_count=count,
+    )
+
+
+def mails(owner: Any, period: Period) -> Section:
+    """The mails to the owner in the period."""
+    found = notification_selectors.emails_to(user_id=owner.pk, start_at=period.start_at, end_at=period.end_at)
+    by_state = Counter(found.order_by().values_list("state", flat=True))
+    rows, day_counts, count = listed(found, period=period, row=lambda email: _mail_row(email, period))
+    return Section(
+        title="Mails",
+        figures=(
+            Figure(label="Mails sent", value=by_state[EmailLog.State.SENT]),
+            Figure(label="Mails refused", value=by_state[EmailLog.State.FAILED], is_bad=True),
+        ),
+        day_counts=day_counts,
+        columns=("Time", "Mail", "To", "State"),
+        rows=rows,
+        row_count=count,
+    )
+
+
+def listed(
+    found: QuerySet[M], *, period: Period, row: Callable[[M], Row]
+) -> tuple[tuple[Row, ...], dict[date, int], int]:
+    """The newest rows (at the most `MOST_ROWS`, oldest first), how many there are on each day, and altogether."""
+    moments: Iterable[datetime] = found.order_by().values_list("created_at", flat=True).iterator()
+    day_counts = Counter(moment.astimezone(period.zone).date() for moment in moments)
+    newest = list(found.order_by("-created_at", "-pk")[:MOST_ROWS])
+    return tuple(row(one) for one in reversed(newest)), dict(day_counts), day_counts.total()
+
+
+_UNFINISHED = (State.DELAYED, State.WAITING, State.ACTIVE)
+
+
+def _job_row(job: Job, period: Period) -> Row:
+    took = job.finished_at - job.started_at if job.finished_at and job.started_at else None
+    is_failed = job.state == State.FAILED
+    return Row(
+        cells=(
+            period.local(job.created_at),
+            rendering.in_words(job.task),
+            job.queue,
+            job.state,
+            rendering.duration(took),
+        ),
+        note=job.error if is_failed else "",
+        is_bad=is_failed,
+    )
+
+
+def _mail_row(email: EmailLog, period: Period) -> Row:
+    is_failed = email.state == EmailLog.State.FAILED
+    kind = (
+        f"{rendering.in_words(email.kind)} {email.period}"
+        if _is_readable(email.period)
+        else rendering.in_words(email.kind)
+    )
+    return Row(
+        cells=(period.local(email.created_at), kind, email.recipient, email.state),
+        note=email.error if is_failed else "",
+        is_bad=is_failed,
+    )
+
+
+def _is_readable(period: str) -> bool:
+    """Whether the period of a mail says something to a person: a date does, an id does not."""
+    return 0 < len(period) <= len("2026-01-31")
