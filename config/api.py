@@ -31,6 +31,8 @@ from accounts.api import BearerToken
 from accounts.api import router as accounts_router
 from config.bodies import BodyRefused, declared_bodies_only
 from jobs.api import router as jobs_router
+from media_jobs.api import images as images_router
+from media_jobs.api import videos as videos_router
 from reports.api import router as reports_router
 
 logger = logging.getLogger(__name__)
@@ -85,6 +87,8 @@ api.add_decorator(declared_bodies_only(_refused), mode="view")
 signed_in = [BearerToken(), SignedIn()]
 api.add_router("", accounts_router)
 api.add_router("/api/jobs", jobs_router, auth=signed_in)
+api.add_router("/api/images", images_router, auth=signed_in)
+api.add_router("/api/videos", videos_router, auth=signed_in)
 api.add_router("/api/reports", reports_router, auth=signed_in)
 
 _MESSAGES = {
