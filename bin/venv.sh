@@ -53,8 +53,8 @@ install_lock() {
 
 if ! cmp -s "$lock" ".venv/$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
     mkdir -p .venv
-    # Two scripts at once, in a fresh clone: the second waits for the first.
-    exec 9>.venv/.lock
+    # Two scripts at once, in a fresh clone: the second waits for the first. Not `.lock`, which is uv's own.
+    exec 9>.venv/.installing
     ! command -v flock >/dev/null || flock 9
     if ! cmp -s "$lock" ".venv/$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
         echo "Installing what $lock names into .venv" >&2
