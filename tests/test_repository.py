@@ -109,6 +109,11 @@ def test_every_page_that_code_refers_to_is_there() -> None:
     assert sorted((name, page) for name, page in referred if not (BASE_DIR / page).is_file()) == []
 
 
+def test_every_package_has_its_line_in_the_architecture() -> None:
+    text = (BASE_DIR / "docs" / "architecture.md").read_text()
+    assert sorted(name for name in our_packages() if f"| `{name}/` |" not in text) == []
+
+
 def test_every_page_of_the_documents_can_be_reached_from_the_readme() -> None:
     reached = {BASE_DIR / "README.md"}
     while True:
