@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import av
@@ -76,9 +77,8 @@ def video(
     **options: str,
 ) -> bytes:
     """A video of ten frames a second: black first, as many fade in, then four coloured corners."""
-    output = io.BytesIO()
     frame_type: Any = av.VideoFrame
-    with av.open(output, "w", format=container, options=options) as file:
+    with NamedTemporaryFile() as output, av.open(output.name, "w", format=container, options=options) as file:
         stream: Any = file.add_stream(codec, rate=10)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -88,5 +88,20 @@ def video(
         for number in range(round(seconds * 10)):
             image = Image.new("RGB", size) if number < black_seconds * 10 else picture(number) if picture else shown
             file.mux(stream.encode(frame_type.from_image(image)))
+        file.mux(stream.encode(None))
+        file.close()
+        return output.read()
+
+
+def sound() -> bytes:
+    """A second of silence in a container of videos."""
+    output = io.BytesIO()
+    with av.open(output, "w", format="mp4") as file:
+        stream: Any = file.add_stream("aac", rate=44100)
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.sample_rate = 44100
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return output.getvalue()
