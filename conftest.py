@@ -17,10 +17,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 os.environ.setdefault("JOBS_LEASE_SECONDS", "3")
 os.environ.setdefault("JOBS_HEARTBEAT_SECONDS", "0.7")
 os.environ.setdefault("JOBS_DISPATCH_SECONDS", "0.2")
+# One loopback address is a webhook's legal target, so that the neighbouring ones can stand for the private network.
+os.environ.setdefault("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.1/32")
 SERVERS.start()
 django.setup()
 
-pytest_plugins = ["tests.servers", "tests.smtp", "tests.processes"]
+pytest_plugins = ["tests.servers", "tests.smtp", "tests.http_server", "tests.processes"]
 
 
 def pytest_unconfigure() -> None:

@@ -50,6 +50,17 @@ def sign_up(*, email: str, name: str, password: str) -> User:
     return user
 
 
+def rename(*, email: str, name: str) -> bool:
+    """Gives the user with this address another name; False where nobody has the address. Raises ValidationError."""
+    user = User.objects.select_for_update().filter(email=User.objects.normalize_email(email)).first()
+    if user is None:
+        return False
+    user.name = name.strip()
+    user.clean_fields(exclude={field.name for field in User._meta.fields} - {"name"})
+    user.save(update_fields=["name"])
+    return True
+
+
 def create_token(*, user: User) -> str:
     """A new bearer token for the user. The return value is the only copy: the database keeps its hash."""
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)

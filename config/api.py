@@ -34,6 +34,8 @@ from jobs.api import router as jobs_router
 from media_jobs.api import images as images_router
 from media_jobs.api import videos as videos_router
 from reports.api import router as reports_router
+from webhooks.api import incoming as incoming_router
+from webhooks.api import router as endpoints_router
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,9 @@ api.add_router("/api/jobs", jobs_router, auth=signed_in)
 api.add_router("/api/images", images_router, auth=signed_in)
 api.add_router("/api/videos", videos_router, auth=signed_in)
 api.add_router("/api/reports", reports_router, auth=signed_in)
+api.add_router("/api/webhook-endpoints", endpoints_router, auth=signed_in)
+# Whoever sends here proves himself by his signature.
+api.add_router("/webhooks/in", incoming_router)
 
 _MESSAGES = {
     "missing": "This field is required.",

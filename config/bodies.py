@@ -30,6 +30,8 @@ class BodyRefused(Exception):
 
 # The largest body that most calls have a use for.
 SMALL_JSON = Body(name="JSON", content_type="application/json", max_bytes=16 * 1024)
+# Standard Webhooks recommends at most 20 kB; some senders need more.
+WEBHOOK = Body(name="JSON", content_type="application/json", max_bytes=256 * 1024)
 # What a form adds to its file: boundaries, headers, the other fields.
 FORM_OVERHEAD_BYTES = 16 * 1024
 
@@ -46,6 +48,8 @@ def body_of(path: str) -> Body:
             return upload(max_bytes=settings.PICTURE_MAX_BYTES)
         case "/api/videos":
             return upload(max_bytes=settings.VIDEO_MAX_BYTES)
+        case _ if path.startswith("/webhooks/in/"):
+            return WEBHOOK
         case _:
             return SMALL_JSON
 

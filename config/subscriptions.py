@@ -3,7 +3,9 @@ connected here."""
 
 from django.db.models.signals import post_delete
 
+from accounts import receivers as account_receivers
 from accounts.signals import user_created
+from media_jobs.signals import media_ready
 from notifications import digest_sections
 from notifications import receivers as notification_receivers
 from notifications import selectors as notification_selectors
@@ -13,6 +15,8 @@ from reports import sections as report_sections
 from reports import selectors as report_selectors
 from reports.models import Report
 from reports.signals import report_ready
+from webhooks import handlers as webhook_handlers
+from webhooks import receivers as webhook_receivers
 
 
 def connect() -> None:
@@ -20,6 +24,11 @@ def connect() -> None:
     user_created.connect(notification_receivers.welcome, dispatch_uid="notifications.welcome")
     report_ready.connect(report_receivers.tell_owner, dispatch_uid="reports.tell_owner")
     post_delete.connect(report_receivers.remove_file, sender=Report, dispatch_uid="reports.remove_file")
+
+    user_created.connect(webhook_receivers.user_created, dispatch_uid="webhooks.user_created")
+    media_ready.connect(webhook_receivers.media_ready, dispatch_uid="webhooks.media_ready")
+    report_ready.connect(webhook_receivers.report_ready, dispatch_uid="webhooks.report_ready")
+    webhook_handlers.register("contact.updated", account_receivers.contact_updated)
 
     digest_sections.register("jobs", notification_selectors.ended_jobs)
     digest_sections.register("reports", report_selectors.digest_lines)
