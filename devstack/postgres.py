@@ -28,6 +28,7 @@ SETTINGS = {
     "shared_buffers": "128MB",
     "max_wal_size": "512MB",
     "jit": "off",
+    "log_checkpoints": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }

@@ -15,8 +15,8 @@ from devstack.program import Program, Stage
 from devstack.redis import Redis
 from jobs.queues import WORKER_GROUPS, WorkerGroup
 
-# Longer than a worker's own grace for its running jobs, after which it hands them back and ends by itself.
-WORKER_GRACE_SECONDS = 40
+# Beyond a worker's own grace for its running jobs, after which it hands them back and ends by itself.
+HAND_BACK_SECONDS = 10
 WEB_THREADS = 8
 
 
@@ -172,7 +172,7 @@ class Stack:
             ),
             is_ready=lambda pid: readiness.worker_is_ready(self.database_url, pid),
             stage=Stage.WORK,
-            grace_seconds=WORKER_GRACE_SECONDS,
+            grace_seconds=worker_grace_seconds(),
             where=f"{', '.join(group.queues)} ({group.concurrency} × {kind})",
             reloads=True,
         )
@@ -202,3 +202,8 @@ class Stack:
             folder=BASE_DIR,
             env={"HANDOFF_HOME": str(self.home.folder), **(env or {})},
         )
+
+
+def worker_grace_seconds() -> float:
+    """How long a worker may take to end before it is killed."""
+    return float(given("JOBS_GRACE_SECONDS") or 30) + HAND_BACK_SECONDS

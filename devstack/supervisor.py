@@ -15,7 +15,7 @@ from devstack.child import Child, how
 from devstack.launch import Launch
 from devstack.ports import require_free
 from devstack.program import Program, Stage
-from devstack.stack import WORKER_GRACE_SECONDS, Stack
+from devstack.stack import Stack, worker_grace_seconds
 from devstack.terminal import last_lines, say
 
 TICK_SECONDS = 0.1
@@ -219,7 +219,7 @@ def stop_processes(processes: list[tuple[psutil.Process, signal.Signals]]) -> No
                 process.send_signal(number)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
-    _, alive = psutil.wait_procs([process for process, _ in processes], timeout=WORKER_GRACE_SECONDS)
+    _, alive = psutil.wait_procs([process for process, _ in processes], timeout=worker_grace_seconds())
     for process in alive:
         process.kill()
     psutil.wait_procs(alive, timeout=5)
