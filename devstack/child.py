@@ -72,9 +72,7 @@ class Child:
         """Looks after the process. Returns what a person should know, when something happened."""
         now = time.monotonic()
         if self._process is None:
-            if self.state == "restarting" and now >= self._restart:
-                self.start()
-            return None
+            return self._start_again(now) if self.state == "restarting" and now >= self._restart else None
         if (status := self._ended()) is not None:
             return self._settle(status, now)
         if self.state == "starting" and now >= self._next_check:
@@ -87,6 +85,15 @@ class Child:
             _kill_group(self._process.pid)
             self._kill = now + 5
             return f"{self.name} did not end within {self.program.grace_seconds:g} s: killed"
+        return None
+
+    def _start_again(self, now: float) -> str | None:
+        try:
+            self.start()
+        except OSError as error:
+            # No memory or no more processes: that may pass, and the others are still to be looked after.
+            self._restart = now + LONGEST_PAUSE_SECONDS
+            return f"{self.name} cannot start: {error}; the next try is in {LONGEST_PAUSE_SECONDS:g} s"
         return None
 
     def _ended(self) -> int | None:

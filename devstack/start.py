@@ -39,9 +39,11 @@ def foreground(home: Home, *, port: int, reloads: bool, follows: bool) -> int:
         if reloads:
             reload.watch(supervisor.changed)
         follower = Follower({child.name: child.log for child in supervisor.children} if follows else {})
-        supervisor.look_after(follower.copy)
-        say("Stopping; running jobs are finished first. Once more: stop at once.")
-        supervisor.stop()
+        try:
+            supervisor.look_after(follower.copy)
+        finally:
+            say("Stopping; running jobs are finished first. Once more: stop at once.")
+            supervisor.stop()
         follower.copy()
         say("Stopped.")
     return 0

@@ -1,5 +1,6 @@
 """What a person sees: lines, tables, and the ends of log files."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,8 +8,12 @@ from pathlib import Path
 
 def say(text: str = "") -> None:
     """One line on standard output, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except OSError:
+        # Nobody reads any more (a closed terminal, `| head`): what is under way, like stopping, goes on all the same.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(text: str) -> None:

@@ -24,13 +24,17 @@ def main(arguments: list[str]) -> int:
 
     if options.stop:
         return stop.stop(home)
-    home.create()
-    if state.is_supervised(home):
-        return start.already_runs(home, port=options.port)
-    port = options.port or DEFAULT_PORT
-    if options.detach:
-        return start.detach(home, port=port, reloads=options.reload)
-    return start.foreground(home, port=port, reloads=options.reload, follows=not options.supervise)
+    try:
+        home.create()
+        if state.is_supervised(home):
+            return start.already_runs(home, port=options.port)
+        port = options.port or DEFAULT_PORT
+        if options.detach:
+            return start.detach(home, port=port, reloads=options.reload)
+        return start.foreground(home, port=port, reloads=options.reload, follows=not options.supervise)
+    except PermissionError as error:
+        complain(f"{error}. Did another user start it before? Set HANDOFF_HOME to a folder of your own.")
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,9 +13,11 @@ import watchfiles
 
 from devstack.demo.report import percentile
 from devstack.home import BASE_DIR, Home
-from devstack.ports import LOOPBACK, PortTaken, free_port, require_free
+from devstack.ports import LOOPBACK, Ports, PortTaken, free_port, require_free
 from devstack.reload import SourceFilter, watch
+from devstack.stack import Stack
 from devstack.state import Lock, is_supervised
+from jobs.queues import QUEUES, WORKER_GROUPS
 from tests.waiting import wait_until
 
 
@@ -42,6 +44,26 @@ def test_a_lock_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
         assert is_supervised(home)
         assert not Lock(home).take(patience_seconds=0)
     assert not is_supervised(home)
+
+
+def test_servers_that_the_environment_names_are_used_instead_of_embedded_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://me:secret@db.internal:5432/mine")
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("REDIS_HOST", "redis.internal")
+    monkeypatch.setenv("REDIS_PASSWORD", "p@ss")
+    stack = Stack.of(Home(tmp_path), Ports(8000))
+    assert [program.name for program in stack.servers()] == ["mail"]
+    assert stack.urls()["database"] == "postgres://me:secret@db.internal:5432/mine"
+    assert stack.urls()["redis"] == "redis://:p%40ss@redis.internal:6379/0"
+    stack.write_environment()
+    assert not [name for name in ("DATABASE_URL", "REDIS_URL") if name in (tmp_path / "env").read_text()]
+
+
+def test_every_declared_queue_has_a_worker_and_only_one() -> None:
+    consumed = [queue for group in WORKER_GROUPS for queue in group.queues]
+    assert sorted(consumed) == sorted(QUEUES)
 
 
 def test_only_what_the_processes_run_makes_them_start_again(tmp_path: Path) -> None:
