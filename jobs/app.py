@@ -20,6 +20,7 @@ class LedgerCelery(Celery):
     """Celery, but a task that is sent becomes a row first, in the caller's transaction, and a message after it."""
 
     task_cls = "jobs.task:JobTask"
+    control_cls = "jobs.control:LedgerControl"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -315,6 +315,8 @@ def _in_words(exc: Any) -> str:
     """An exception as a person reads it: its message, with its type in front unless that is one of ours."""
     if isinstance(exc, Reject):
         return f"Rejected: {exc.reason}"
+    if isinstance(exc, TimeLimitExceeded):
+        return f"It ran longer than its time limit of {exc.args[0]:g} seconds, and was ended."
     text = str(exc).strip()
     name = type(exc).__name__
     if type(exc).__module__ == "jobs.errors" and text:

@@ -89,6 +89,16 @@ def cancel_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
         audit.record(actor=actor, thing=job, what=f"Cancelled (was {job.state}).")
 
 
+def revoke_job(*, job_id: UUID) -> bool:
+    """Cancels a job that has not ended, on the wish of code (`AsyncResult.revoke()`); False where there is no such job.
+
+    As with `cancel_job`, the process of an active job is not stopped. Twice is as good as once.
+    """
+    jobs = Job.objects.filter(pk=job_id)
+    transition(jobs, Cause.CANCELLED, finished_at=Now(), error="Revoked.")
+    return jobs.exists()
+
+
 def pause_queue(*, queue: str, actor: AbstractBaseUser) -> bool:
     """Pauses a declared queue: no job of it starts until it is resumed; running jobs end as usual.
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from celery import chain
 from celery.exceptions import TaskRevokedError
+from django.db.models.functions import Now
 
 from jobs.models import Job
 from tests import sample_tasks
@@ -18,9 +19,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def ended(result: Any) -> Job:
     """The job, once it has ended."""
-    return wait_until(
-        lambda: Job.objects.filter(pk=result.id, state__in=["completed", "failed", "cancelled"]).first(), timeout=30
-    )
+    wait_until(lambda: Job.objects.filter(pk=result.id, finished_at__isnull=False).exists(), timeout=30)
+    return Job.objects.get(pk=result.id)
 
 
 def test_results_states_and_errors_are_celerys(processes: Processes) -> None:
@@ -58,7 +58,7 @@ def test_what_a_body_may_raise_ends_its_job(processes: Processes) -> None:
 def test_a_hard_time_limit_fails_the_job_once(processes: Processes) -> None:
     processes.worker("default")
     job = ended(sample_tasks.sleep_through_the_limits.delay())
-    assert (job.state, job.error) == ("failed", "TimeLimitExceeded: TimeLimitExceeded(2.0,)")
+    assert (job.state, job.error) == ("failed", "It ran longer than its time limit of 2 seconds, and was ended.")
     assert [attempt.outcome for attempt in job.attempts.all()] == ["failed"]
     assert ended(sample_tasks.add.delay(1, 2)).result == 3
     assert_ledger_consistent()
@@ -73,6 +73,17 @@ def test_a_chain_passes_results_on_and_its_rest_is_cancelled_when_a_step_fails(p
     job = ended(broken)
     assert (job.state, job.error) == ("cancelled", f"An earlier step of its chain failed: job {broken.parent.id}.")
     assert_ledger_consistent()
+
+
+def test_revoking_cancels_in_the_ledger_and_forgets_nothing(processes: Processes) -> None:
+    delayed = sample_tasks.add.apply_async((1, 2), countdown=600)
+    delayed.revoke()
+    delayed.revoke()
+    assert (delayed.state, Job.objects.get().error) == ("REVOKED", "Revoked.")
+    processes.worker("default")
+    # An operator wants it after all.
+    Job.objects.update(state="waiting", finished_at=None, run_at=Now())
+    assert ended(delayed).result == 3
 
 
 def test_links_and_errbacks_follow(processes: Processes, tmp_path: Path) -> None:
