@@ -58,9 +58,9 @@ def _check(*, owner: Any, from_date: date, to_date: date) -> None:
         problems["from"] = f"Must not be in the future: today is {today}."
     if to_date > today:
         problems["to"] = f"Must not be in the future: today is {today}."
-    if from_date > to_date:
-        problems.setdefault("from", "Must not be after the last day.")
-    elif to_date - from_date >= timedelta(days=LONGEST_DAYS):
-        problems.setdefault("from", f"A report is on {LONGEST_DAYS} days at the most.")
+    if not problems and from_date > to_date:
+        problems["from"] = "Must not be after the last day."
+    elif not problems and to_date - from_date >= timedelta(days=LONGEST_DAYS):
+        problems["from"] = f"A report is on {LONGEST_DAYS} days at the most."
     if problems:
         raise ValidationError(problems)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.apps import apps
@@ -14,8 +15,10 @@ from jobs.models import Job
 from notifications import selectors, services
 from notifications.clients.smtp import TransientMailError
 from notifications.digest import FAILURES_IN_A_ROW, Outcome, send_digests
+from notifications.digest_sections import MOST_ITEMS
 from notifications.models import EmailLog
 from notifications.tasks import send_digest
+from reports.models import Report
 from tests.processes import Processes
 from tests.smtp import SmtpServer
 from tests.waiting import wait_until
@@ -71,16 +74,51 @@ def test_the_digest_counts_the_users_own_jobs_of_the_day_before(smtp_server: Smt
     ended_job(ann, "failed", finished_at=yesterday - timedelta(seconds=1))
     ended_job(ann, "failed", finished_at=yesterday + timedelta(days=1))
     ended_job(bob, "cancelled", finished_at=yesterday)
-    counts = {found.user: (found.completed_count, found.failed_count) for found in selectors.digests(day=TODAY)}
-    assert counts == {ann: (3, 1), bob: (0, 0)}
+    counts = {found.user: [(line.label, line.count) for line in found.lines] for found in selectors.digests(day=TODAY)}
+    assert counts == {ann: [("Jobs done", 3), ("Jobs failed", 1)], bob: []}
 
     send()
     (to_ann,) = smtp_server.mails_to("ann@example.com")
     (to_bob,) = smtp_server.mails_to("bob@example.com")
     assert to_ann.subject == "Your digest for 1 March 2026"
-    assert "Jobs done:   3" in str(to_ann.message)
+    assert "Jobs done: 3" in str(to_ann.message)
     assert "Jobs failed: 1" in str(to_ann.message)
     assert "Nothing ran for you that day." in str(to_bob.message)
+
+
+@pytest.mark.django_db
+def test_the_digest_says_why_jobs_failed_and_where_reports_are(smtp_server: SmtpServer) -> None:
+    ann, bob = someone("ann"), someone("bob")
+    at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    for number in range(MOST_ITEMS + 2):
+        moment = at + timedelta(minutes=number)
+        Job.objects.create(
+            task="x.tasks.odd_job",
+            queue="default",
+            state="failed",
+            owner=ann,
+            finished_at=moment,
+            error=f"Number {number} <b>broke</b>.",
+        )
+    values = {"kind": "activity", "page_count": 1, "size_bytes": 1, "file": "x.pdf"}
+    days = {"from_date": date(2026, 2, 1), "to_date": date(2026, 2, 28)}
+    report = Report.objects.create(owner=ann, job_id=uuid4(), ready_at=at, **values, **days)
+    too_late = Report.objects.create(owner=ann, job_id=uuid4(), ready_at=at + timedelta(days=1), **values, **days)
+    somebody_elses = Report.objects.create(owner=bob, job_id=uuid4(), ready_at=at, **values, **days)
+    Report.objects.create(owner=ann, kind="activity", job_id=uuid4(), **days)
+    send()
+    (to_ann,) = smtp_server.mails_to("ann@example.com")
+    bodies = (to_ann.message.get_body([kind]).get_content() for kind in ("plain", "html"))
+    text, html = (body.replace("\r\n", "\n") for body in bodies)
+    assert "Jobs failed: 7\n    - Odd job: Number 2 <b>broke</b>." in text
+    assert "    - Odd job: Number 6 <b>broke</b>.\n    - and 2 more\n" in text
+    assert "Number 1" not in text
+    assert "Number 6 &lt;b&gt;broke&lt;/b&gt;." in html
+    assert "Reports ready: 1\n    - Activity, 2026-02-01 to 2026-02-28\n" in text
+    for body in (text, html):
+        assert f"/api/reports/{report.pk}/download" in body
+        assert str(too_late.pk) not in body
+        assert str(somebody_elses.pk) not in body
 
 
 @pytest.mark.django_db
@@ -105,8 +143,8 @@ def test_the_number_of_queries_does_not_grow_with_recipients_who_have_their_dige
     send()
     with connection.execute_wrapper(count := Counter()):
         send()
-    # One count, then three for the chunk and one that finds no further chunk.
-    assert count.queries == 5
+    # One count, then for the chunk: users, log, jobs, failures, reports; and one that finds no further chunk.
+    assert count.queries == 7
 
 
 class Counter:

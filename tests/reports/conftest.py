@@ -59,6 +59,7 @@ def ended_job(owner: User, task: str = "notifications.tasks.send_welcome", *, da
     """A job that was made and ended on a day."""
     at = datetime.combine(day, time(12), tzinfo=UTC)
     values = {"state": "completed", "queue": "email", "created_at": at, "started_at": at + timedelta(seconds=2)}
+    values["progress_percent"] = 100
     return Job.objects.create(task=task, owner=owner, **{**values, "finished_at": at + timedelta(seconds=5), **fields})
 
 

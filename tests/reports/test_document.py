@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_the_days_are_those_of_the_owners_clock(user: User) -> None:
 def test_the_document_can_be_read_by_machines_for_people_who_cannot_see_it(user: User) -> None:
     ended_job(user)
     document = made(asked(user))
-    catalog = document.trailer["/Root"]
+    catalog: Any = document.trailer["/Root"]
     assert document.metadata is not None
     assert document.metadata.title == f"Activity report {FIRST} to {LAST}"
     assert catalog["/Lang"] == "en"
