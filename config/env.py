@@ -75,6 +75,11 @@ class Environment(BaseSettings):
         "", description="Private networks that webhooks may be sent to, like 10.1.0.0/16, separated by commas"
     )
 
+    crm_base_url: str = Field(
+        "", pattern=r"^(https?://\S+[^\s/])?$", description="The CRM's API, like https://api.hubapi.com; empty: no CRM"
+    )
+    crm_token: SecretStr = Field(SecretStr(""), description="Token of the CRM's API")
+
     flower_url: str = Field(
         "http://127.0.0.1:5555", pattern=r"^https?://[^/]+$", description="Where Flower listens; never public"
     )

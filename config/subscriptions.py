@@ -5,6 +5,7 @@ from django.db.models.signals import post_delete
 
 from accounts import receivers as account_receivers
 from accounts.signals import user_created
+from crm import receivers as crm_receivers
 from media_jobs.signals import media_ready
 from notifications import digest_sections
 from notifications import receivers as notification_receivers
@@ -25,6 +26,7 @@ def connect() -> None:
     report_ready.connect(report_receivers.tell_owner, dispatch_uid="reports.tell_owner")
     post_delete.connect(report_receivers.remove_file, sender=Report, dispatch_uid="reports.remove_file")
 
+    user_created.connect(crm_receivers.user_created, dispatch_uid="crm.user_created")
     user_created.connect(webhook_receivers.user_created, dispatch_uid="webhooks.user_created")
     media_ready.connect(webhook_receivers.media_ready, dispatch_uid="webhooks.media_ready")
     report_ready.connect(webhook_receivers.report_ready, dispatch_uid="webhooks.report_ready")

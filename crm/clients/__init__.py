@@ -1,0 +1,1 @@
+"""One module per outside system: time-outs always, the database never."""
