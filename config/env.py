@@ -1,8 +1,8 @@
 """The environment, read once. Nothing else in the project looks at `os.environ` for a setting.
 
-Each variable may come, in this order, from the process environment, from a mounted file named by `NAME_FILE` (Docker and
-Kubernetes secrets), from `.env` beside `manage.py`, and last from the file that `bin/up` writes while the local stack
-runs. `.env.example` lists them all; a test compares the two.
+Each variable may come, in this order, from the process environment, from a mounted file named by `NAME_FILE` (Docker
+and Kubernetes secrets), from `.env` beside `manage.py`, and last from the file that `bin/up` writes while the local
+stack runs. `.env.example` lists them all; a test compares the two.
 """
 
 import os
