@@ -16,7 +16,7 @@ from webhooks.addresses import networks
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environment.read()
 
-# --- Security -------------------------------------------------------------------------------------------------------
+# --- Security -----------------------------------------------------------------------------------------------------
 SECRET_KEY = env.secret_key.get_secret_value()
 DEBUG = env.debug
 SITE_URL = env.site_url
@@ -39,7 +39,7 @@ if env.behind_tls_proxy:
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
-# --- Applications ---------------------------------------------------------------------------------------------------
+# --- Applications -------------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "config.apps.ConfigConfig",
     "unfold",
@@ -91,7 +91,7 @@ TEMPLATES = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
 
-# --- Database -------------------------------------------------------------------------------------------------------
+# --- Database -----------------------------------------------------------------------------------------------------
 DATABASES = {
     "default": {
         **dj_database_url.parse(env.database_url, conn_max_age=600, conn_health_checks=True),
@@ -110,7 +110,7 @@ if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
         "DATABASE_URL: expected a PostgreSQL server, like postgres://user:password@host:5432/name"
     )
 
-# --- Users ----------------------------------------------------------------------------------------------------------
+# --- Users --------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
 LOGIN_URL = "admin:login"
 PASSWORD_HASHERS = [
@@ -127,13 +127,13 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
-# --- Language and time ----------------------------------------------------------------------------------------------
+# --- Language and time --------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en-us"
 USE_I18N = False
 TIME_ZONE = "UTC"
 USE_TZ = True
 
-# --- Admin ----------------------------------------------------------------------------------------------------------
+# --- Admin --------------------------------------------------------------------------------------------------------
 UNFOLD = {
     "SITE_TITLE": "Handoff",
     "SITE_HEADER": "Handoff",
@@ -194,6 +194,12 @@ UNFOLD = {
                         "link": reverse_lazy("admin:media_jobs_video_changelist"),
                         "permission": lambda request: request.user.has_perm("media_jobs.view_video"),
                     },
+                    {
+                        "title": "Reports",
+                        "icon": "picture_as_pdf",
+                        "link": reverse_lazy("admin:reports_report_changelist"),
+                        "permission": lambda request: request.user.has_perm("reports.view_report"),
+                    },
                 ],
             },
             {
@@ -224,7 +230,7 @@ UNFOLD = {
     },
 }
 
-# --- Files ----------------------------------------------------------------------------------------------------------
+# --- Files --------------------------------------------------------------------------------------------------------
 STATIC_URL = "static/"
 STATIC_ROOT = env.handoff_home / "static"
 MEDIA_ROOT = env.handoff_home / "media"
@@ -240,7 +246,7 @@ VIDEO_MAX_PIXELS = env.video_max_pixels
 # The web process serves the admin's own assets straight from the packages: nothing to collect before the first start.
 WHITENOISE_USE_FINDERS = True
 
-# --- Mail -----------------------------------------------------------------------------------------------------------
+# --- Mail ---------------------------------------------------------------------------------------------------------
 EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 EMAIL_HOST = env.email_host
 EMAIL_PORT = env.email_port
@@ -251,7 +257,7 @@ EMAIL_USE_SSL = env.email_use_ssl
 EMAIL_TIMEOUT = env.email_timeout_seconds
 DEFAULT_FROM_EMAIL = env.default_from_email
 
-# --- Celery ---------------------------------------------------------------------------------------------------------
+# --- Celery -------------------------------------------------------------------------------------------------------
 REDIS_URL = (
     str(env.redis_url)
     if env.redis_url
@@ -297,7 +303,7 @@ CELERY_ENABLE_UTC = True
 # Results live in the ledger; the empty tables of django-celery-results need no extended fields.
 DJANGO_CELERY_BEAT_TZ_AWARE = True
 
-# --- The ledger -----------------------------------------------------------------------------------------------------
+# --- The ledger ---------------------------------------------------------------------------------------------------
 JOBS_LEASE_SECONDS = env.jobs_lease_seconds
 JOBS_HEARTBEAT_SECONDS = env.jobs_heartbeat_seconds
 JOBS_GRACE_SECONDS = env.jobs_grace_seconds
@@ -305,17 +311,17 @@ JOBS_DISPATCH_SECONDS = env.jobs_dispatch_seconds
 JOBS_WINDOW = env.jobs_window
 JOBS_PAYLOAD_MAX_BYTES = env.jobs_payload_max_bytes
 
-# --- Webhooks -------------------------------------------------------------------------------------------------------
+# --- Webhooks -----------------------------------------------------------------------------------------------------
 WEBHOOK_ALLOWED_NETWORKS = networks(env.webhook_allowed_networks)
 
-# --- CRM ------------------------------------------------------------------------------------------------------------
+# --- CRM ----------------------------------------------------------------------------------------------------------
 CRM_BASE_URL = env.crm_base_url
 CRM_TOKEN = env.crm_token.get_secret_value()
 
-# --- Flower ---------------------------------------------------------------------------------------------------------
+# --- Flower -------------------------------------------------------------------------------------------------------
 FLOWER_URL = env.flower_url
 
-# --- Logs -----------------------------------------------------------------------------------------------------------
+# --- Logs ---------------------------------------------------------------------------------------------------------
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
