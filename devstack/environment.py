@@ -37,11 +37,21 @@ def write(home: Home, ports: Ports, *, database_url: str | None, redis_url: str 
         "EMAIL_HOST": LOOPBACK,
         "EMAIL_PORT": str(ports.smtp),
         "FLOWER_URL": f"http://{LOOPBACK}:{ports.flower}",
+        # Receivers on this machine, like that of the demo.
+        "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
+        # Address and token belong together: a CRM of somebody's own must never get our token, nor ours his.
+        "CRM_BASE_URL": None if given("CRM_BASE_URL", "CRM_TOKEN") else crm_url(ports),
+        "CRM_TOKEN": None if given("CRM_BASE_URL", "CRM_TOKEN") else home.secret("crm"),
     }
     lines = [f"{name}={value}" for name, value in variables.items() if value is not None]
     home.write_private(
         home.env, "# Written by bin/up at each start; put your own values into .env.\n" + "\n".join(lines) + "\n"
     )
+
+
+def crm_url(ports: Ports) -> str:
+    """Where the stand-in for the CRM listens."""
+    return f"http://{LOOPBACK}:{ports.crm}"
 
 
 def site_url(ports: Ports) -> str:

@@ -44,6 +44,11 @@ class Ports:
         """Flower."""
         return self.web + 5
 
+    @property
+    def crm(self) -> int:
+        """The stand-in for the CRM."""
+        return self.web + 6
+
 
 def is_free(port: int) -> bool:
     """Whether nobody listens on this port of the loopback address."""

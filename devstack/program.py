@@ -13,6 +13,7 @@ class Stage(IntEnum):
 
     INTAKE = 1
     WORK = 2
+    # What workers talk to: the mail catcher and the stand-in for the CRM.
     MAIL = 3
     REDIS = 4
     DATABASE = 5

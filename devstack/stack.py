@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from devstack import environment, mail, readiness
+from devstack import crm, environment, mail, readiness
 from devstack.environment import REDIS_NAMES, given
 from devstack.home import BASE_DIR, Home
 from devstack.launch import Launch
@@ -63,7 +63,8 @@ class Stack:
             wanted["postgres"] = self.ports.postgres
         if self.redis:
             wanted["redis"] = self.ports.redis
-        return {**wanted, "smtp": self.ports.smtp, "mail": self.ports.mail, "flower": self.ports.flower}
+        wanted |= {"smtp": self.ports.smtp, "mail": self.ports.mail, "flower": self.ports.flower}
+        return {**wanted, "crm": self.ports.crm}
 
     def urls(self) -> dict[str, str]:
         """Where everything is."""
@@ -79,6 +80,7 @@ class Stack:
             "database": self.database_url,
             "redis": self.redis_url,
             "smtp": f"smtp://{LOOPBACK}:{self.ports.smtp}",
+            "crm": f"{environment.crm_url(self.ports)}{crm.CONTACTS}",
         }
 
     def servers(self) -> list[Program]:
@@ -121,6 +123,17 @@ class Stack:
                 is_ready=lambda _: readiness.listens(self.ports.smtp) and readiness.serves(self.urls()["mail_api"]),
                 stage=Stage.MAIL,
                 where=self.urls()["mail"],
+            )
+        )
+        servers.append(
+            Program(
+                name="crm",
+                launch=lambda: crm.launch(
+                    folder=self.home.folder / "crm", port=self.ports.crm, token=self.home.secret("crm")
+                ),
+                is_ready=lambda _: readiness.serves(self.urls()["crm"]),
+                stage=Stage.MAIL,
+                where=self.urls()["crm"],
             )
         )
         return servers

@@ -42,10 +42,10 @@ def test_the_status_names_every_process_and_where_everything_is(stack: Stack) ->
     assert set(status) == {"processes", "urls", "home"}
     assert status["home"] == str(stack.folder)
     assert set(status["urls"]) == {
-        "web", "admin", "dashboard", "flower", "mail", "mail_api", "database", "redis", "smtp",
+        "web", "admin", "dashboard", "flower", "mail", "mail_api", "database", "redis", "smtp", "crm",
     }  # fmt: skip
     assert {process["name"] for process in status["processes"]} == {
-        "web", "beat", "flower", "postgres", "redis", "mail", *(group.name for group in WORKER_GROUPS),
+        "web", "beat", "flower", "postgres", "redis", "mail", "crm", *(group.name for group in WORKER_GROUPS),
     }  # fmt: skip
     for process in status["processes"]:
         assert set(process) == {"name", "pid", "state"}
@@ -61,7 +61,7 @@ def test_each_pid_leads_its_own_process_group(stack: Stack) -> None:
 
 def test_every_url_answers(stack: Stack) -> None:
     urls = stack.status()["urls"]
-    for name in ("web", "admin", "dashboard", "flower", "mail", "mail_api"):
+    for name in ("web", "admin", "dashboard", "flower", "mail", "mail_api", "crm"):
         assert httpx.get(urls[name]).status_code < 500, name
     assert "messages" in httpx.get(urls["mail_api"]).json()
     with psycopg.connect(urls["database"]) as connection:
