@@ -137,3 +137,8 @@ def custom_state(self: Any, path: str) -> None:
 @shared_task(queue="default")
 def fail_with(value: int) -> None:
     raise Permanent(f"cannot go on with {value}")
+
+
+@shared_task(queue="default")
+def fail_unexpectedly() -> None:
+    raise ValueError("nobody expected this")

@@ -1,5 +1,6 @@
 """What Celery's users know, on the ledger, with a real worker."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,28 @@ def test_what_a_body_may_raise_ends_its_job(processes: Processes) -> None:
     assert ended(hungry).error == "RuntimeError: Out of memory: no more"
     assert processes.started[0].status is None
     assert_ledger_consistent()
+
+
+def test_a_task_that_declares_no_retries_fails_at_once_whatever_its_queue_allows(processes: Processes) -> None:
+    processes.worker("default")
+    job = ended(sample_tasks.fail_unexpectedly.delay())
+    assert (job.state, job.attempt, job.max_attempts) == ("failed", 1, 3)
+    assert job.error == "ValueError: nobody expected this"
+
+
+def test_each_start_end_retry_and_failure_is_one_line_in_the_log(processes: Processes) -> None:
+    worker = processes.worker("default")
+    again, failed = ended(sample_tasks.fail_until.delay(2)), ended(sample_tasks.fail_for_good.delay())
+    task = "task=tests.sample_tasks.fail_until queue=default"
+    expected = [
+        rf"INFO jobs.run: started id={again.pk} {task} attempt=1/3 ms=\d+$",
+        rf"WARNING jobs.run: retried id={again.pk} {task} attempt=1/3 ms=\d+ in=1 error=Flaky: not yet: run 1$",
+        rf"INFO jobs.run: started id={again.pk} {task} attempt=2/3 ms=\d+$",
+        rf"INFO jobs.run: completed id={again.pk} {task} attempt=2/3 ms=\d+$",
+        rf"WARNING jobs.run: failed id={failed.pk} .* attempt=1/3 ms=\d+ error=the mailbox does not exist$",
+    ]
+    wait_until(lambda: all(re.search(line, worker.output, re.MULTILINE) for line in expected))
+    assert len(re.findall(rf"jobs.run: .*{again.pk}", worker.output)) == 4
 
 
 def test_a_hard_time_limit_fails_the_job_once(processes: Processes) -> None:
