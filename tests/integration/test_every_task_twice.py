@@ -29,7 +29,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "reports.tasks.render_report": lambda: {"report_id": str(a_report().pk)},
     "reports.tasks.send_report_ready": lambda: {"report_id": str(a_report(**READY).pk)},
 }
-READY = {"ready_at": timezone.now(), "file": "reports/x.pdf", "page_count": 1, "size_bytes": 1}
+READY: dict[str, Any] = {"ready_at": timezone.now(), "file": "reports/x.pdf", "page_count": 1, "size_bytes": 1}
 # The ledger counts runs; that is its work.
 LEDGER = {"jobs"}
 
