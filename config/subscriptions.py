@@ -5,6 +5,7 @@ from django.db.models.signals import post_delete
 
 from accounts import receivers as account_receivers
 from accounts.signals import user_created
+from config import report_sections as media_sections
 from crm import receivers as crm_receivers
 from media_jobs.signals import media_ready
 from notifications import digest_sections
@@ -36,4 +37,6 @@ def connect() -> None:
     digest_sections.register("reports", report_selectors.digest_lines)
 
     report_sections.register("jobs", activity.jobs)
+    report_sections.register("pictures", media_sections.pictures)
+    report_sections.register("videos", media_sections.videos)
     report_sections.register("mails", activity.mails)

@@ -16,7 +16,7 @@ MOST_ROWS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One number of the summary."""
+    """One number of the summary. Beside the first of a section, only those that are not 0 are shown."""
 
     label: str
     value: int

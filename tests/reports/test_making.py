@@ -30,14 +30,14 @@ def test_progress_goes_up_by_stage_and_page(user: User) -> None:
     for _ in range(80):
         ended_job(user)
     told: list[tuple[int, int, str]] = []
-    make_report(report_id=asked(user).pk, progress=lambda *step: told.append(step))
+    report = make_report(report_id=asked(user).pk, progress=lambda *step: told.append(step))
     percents = [done for done, _, _ in told]
     assert percents == sorted(percents)
     assert {total for _, total, _ in told} == {100}
     messages = [message for _, _, message in told]
-    assert messages[:2] == ["Reading jobs", "Reading mails"]
+    assert messages[:4] == ["Reading jobs", "Reading pictures", "Reading videos", "Reading mails"]
     assert "Laying out page 2" in messages
-    assert messages[-1] == "Ready: 3 pages"
+    assert messages[-1] == f"Ready: {report.page_count} pages"
     assert percents[-1] == 100
 
 
