@@ -6,6 +6,7 @@ from contextlib import closing
 
 import httpx
 
+from devstack.demo import reports
 from devstack.demo.report import Report, patiently
 from devstack.demo.site import Site
 
@@ -22,6 +23,7 @@ def take(site: Site, report: Report, *, user_count: int) -> None:
         return
     _mails(site, report, addresses)
     _jobs(site, report, addresses[0], user_ids)
+    reports.show(site, report, address=addresses[0])
     _refusals(site, report, addresses[0])
     _health(site, report)
     _admin(site, report)
