@@ -203,6 +203,42 @@ UNFOLD = {
                 ],
             },
             {
+                "title": "Connections",
+                "separator": True,
+                "items": [
+                    {
+                        "title": "Webhook endpoints",
+                        "icon": "outbound",
+                        "link": reverse_lazy("admin:webhooks_endpoint_changelist"),
+                        "permission": lambda request: request.user.has_perm("webhooks.view_endpoint"),
+                    },
+                    {
+                        "title": "Deliveries",
+                        "icon": "send",
+                        "link": reverse_lazy("admin:webhooks_delivery_changelist"),
+                        "permission": lambda request: request.user.has_perm("webhooks.view_delivery"),
+                    },
+                    {
+                        "title": "Webhook sources",
+                        "icon": "input",
+                        "link": reverse_lazy("admin:webhooks_source_changelist"),
+                        "permission": lambda request: request.user.has_perm("webhooks.view_source"),
+                    },
+                    {
+                        "title": "Received events",
+                        "icon": "inbox",
+                        "link": reverse_lazy("admin:webhooks_incomingevent_changelist"),
+                        "permission": lambda request: request.user.has_perm("webhooks.view_incomingevent"),
+                    },
+                    {
+                        "title": "CRM contacts",
+                        "icon": "contacts",
+                        "link": reverse_lazy("admin:crm_crmcontact_changelist"),
+                        "permission": lambda request: request.user.has_perm("crm.view_crmcontact"),
+                    },
+                ],
+            },
+            {
                 "title": "People",
                 "separator": True,
                 "items": [

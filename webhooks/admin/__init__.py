@@ -1,0 +1,5 @@
+"""The admin pages of webhooks. Importing this package registers them."""
+
+from webhooks.admin import incoming, outgoing
+
+__all__ = ["incoming", "outgoing"]
