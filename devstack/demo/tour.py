@@ -6,7 +6,7 @@ from contextlib import closing
 
 import httpx
 
-from devstack.demo import reports
+from devstack.demo import crm, reports, webhooks
 from devstack.demo.report import Report, patiently
 from devstack.demo.site import Site
 
@@ -24,6 +24,8 @@ def take(site: Site, report: Report, *, user_count: int) -> None:
     _mails(site, report, addresses)
     _jobs(site, report, addresses[0], user_ids)
     reports.show(site, report, address=addresses[0])
+    webhooks.show(site, report, address=addresses[0])
+    crm.show(site, report, addresses=addresses)
     _refusals(site, report, addresses[0])
     _health(site, report)
     _admin(site, report)
