@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import states
 from celery.exceptions import Ignore, Reject
 from celery.utils.time import maybe_iso8601, maybe_make_aware
@@ -18,6 +18,7 @@ from django_celery_results.backends.database import DatabaseBackend
 
 from jobs import follow_ups, settle
 from jobs.enqueue import NotSupported
+from jobs.errors import LeaseLost, Permanent
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
@@ -55,20 +56,27 @@ class LedgerBackend(DatabaseBackend):
         run = _run(task_id, request)
         if run is None:
             return
-        self.encode(result)
-        kept = None if request.ignore_result else result
 
         def write(repeated: bool) -> bool:
-            if not request.claim.follow_ups:
-                return settle.complete(run, result=kept) or (repeated and run.ended())
-            with settle.atomic():
-                landed = settle.complete(run, result=kept)
-                if landed:
-                    follow_ups.insert(self.app, run.job_id, request.claim, result)
-            return landed or (repeated and run.ended())
+            return self.complete(request, result) or (repeated and run.ended())
 
-        if self._written(write, request, "completed"):
+        if request.settled or self._written(write, request, "completed"):
             log(logging.INFO, "completed", request.task, request)
+
+    def complete(self, request: Any, result: Any) -> bool:
+        """Completes the job of a claimed request, together with what follows it; False where it is no longer its own.
+
+        Raises EncodeError for a result that is not JSON.
+        """
+        self.encode(result)
+        kept = None if request.ignore_result else result
+        if not request.claim.follow_ups:
+            return settle.complete(request.run, result=kept)
+        with settle.atomic():
+            landed = settle.complete(request.run, result=kept)
+            if landed:
+                follow_ups.insert(self.app, request.run.job_id, request.claim, result)
+        return landed
 
     def mark_as_failure(
         self,
@@ -317,8 +325,10 @@ def _in_words(exc: Any) -> str:
         return f"Rejected: {exc.reason}"
     if isinstance(exc, TimeLimitExceeded):
         return f"It ran longer than its time limit of {exc.args[0]:g} seconds, and was ended."
+    if isinstance(exc, SoftTimeLimitExceeded):
+        return "It ran longer than its time limit, and was ended."
     text = str(exc).strip()
     name = type(exc).__name__
-    if type(exc).__module__ == "jobs.errors" and text:
+    if isinstance(exc, (Permanent, LeaseLost)) and text:
         return text
     return f"{name}: {text}" if text else name

@@ -60,6 +60,8 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         ignore_result=claim.ignore_result,
         correlation_id=claim.correlation_id or None,
         reported_at=0.0,
+        settled=False,
+        retry_signature=None,
     )
     log(logging.INFO, "started", task.name, request)
 

@@ -5,23 +5,31 @@ nothing of this run is kept. Called twice for one run, the second call finds 0 r
 """
 
 import logging
+import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, QuerySet, When
 from django.db.models.functions import Greatest, Now
+from django.db.models.sql import UpdateQuery
+from django.db.models.sql.constants import ROW_COUNT
 
 from jobs import publish
 from jobs.models import Attempt, Job
+from jobs.patience import DATABASE_AWAY
 from jobs.queues import QUEUES
 from jobs.states import Cause
 from jobs.transitions import transition
 
 logger = logging.getLogger(__name__)
+
+# Each thread's second connection to the ledger, in autocommit.
+_beside = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +158,24 @@ def hand_back(worker_id: UUID) -> int:
 
 
 def report(run: Run, **changes: Any) -> bool:
-    """Progress or a custom state of a running job."""
-    return bool(run.row().update(**changes))
+    """Progress or a custom state of a running job: visible at once and kept, whatever becomes of a transaction around.
+
+    Inside a transaction it therefore goes over a connection of its own, which the thread keeps.
+    """
+    if not connections[ledger()].in_atomic_block:
+        return bool(run.row().update(**changes))
+    connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
+    if connection is None:
+        connection = _beside.connection = connections.create_connection(ledger())
+    query = run.row().query.chain(UpdateQuery)
+    query.add_update_values(changes)
+    try:
+        return bool(query.get_compiler(connection=connection).execute_sql(ROW_COUNT))
+    except DATABASE_AWAY as error:
+        # A report is never worth a job; whether the run still owns its job is asked again at its end.
+        logger.warning("id=%s could not report (%s)", run.job_id, str(error).strip())
+        connection.close()
+        return True
 
 
 def _record(run: Run, outcome: Attempt.Outcome, error: str, traceback: str = "") -> bool:

@@ -1,5 +1,6 @@
 """JobTask: the base class of every task in the project. Its API is Celery's."""
 
+import logging
 import time
 from functools import partial
 from typing import Any, ClassVar
@@ -13,9 +14,13 @@ from celery.result import AsyncResult
 from jobs import runs, settle
 from jobs.enqueue import NotSupported
 from jobs.errors import LeaseLost, Permanent
+from jobs.patience import DATABASE_AWAY, patiently
 from jobs.queues import QUEUES, Queue
 
+logger = logging.getLogger(__name__)
+
 _REPORT_SECONDS = 0.5
+_COMMIT_PATIENCE_SECONDS = 20
 # Read through properties, so that a running job's own limits come before the task's, and the queue's come last.
 _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
 
@@ -23,12 +28,14 @@ _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
 class JobTask(DjangoTask):
     """A Celery task whose jobs are rows of the ledger.
 
-    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, and the options `dedup_key`, `owner_id`, `max_attempts`
-    and `correlation_id` of `apply_async()`. Jitter is off unless asked for.
+    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and the options
+    `dedup_key`, `owner_id`, `max_attempts` and `correlation_id` of `apply_async()`. Jitter is off unless asked for.
     """
 
     abstract = True
     retry_jitter = False
+    # `atomic=True`: the body and the job's completion are one transaction (G15).
+    atomic = False
     # An expected failure: one line in the log, no traceback.
     throws = (Permanent,)
     _declared: ClassVar[dict[str, Any]] = {}
@@ -96,7 +103,7 @@ class JobTask(DjangoTask):
         if getattr(request, "claim", None) is None:
             raise Ignore("not claimed")
         try:
-            return self.run(*args, **kwargs)
+            return self._run_atomically(*args, **kwargs) if self.atomic else self.run(*args, **kwargs)
         except (Ignore, Reject) as error:
             # Celery's tracer tells the backend nothing of these two.
             self.backend.mark_as_left(request.id, error, request)
@@ -104,6 +111,32 @@ class JobTask(DjangoTask):
         except MemoryError as error:
             # Celery ends the whole worker on MemoryError; it is this job's failure alone.
             raise RuntimeError(f"Out of memory: {error}") from error
+
+    def _run_atomically(self, *args: Any, **kwargs: Any) -> Any:
+        """The body, and the completion of its job, in one fenced transaction: its database effects happen exactly once.
+
+        Raises LeaseLost, with everything rolled back, where the run no longer owns its job. When the connection breaks
+        at the commit, the ledger is asked what became of it.
+        """
+        request = self.request
+        result: Any = None
+        written = False
+        try:
+            with settle.atomic():
+                result = self.run(*args, **kwargs)
+                written = request.retry_signature is None and self.backend.complete(request, result)
+                if not written and request.retry_signature is None:
+                    raise LeaseLost(f"Job {request.run.job_id} is no longer this run's: its effects are rolled back.")
+        except DATABASE_AWAY:
+            if not written or not patiently(lambda _: request.run.ended(), seconds=_COMMIT_PATIENCE_SECONDS):
+                raise
+        except Exception:
+            # Raised after the commit, by what the body had registered with `on_commit`: the job has ended all the same.
+            if not written or not request.run.ended():
+                raise
+            logger.exception("id=%s completed, but a callback after its commit failed", request.id)
+        request.settled = written
+        return result
 
     def progress(self, done: float, total: float = 100, message: str = "") -> None:
         """Says how far the job is: `done` of `total`, with a short message. Cheap: at most two writes a second.

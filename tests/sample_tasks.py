@@ -6,11 +6,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from celery import group, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from django.contrib.auth.models import Group
 from django.db import transaction
 
+from jobs import fenced
 from jobs.errors import Permanent
 
 
@@ -142,3 +145,40 @@ def fail_with(value: int) -> None:
 @shared_task(queue="default")
 def fail_unexpectedly() -> None:
     raise ValueError("nobody expected this")
+
+
+def _write_and_wait(task: Any, name: str, path: str) -> None:
+    """A database effect that nothing makes unique, then a pause in which the test can strike."""
+    Group.objects.create(name=f"{name} {uuid4()}")
+    task.progress(50, 100, "written")
+    while not Path(path).exists():
+        time.sleep(0.05)
+
+
+@shared_task(bind=True, queue="default", atomic=True)
+def write_atomically(self: Any, name: str, path: str) -> str:
+    _write_and_wait(self, name, path)
+    return "written"
+
+
+@shared_task(bind=True, queue="default")
+def write_fenced(self: Any, name: str, path: str) -> str:
+    with fenced():
+        _write_and_wait(self, name, path)
+    return "written"
+
+
+@shared_task(bind=True, queue="default", atomic=True)
+def write_atomically_and_fail(self: Any, name: str) -> None:
+    Group.objects.create(name=name)
+    self.progress(50, 100, "written")
+    raise Permanent("after all, no")
+
+
+@shared_task(bind=True, queue="default", atomic=True)
+def write_atomically_and_retry(self: Any, name: str) -> int:
+    Group.objects.create(name=f"{name} {uuid4()}")
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    transaction.on_commit(lambda: 1 / 0)
+    return self.request.retries
