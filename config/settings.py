@@ -225,7 +225,7 @@ UNFOLD = {
                         "permission": lambda request: request.user.has_perm("webhooks.view_source"),
                     },
                     {
-                        "title": "Received events",
+                        "title": "Incoming events",
                         "icon": "inbox",
                         "link": reverse_lazy("admin:webhooks_incomingevent_changelist"),
                         "permission": lambda request: request.user.has_perm("webhooks.view_incomingevent"),

@@ -7,3 +7,4 @@ class CrmConfig(AppConfig):
     """Keeps the contacts at the CRM like our users; off until the CRM is configured."""
 
     name = "crm"
+    verbose_name = "CRM"

@@ -16,7 +16,7 @@ URL_MAX_CHARACTERS = 2000
 class Source(models.Model):
     """A system that sends us events, to `/webhooks/in/<name>`. Its secret signs them."""
 
-    name = models.SlugField(max_length=50, help_text="The last part of the address: /webhooks/in/<name>")
+    name = models.SlugField(max_length=50, help_text="The last part of the address: /webhooks/in/NAME")
     sealed_secret = models.TextField(editable=False)
     is_active = models.BooleanField(default=True, help_text="Otherwise its address is unknown")
     created_at = models.DateTimeField(db_default=Now())
@@ -153,7 +153,7 @@ class Delivery(models.Model):
         indexes = [models.Index(fields=["-created_at"], name="delivery_by_time")]
 
     def __str__(self) -> str:
-        return f"{self.event_id} to {self.endpoint_id}"
+        return f"{self.event} to {self.endpoint}"
 
     def mark(self, state: State) -> None:
         """Moves it to a state."""

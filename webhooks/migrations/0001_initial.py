@@ -63,7 +63,7 @@ class Migration(migrations.Migration):
             name='Source',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(help_text='The last part of the address: /webhooks/in/<name>')),
+                ('name', models.SlugField(help_text='The last part of the address: /webhooks/in/NAME')),
                 ('sealed_secret', models.TextField(editable=False)),
                 ('is_active', models.BooleanField(default=True, help_text='Otherwise its address is unknown')),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
