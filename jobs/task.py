@@ -28,8 +28,8 @@ _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
 class JobTask(DjangoTask):
     """A Celery task whose jobs are rows of the ledger.
 
-    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and the options
-    `dedup_key`, `owner_id`, `max_attempts` and `correlation_id` of `apply_async()`. Jitter is off unless asked for.
+    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and, of `apply_async()`,
+    the options `dedup_key`, `owner_id`, `max_attempts` and `correlation_id`. Jitter is off unless asked for.
     """
 
     abstract = True
