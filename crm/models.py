@@ -39,8 +39,10 @@ class CrmContact(models.Model):
         return f"contact of user {self.user_id}"
 
     def mark_synced(self, *, remote_id: str) -> None:
-        """The CRM has what we have."""
-        self.state, self.remote_id, self.error, self.synced_at = self.State.SYNCED, remote_id, "", timezone.now()
+        """The CRM has what we have. Once more for a contact that is synced already changes nothing."""
+        if self.state != self.State.SYNCED:
+            self.synced_at = timezone.now()
+        self.state, self.remote_id, self.error = self.State.SYNCED, remote_id, ""
         self.save(update_fields=["state", "remote_id", "error", "synced_at"])
 
     def mark_unsynced(self, *, error: str, is_final: bool) -> None:

@@ -1,5 +1,6 @@
 """Every task of ours, run twice with the same arguments, leaves the world as one run leaves it."""
 
+import json
 from collections.abc import Callable
 from datetime import date
 from hashlib import sha256
@@ -15,12 +16,17 @@ from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
 from accounts.models import User
+from crm.models import CrmContact
 from devstack.home import BASE_DIR
 from jobs.models import Job
 from reports.models import Report
+from tests.crm_stand_in import CrmStandIn
+from tests.http_server import HttpServer
 from tests.processes import Processes
 from tests.smtp import SmtpServer
 from tests.waiting import wait_until
+from webhooks import services as webhooks
+from webhooks.models import Delivery, Endpoint, IncomingEvent, OutgoingEvent, Source
 
 # How to prepare the world for a task, and the arguments for it. A new task needs a line here.
 ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -28,6 +34,9 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "notifications.tasks.send_digest": lambda: (somebody(), {})[1],
     "reports.tasks.render_report": lambda: {"report_id": str(a_report().pk)},
     "reports.tasks.send_report_ready": lambda: {"report_id": str(a_report(**READY).pk)},
+    "webhooks.tasks.deliver": lambda: {"delivery_id": str(a_delivery().pk)},
+    "webhooks.tasks.handle": lambda: {"event_id": str(an_event().pk)},
+    "crm.tasks.sync_contact": lambda: {"contact_id": CrmContact.objects.create(user=somebody()).pk},
 }
 READY: dict[str, Any] = {"ready_at": timezone.now(), "file": "reports/x.pdf", "page_count": 1, "size_bytes": 1}
 # The ledger counts runs; that is its work.
@@ -43,14 +52,29 @@ def a_report(**fields: Any) -> Report:
     return Report.objects.create(owner=somebody(), kind="activity", job_id=uuid4(), **days, **fields)
 
 
+def a_delivery() -> Delivery:
+    endpoint, _ = webhooks.create_endpoint(
+        owner=somebody(), url="https://example.com/", event_types=["media.ready"]
+    )
+    event = OutgoingEvent.objects.create(type="media.ready", subject="picture-7", body="{}")
+    return Delivery.objects.create(endpoint=endpoint, event=event)
+
+
+def an_event() -> IncomingEvent:
+    source = Source.objects.create(name="shop", sealed_secret="-")
+    data = {"email": somebody().email, "name": "Anne"}
+    body = json.dumps({"type": "contact.updated", "data": data})
+    return IncomingEvent.objects.create(source=source, type="contact.updated", body=body, job_id=uuid4())
+
+
 def our_tasks() -> set[str]:
     current_app.loader.import_default_modules()
     ours = {app.name for app in apps.get_app_configs() if Path(app.path).parent == BASE_DIR}
     return {name for name in current_app.tasks if name.partition(".")[0] in ours}
 
 
-def world(smtp_server: SmtpServer) -> dict[str, Any]:
-    """All rows of all tables but the ledger's, all mails, and all files."""
+def world(smtp_server: SmtpServer, http_server: HttpServer, crm: CrmStandIn) -> dict[str, Any]:
+    """All rows of all tables but the ledger's, all mails, all files, what endpoints got and the CRM has."""
     rows = {
         model._meta.label: sorted(map(repr, model._default_manager.values_list()))
         for model in apps.get_models()
@@ -59,7 +83,8 @@ def world(smtp_server: SmtpServer) -> dict[str, Any]:
     mails = [(mail.recipients, mail.message["Message-ID"]) for mail in smtp_server.mails]
     root = Path(settings.MEDIA_ROOT)
     files = {str(path): sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
-    return {**rows, "mails": mails, "files": files}
+    outside = {"mails": mails, "requests": list(http_server.requests), "contacts": crm.contacts.all()}
+    return {**rows, **outside, "files": files}
 
 
 def test_every_task_is_run_twice_here() -> None:
@@ -68,16 +93,19 @@ def test_every_task_is_run_twice_here() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_second_run_changes_nothing(name: str, processes: Processes, smtp_server: SmtpServer) -> None:
+def test_a_second_run_changes_nothing(
+    name: str, processes: Processes, smtp_server: SmtpServer, http_server: HttpServer, crm: CrmStandIn
+) -> None:
     kwargs = ARGUMENTS[name]()
-    untouched = world(smtp_server)
-    processes.worker(pool="threads", concurrency=2)
+    Endpoint.objects.update(url=http_server.url)
+    untouched = world(smtp_server, http_server, crm)
+    processes.worker(pool="threads", concurrency=2, env=crm.env)
     worlds = []
     for _ in range(2):
         current_app.send_task(name, kwargs=kwargs)
         # What it has enqueued is part of what it does.
         wait_until(lambda: not Job.objects.exclude(state="completed").exists(), timeout=60)
-        worlds.append(world(smtp_server))
+        worlds.append(world(smtp_server, http_server, crm))
     assert untouched != worlds[0]
     assert worlds[0] == worlds[1]
     first, second = Job.objects.filter(task=name).order_by("created_at").values_list("result", flat=True)
