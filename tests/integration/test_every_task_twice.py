@@ -13,15 +13,19 @@ from celery import current_app
 from django.apps import apps
 from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.utils import timezone
 
 from accounts.models import User
 from crm.models import CrmContact
 from devstack.home import BASE_DIR
 from jobs.models import Job
+from media_jobs.models import Picture, Video
 from reports.models import Report
 from tests.crm_stand_in import CrmStandIn
 from tests.http_server import HttpServer
+from tests.media_jobs import samples
 from tests.processes import Processes
 from tests.smtp import SmtpServer
 from tests.waiting import wait_until
@@ -32,6 +36,8 @@ from webhooks.models import Delivery, Endpoint, IncomingEvent, OutgoingEvent, So
 ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "notifications.tasks.send_welcome": lambda: {"user_id": somebody().pk},
     "notifications.tasks.send_digest": lambda: (somebody(), {})[1],
+    "media_jobs.tasks.make_renditions": lambda: {"picture_id": a_picture().pk},
+    "media_jobs.tasks.make_poster": lambda: {"video_id": a_video().pk},
     "reports.tasks.render_report": lambda: {"report_id": str(a_report().pk)},
     "reports.tasks.send_report_ready": lambda: {"report_id": str(a_report(**READY).pk)},
     "webhooks.tasks.deliver": lambda: {"delivery_id": str(a_delivery().pk)},
@@ -47,15 +53,23 @@ def somebody() -> User:
     return User.objects.create(email="ann@example.com", name="Ann")
 
 
+def a_picture() -> Picture:
+    name = default_storage.save("pictures/key/original", ContentFile(samples.saved(samples.corners())))
+    return Picture.objects.create(owner=somebody(), key="key", original=name, byte_count=1, format="JPEG")
+
+
+def a_video() -> Video:
+    name = default_storage.save("videos/key/original", ContentFile(samples.video(seconds=1)))
+    return Video.objects.create(owner=somebody(), key="key", original=name, byte_count=1, format="mov")
+
+
 def a_report(**fields: Any) -> Report:
     days = {"from_date": date(2026, 3, 1), "to_date": date(2026, 3, 7)}
     return Report.objects.create(owner=somebody(), kind="activity", job_id=uuid4(), **days, **fields)
 
 
 def a_delivery() -> Delivery:
-    endpoint, _ = webhooks.create_endpoint(
-        owner=somebody(), url="https://example.com/", event_types=["media.ready"]
-    )
+    endpoint, _ = webhooks.create_endpoint(owner=somebody(), url="https://example.com/", event_types=["media.ready"])
     event = OutgoingEvent.objects.create(type="media.ready", subject="picture-7", body="{}")
     return Delivery.objects.create(endpoint=endpoint, event=event)
 
