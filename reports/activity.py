@@ -1,11 +1,12 @@
 """The sections of an activity report that come from the layers below: jobs and mails."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from datetime import date, datetime
+from collections.abc import Callable
+from datetime import date
 from typing import Any, TypeVar
 
-from django.db.models import Model, QuerySet
+from django.db.models import Count, Model, QuerySet
+from django.db.models.functions import TruncDate
 
 from jobs import rendering
 from jobs import selectors as job_selectors
@@ -22,7 +23,7 @@ M = TypeVar("M", bound=Model)
 def jobs(owner: Any, period: Period) -> Section:
     """The owner's jobs that were made in the period."""
     found = job_selectors.jobs_of(owner_id=owner.pk, start_at=period.start_at, end_at=period.end_at)
-    by_state = Counter(found.order_by().values_list("state", flat=True))
+    by_state = Counter(_state_counts(found))
     rows, day_counts, count = listed(found, period=period, row=lambda job: _job_row(job, period))
     return Section(
         title="Jobs",
@@ -42,7 +43,7 @@ def jobs(owner: Any, period: Period) -> Section:
 def mails(owner: Any, period: Period) -> Section:
     """The mails to the owner in the period."""
     found = notification_selectors.emails_to(user_id=owner.pk, start_at=period.start_at, end_at=period.end_at)
-    by_state = Counter(found.order_by().values_list("state", flat=True))
+    by_state = Counter(_state_counts(found))
     rows, day_counts, count = listed(found, period=period, row=lambda email: _mail_row(email, period))
     return Section(
         title="Mails",
@@ -61,10 +62,14 @@ def listed(
     found: QuerySet[M], *, period: Period, row: Callable[[M], Row]
 ) -> tuple[tuple[Row, ...], dict[date, int], int]:
     """The newest rows (at the most `MOST_ROWS`, oldest first), how many there are on each day, and altogether."""
-    moments: Iterable[datetime] = found.order_by().values_list("created_at", flat=True).iterator()
-    day_counts = Counter(moment.astimezone(period.zone).date() for moment in moments)
+    by_day = found.order_by().values(day=TruncDate("created_at", tzinfo=period.zone)).annotate(count=Count("pk"))
+    day_counts: dict[date, int] = dict(by_day.values_list("day", "count"))
     newest = list(found.order_by("-created_at", "-pk")[:MOST_ROWS])
-    return tuple(row(one) for one in reversed(newest)), dict(day_counts), day_counts.total()
+    return tuple(row(one) for one in reversed(newest)), day_counts, sum(day_counts.values())
+
+
+def _state_counts(found: QuerySet[Any]) -> dict[str, int]:
+    return dict(found.order_by().values("state").annotate(count=Count("pk")).values_list("state", "count"))
 
 
 _UNFINISHED = (State.DELAYED, State.WAITING, State.ACTIVE)

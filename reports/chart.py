@@ -112,13 +112,11 @@ def _label(unit: str, first: date) -> str:
 
 
 def _rounded_up(value: int) -> int:
-    """The smallest of 4, 8, 20, 40, 80, 200 … that is not less: it divides by four without a remainder."""
-    scale = 1
-    while True:
-        for top in (4, 8, 20):
-            if value <= top * scale:
-                return top * scale
+    """The smallest of 4, 8, 12 … 40, 80, 120 … 400 … that is not less: it divides by four without a remainder."""
+    scale = 4
+    while value > 10 * scale:
         scale *= 10
+    return max(1, math.ceil(value / scale)) * scale
 
 
 def _ticks(top: int) -> list[int]:

@@ -1,5 +1,7 @@
 """The reports that users have asked for."""
 
+from typing import Any
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, Value, When
@@ -90,9 +92,11 @@ class Report(models.Model):
         return f"{self.kind}-{self.from_date}-{self.to_date}.pdf"
 
     def mark_ready(self, *, file: str, page_count: int, size_bytes: int) -> bool:
-        """The file is there. False where another run was quicker: then nothing is changed."""
-        marked = Report.objects.filter(pk=self.pk, ready_at__isnull=True).update(
-            file=file, page_count=page_count, size_bytes=size_bytes, ready_at=Now()
-        )
+        """The file is there. True the first time; when it was lost and made again, the first moment is kept."""
+        facts: dict[str, Any] = {"file": file, "page_count": page_count, "size_bytes": size_bytes}
+        # Compared and set: of two runs at once, one is the first.
+        is_first = Report.objects.filter(pk=self.pk, ready_at__isnull=True).update(ready_at=Now(), **facts) == 1
+        if not is_first:
+            Report.objects.filter(pk=self.pk).update(**facts)
         self.refresh_from_db()
-        return marked == 1
+        return is_first

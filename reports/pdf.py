@@ -18,11 +18,11 @@ class PdfUnavailable(Permanent):
         )
 
 
-def pdf_of(html: str, *, on_page: Callable[[int], None]) -> tuple[bytes, int]:
+def pdf_of(html: str, *, on_page: Callable[[int], None], on_laid_out: Callable[[int], None]) -> tuple[bytes, int]:
     """The PDF of a document and the number of its pages; see `reports.typesetting.typeset`. Raises PdfUnavailable."""
     try:
         # Here, not above: the import loads Pango, and a machine without it must run everything else.
         from reports.typesetting import typeset
     except (OSError, ImportError) as error:
         raise PdfUnavailable(error) from error
-    return typeset(html, on_page=on_page)
+    return typeset(html, on_page=on_page, on_laid_out=on_laid_out)

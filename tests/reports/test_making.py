@@ -37,11 +37,12 @@ def test_progress_goes_up_by_stage_and_page(user: User) -> None:
     messages = [message for _, _, message in told]
     assert messages[:4] == ["Reading jobs", "Reading pictures", "Reading videos", "Reading mails"]
     assert "Laying out page 2" in messages
+    assert messages[-3:-1] == [f"Drawing {report.page_count} pages", "Storing the file"]
     assert messages[-1] == f"Ready: {report.page_count} pages"
     assert percents[-1] == 100
 
 
-@pytest.mark.parametrize("stage", ["Reading jobs", "Laying out page 1", "Storing", "Ready"])
+@pytest.mark.parametrize("stage", ["Reading jobs", "Laying out page 1", "Drawing", "Storing", "Ready"])
 def test_a_run_that_loses_its_job_leaves_the_report_as_it_was_and_tells_nobody(user: User, stage: str) -> None:
     report = asked(user)
 
@@ -74,9 +75,13 @@ def test_a_ready_report_whose_file_is_lost_gets_it_again_and_nobody_a_second_mai
     report = asked(user)
     made(report)
     report.refresh_from_db()
+    first_ready_at = report.ready_at
     default_storage.delete(report.file.name or "")
+    ended_job(user)
     made(report)
-    assert default_storage.exists(report.file.name or "")
+    report.refresh_from_db()
+    assert default_storage.size(report.file.name or "") == report.size_bytes
+    assert report.ready_at == first_ready_at
     assert Job.objects.filter(task=send_report_ready.name).count() == 1
 
 
