@@ -48,7 +48,10 @@ class ReportAcceptedOut(AcceptedOut):
 
 
 class ReportOut(Schema):
-    """A report. `download` is null until it is ready; `error` says in words why it failed, and is null otherwise."""
+    """A report. `download` is null until the file is there; `error` says why it failed, and is null otherwise.
+
+    It is pending until its job has ended.
+    """
 
     id: UUID
     kind: str
@@ -104,7 +107,7 @@ def report(request: HttpRequest, response: HttpResponse, report_id: str) -> dict
         "size_bytes": found.size_bytes,
         "created_at": found.created_at,
         "ready_at": found.ready_at,
-        "download": f"/api/reports/{found.pk}/download" if found.state == State.READY else None,
+        "download": f"/api/reports/{found.pk}/download" if found.ready_at else None,
         "error": found.error or None,
     }
 
@@ -113,7 +116,7 @@ def report(request: HttpRequest, response: HttpResponse, report_id: str) -> dict
 def download(request: HttpRequest, report_id: str) -> FileResponse:
     """The PDF of a report of yours. 409 while it is not ready."""
     found = _found(request, report_id)
-    if found.state != State.READY:
+    if found.ready_at is None:
         raise HttpError(409, f"The report is not there: it is {found.state}.")
     return file_of(found)
 

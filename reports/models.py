@@ -25,14 +25,14 @@ class ReportQuerySet(models.QuerySet["Report"]):
     def with_state(self) -> "ReportQuerySet":
         """Adds `state`, and `error`: why it failed, in words.
 
-        Nothing but "ready" is stored: whether an unfinished report is being made or has failed is what its job says,
-        so that a job that ends without its code (its worker died, somebody cancelled it, it is run again) needs nobody
-        who tells the report.
+        Only that the file is there is stored; whether a report is being made or has failed is what its job says, so
+        that a job that ends without its code (its worker died, somebody cancelled it, it is run again) needs nobody who
+        tells the report. Pending until the job has ended: whoever sees "ready" may ask for the next one.
         """
         job = Job.objects.filter(pk=OuterRef("job_id"))
         state = Case(
-            When(ready_at__isnull=False, then=Value(State.READY.value)),
             When(Exists(job.filter(state__in=LIVE)), then=Value(State.PENDING.value)),
+            When(ready_at__isnull=False, then=Value(State.READY.value)),
             default=Value(State.FAILED.value),
             output_field=models.CharField(),
         )

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from django.core.files.storage import default_storage
 from django.db import connections
+from django.db.models.functions import Now
 from django.test import Client
 from django.utils import timezone
 
@@ -136,7 +137,7 @@ def test_today_is_that_of_the_owners_clock(client: Client, user: User) -> None:
     assert ask(client, **{"from": theirs.isoformat(), "to": theirs.isoformat()}).status_code == 202
 
 
-def test_a_report_is_pending_until_its_file_is_there(client: Client) -> None:
+def test_a_report_is_pending_until_its_job_has_ended(client: Client) -> None:
     report_id = ask(client).json()["id"]
     pending = client.get(f"/api/reports/{report_id}")
     assert pending["Retry-After"] == "1"
@@ -146,6 +147,10 @@ def test_a_report_is_pending_until_its_file_is_there(client: Client) -> None:
     assert client.get(f"/api/reports/{report_id}/download").status_code == 409
 
     made(Report.objects.get())
+    told = client.get(f"/api/reports/{report_id}").json()
+    assert (told["state"], told["download"]) == ("pending", f"/api/reports/{report_id}/download")
+
+    Job.objects.filter(queue="reports").update(state="completed", finished_at=Now())
     ready = client.get(f"/api/reports/{report_id}")
     assert "Retry-After" not in ready
     assert (ready.json()["state"], ready.json()["pages"], ready.json()["error"]) == ("ready", 1, None)
