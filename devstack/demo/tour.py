@@ -6,7 +6,7 @@ from contextlib import closing
 
 import httpx
 
-from devstack.demo import crm, reports, webhooks
+from devstack.demo import crm, media, reports, webhooks
 from devstack.demo.report import Report, patiently
 from devstack.demo.site import Site
 
@@ -23,6 +23,7 @@ def take(site: Site, report: Report, *, user_count: int) -> None:
         return
     _mails(site, report, addresses)
     _jobs(site, report, addresses[0], user_ids)
+    media.show(site, report, address=addresses[0])
     reports.show(site, report, address=addresses[0])
     webhooks.show(site, report, address=addresses[0])
     crm.show(site, report, addresses=addresses)
