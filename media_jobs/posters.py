@@ -38,6 +38,7 @@ def make(*, video_id: int, report: Report) -> dict[str, Any]:
             raise
         report(95, 100, "Storing the poster")
         _record(video, facts)
+    report(100, 100, "Ready")
     video.refresh_from_db()
     return {
         "duration_seconds": video.duration_seconds,

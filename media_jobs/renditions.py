@@ -37,6 +37,7 @@ def make(*, picture_id: int, report: Report) -> dict[str, Any]:
         except NotUsable as error:
             picture.mark_refused(error=str(error))
             raise
+    report(_STEP_COUNT, _STEP_COUNT, "Ready")
     sizes = list(picture.renditions.values_list("size_pixels", flat=True))
     picture.refresh_from_db()
     return {"renditions": sizes, "width_pixels": picture.width_pixels, "height_pixels": picture.height_pixels}

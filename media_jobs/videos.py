@@ -63,7 +63,7 @@ def read_container(file: IO[bytes]) -> str:
         return "matroska"
     if start.startswith(b"RIFF") and start[8:12] == b"AVI ":
         return "avi"
-    raise NotUsable(f"This is not a video that can be read. Send a {NAMES} file.")
+    raise NotUsable(f"This is not a video that can be read. Send an {NAMES} file.")
 
 
 def examine(file: IO[bytes], *, container_format: str, report: Report) -> Facts:

@@ -143,4 +143,5 @@ def test_each_stage_is_told(ann: User) -> None:
         "2/5 Storing 256 × 256",
         "3/5 Storing 64 × 64",
         "4/5 Recording",
+        "5/5 Ready",
     ]
