@@ -54,7 +54,7 @@ def test_servers_that_the_environment_names_are_used_instead_of_embedded_ones(
     monkeypatch.setenv("REDIS_HOST", "redis.internal")
     monkeypatch.setenv("REDIS_PASSWORD", "p@ss")
     stack = Stack.of(Home(tmp_path), Ports(8000))
-    assert [program.name for program in stack.servers()] == ["mail"]
+    assert not {"postgres", "redis"} & {program.name for program in stack.servers()}
     assert stack.urls()["database"] == "postgres://me:secret@db.internal:5432/mine"
     assert stack.urls()["redis"] == "redis://:p%40ss@redis.internal:6379/0"
     stack.write_environment()
