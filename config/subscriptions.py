@@ -7,6 +7,8 @@ from accounts import receivers as account_receivers
 from accounts.signals import user_created
 from config import report_sections as media_sections
 from crm import receivers as crm_receivers
+from media_jobs import orphans as media_orphans
+from media_jobs.models import Picture, Video
 from media_jobs.signals import media_ready
 from notifications import digest_sections
 from notifications import receivers as notification_receivers
@@ -25,6 +27,8 @@ def connect() -> None:
     """Connects every receiver. Called once, when all apps are loaded; a second call changes nothing."""
     user_created.connect(notification_receivers.welcome, dispatch_uid="notifications.welcome")
     report_ready.connect(report_receivers.tell_owner, dispatch_uid="reports.tell_owner")
+    for model in (Picture, Video):
+        post_delete.connect(media_orphans.remove_files, sender=model, dispatch_uid="media_jobs.remove_files")
     post_delete.connect(report_receivers.remove_file, sender=Report, dispatch_uid="reports.remove_file")
 
     user_created.connect(crm_receivers.user_created, dispatch_uid="crm.user_created")

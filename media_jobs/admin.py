@@ -84,9 +84,11 @@ class UploadAdmin(ReadOnlyAdmin):
         return format_html('<strong class="jobs-error">{}</strong>', error) if error else "–"
 
     @display(description="pixels")
-    def pixels(self, upload: Upload) -> str:
+    def pixels(self, upload: Upload) -> SafeString | str:
         """Width and height, as people see it."""
-        return f"{upload.width_pixels} × {upload.height_pixels}" if upload.width_pixels else "–"
+        if upload.width_pixels is None:
+            return "–"
+        return format_html('<span class="jobs-nowrap">{} × {}</span>', upload.width_pixels, upload.height_pixels)
 
     @display(description="original", ordering="byte_count")
     def original_text(self, upload: Upload) -> str:
@@ -148,7 +150,9 @@ class PictureAdmin(UploadAdmin):
         if not picture.ready_at:
             return "–"
         squares = ((self._square(picture, size),) for size in SIZES_PIXELS)
-        return format_html('<div class="jobs-actions">{}</div>', format_html_join("", "{}", squares))
+        return format_html(
+            '<div class="flex flex-wrap items-center gap-3">{}</div>', format_html_join("", "{}", squares)
+        )
 
     def _square(self, picture: Picture, size: int) -> SafeString:
         return self.image(picture, str(size), width=size, height=size)

@@ -61,7 +61,7 @@ def _stored(file: "File[bytes]", *, folder: str, insert: Callable[[dict[str, Any
     """Stores the original under a name that nobody guesses, then inserts its row and job in one transaction.
 
     In this order, because a job must find its file, and because files have no transactions and may be slow. If the
-    transaction is rolled back the file goes with it; if this process dies in between, `sweep` removes it a day later.
+    transaction is rolled back the file goes with it; if this process dies in between, `media_jobs.orphans` removes it.
     """
     key = secrets.token_hex(KEY_BYTES)
     name = default_storage.save(f"{folder}/{key}/original", file)
@@ -70,7 +70,7 @@ def _stored(file: "File[bytes]", *, folder: str, insert: Callable[[dict[str, Any
         with transaction.atomic(durable=True):
             return insert({"key": key, "original": name, "byte_count": file.size})
     except (OperationalError, InterfaceError):
-        # A connection that is lost during the commit does not tell whether the row is there: left to the sweep.
+        # A connection that is lost during the commit does not tell whether the row is there: left to `orphans`.
         raise
     except BaseException:
         default_storage.delete(name)

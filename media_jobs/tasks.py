@@ -7,7 +7,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from django.db import OperationalError
 
 from jobs.task import JobTask
-from media_jobs import posters, renditions
+from media_jobs import orphans, posters, renditions
 
 
 @shared_task(
@@ -37,3 +37,17 @@ def make_renditions(self: JobTask, picture_id: int) -> dict[str, Any]:
 def make_poster(self: JobTask, video_id: int) -> dict[str, Any]:
     """Measures a video and makes its poster."""
     return posters.make(video_id=video_id, report=self.progress)
+
+
+@shared_task(
+    bind=True,
+    queue="default",
+    autoretry_for=(OSError, OperationalError, SoftTimeLimitExceeded),
+    retry_backoff=60,
+    max_retries=2,
+    soft_time_limit=1800,
+    time_limit=1860,
+)
+def remove_orphans(self: JobTask) -> None:
+    """Removes files that belong to no upload. Planned once a day."""
+    orphans.remove(report=self.progress)
