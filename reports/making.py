@@ -5,9 +5,9 @@ from uuid import UUID
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
-from django.db import transaction
 from django.template.loader import render_to_string
 
+from jobs import fenced
 from jobs.errors import Permanent
 from reports import sections
 from reports.chart import Series, bar_chart, bar_unit
@@ -50,11 +50,11 @@ def make_report(*, report_id: UUID, progress: Progress) -> Report:
     content, page_count = pdf_of(html, on_page=on_page, on_laid_out=on_laid_out)
     progress(_DRAWN_PERCENT, 100, "Storing the file")
     name = default_storage.save(f"reports/{report.pk}.pdf", ContentFile(content))
-    with transaction.atomic():
+    # A run that no longer owns its job learns it here, and nothing of it is kept.
+    with fenced():
         if report.mark_ready(file=name, page_count=page_count, size_bytes=len(content)):
             report_ready.send(sender=Report, report=report)
-        # Last, and inside: a run that no longer owns its job learns it here, and nothing of it is kept.
-        progress(100, 100, f"Ready: {_pages(page_count)}")
+    progress(100, 100, f"Ready: {_pages(page_count)}")
     return report
 
 

@@ -42,7 +42,7 @@ def test_progress_goes_up_by_stage_and_page(user: User) -> None:
     assert percents[-1] == 100
 
 
-@pytest.mark.parametrize("stage", ["Reading jobs", "Laying out page 1", "Drawing", "Storing", "Ready"])
+@pytest.mark.parametrize("stage", ["Reading jobs", "Laying out page 1", "Drawing", "Storing"])
 def test_a_run_that_loses_its_job_leaves_the_report_as_it_was_and_tells_nobody(user: User, stage: str) -> None:
     report = asked(user)
 

@@ -79,9 +79,9 @@ def test_a_report_is_made_mailed_and_downloaded(
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_worker_killed_while_it_makes_a_report_leaves_one_report_and_one_mail(
-    ann: User, processes: Processes, smtp_server: SmtpServer, home: dict[str, str], tmp_path: Path, pool: str
+@pytest.mark.parametrize(("pool", "fate"), [("prefork", "killed"), ("threads", "killed"), ("prefork", "frozen")])
+def test_a_worker_killed_or_frozen_while_it_makes_a_report_leaves_one_report_and_one_mail(
+    ann: User, processes: Processes, smtp_server: SmtpServer, home: dict[str, str], tmp_path: Path, pool: str, fate: str
 ) -> None:
     victim = processes.worker("reports", env=home, pool=pool)
     client = signed_in(ann)
@@ -93,13 +93,20 @@ def test_a_worker_killed_while_it_makes_a_report_leaves_one_report_and_one_mail(
     asked_for = ask(client).json()
     wait_until(lambda: Job.objects.filter(state="active", progress_percent__isnull=False).exists(), timeout=30)
     assert ask(client).json() == asked_for
-    victim.kill()
+    if fate == "killed":
+        victim.kill()
+    else:
+        victim.freeze()
+        wait_until_given_up(processes, home)
     obstacle.rollback()
     obstacle.close()
     processes.worker("reports", "email", env=home, pool=pool)
     wait_until(lambda: client.get(f"/api/reports/{asked_for['id']}").json()["state"] == "ready", timeout=60)
     wait_until(lambda: smtp_server.mails)
     wait_until(lambda: not Job.objects.exclude(state="completed").exists())
+    if fate == "frozen":
+        victim.thaw()
+        victim.wait()
 
     job = Job.objects.get(task="reports.tasks.render_report")
     assert (job.stalled_count, job.attempt, job.max_attempts) == (1, 1, 1)
@@ -107,6 +114,12 @@ def test_a_worker_killed_while_it_makes_a_report_leaves_one_report_and_one_mail(
     stored = [path for path in (tmp_path / "home" / "media").rglob("*") if path.is_file()]
     assert [path.name for path in stored] == [f"{Report.objects.get().pk}.pdf"]
     assert_ledger_consistent()
+
+
+def wait_until_given_up(processes: Processes, home: dict[str, str]) -> None:
+    """Another worker carries the dispatcher that gives the frozen one up; it does not take the job."""
+    processes.worker("default", env=home)
+    wait_until(lambda: Job.objects.filter(stalled_count=1).exists(), timeout=30)
 
 
 def test_without_pango_reports_fail_at_once_and_say_what_to_install_and_all_else_works(
