@@ -58,4 +58,5 @@ def _is_private(host: str) -> bool:
     address = literal("127.0.0.1" if name == "localhost" else name)
     if address is not None:
         return not may_be_dialled(address, allowed=settings.WEBHOOK_ALLOWED_NETWORKS)
-    return name.rpartition(".")[2] in _PRIVATE_NAMES
+    # Where private networks are allowed, such a name may lead into one of them: that is seen when it is dialled.
+    return name.rpartition(".")[2] in _PRIVATE_NAMES and not settings.WEBHOOK_ALLOWED_NETWORKS

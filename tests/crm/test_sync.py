@@ -2,8 +2,10 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts import services as accounts
@@ -163,6 +165,14 @@ def test_a_second_run_updates_the_same_contact(
     sync_contact.apply_async(kwargs={"contact_id": contact().pk})
     wait_until(lambda: Job.objects.filter(queue="crm", state="completed").count() == 2)
     assert (contact().state, contact().remote_id) == ("synced", "51")
+
+
+@pytest.mark.parametrize("fields", [{"remote_id": ""}, {"synced_at": None}, {"error": "no"}])
+def test_a_synced_contact_has_an_id_a_time_and_no_error(fields: dict[str, Any]) -> None:
+    user = User.objects.create(email="ann@example.com", name="Ann")
+    made = CrmContact.objects.create(user=user, state="synced", remote_id="51", synced_at=timezone.now())
+    with pytest.raises(IntegrityError, match="crm_contact_synced_has_id_and_time"), transaction.atomic():
+        CrmContact.objects.filter(pk=made.pk).update(**fields)
 
 
 def test_a_user_is_planned_once_while_the_job_has_not_ended(crm_env: dict[str, str]) -> None:

@@ -13,13 +13,14 @@ from django.db.models.functions import Now
 
 from accounts import services as accounts
 from accounts.models import User
+from jobs.errors import Permanent
 from jobs.models import Job
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.http_server import HttpServer, Received, Reply
 from tests.processes import Processes
 from tests.waiting import wait_until
 from webhooks import services
-from webhooks.delivery import RETRY_SECONDS
+from webhooks.delivery import RETRY_SECONDS, attempt
 from webhooks.models import Delivery, DeliveryAttempt, Endpoint, OutgoingEvent
 from webhooks.tasks import deliver
 
@@ -66,8 +67,8 @@ def test_an_event_arrives_signed_and_whole(user: User, http_server: HttpServer, 
     wait_until(lambda: Job.objects.get().state == "completed")
     assert Job.objects.get().result == {"delivered": True, "status": 200}
     assert Job.objects.get().kwargs == {"delivery_id": str(delivery().pk)}
-    attempt = DeliveryAttempt.objects.get()
-    assert (attempt.number, attempt.status, attempt.error, attempt.response_excerpt) == (1, 200, "", "thanks")
+    [made] = DeliveryAttempt.objects.all()
+    assert (made.number, made.status, made.error, made.response_excerpt) == (1, 200, "", "thanks")
     assert_ledger_consistent()
 
 
@@ -181,6 +182,16 @@ def test_a_second_run_of_a_delivered_delivery_sends_nothing(
     wait_until(lambda: Job.objects.filter(state="completed").count() == 2)
     assert len(http_server.requests) == 1
     assert len({json.dumps(result) for result in Job.objects.values_list("result", flat=True)}) == 1
+
+
+def test_a_secret_that_cannot_be_read_fails_the_delivery_in_words(user: User, http_server: HttpServer) -> None:
+    register(user, http_server.url)
+    happen(user)
+    Endpoint.objects.update(sealed_secret="sealed under another key")
+    with pytest.raises(Permanent, match="SECRET_KEY has changed"):
+        attempt(delivery_id=delivery().pk, job_id=None)
+    assert "SECRET_KEY has changed" in DeliveryAttempt.objects.get().error
+    assert http_server.requests == []
 
 
 # -- Who hears of what -------------------------------------------------------------------------------------------------

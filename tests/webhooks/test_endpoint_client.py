@@ -200,5 +200,5 @@ def test_a_certificate_for_another_name_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_the_guard_says_which_host_it_refuses() -> None:
-    with pytest.raises(AddressRefused, match=r"^10\.0\.0\.1 is"):
+    with pytest.raises(AddressRefused, match=r"^10\.0\.0\.1 leads"):
         GuardedBackend(allowed=(), total_seconds=1).connect_tcp("10.0.0.1", 80, timeout=1)

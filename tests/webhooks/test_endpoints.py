@@ -74,8 +74,6 @@ def test_a_secret_sealed_under_an_older_key_stays_readable(user: User, settings:
         ("http://[::ffff:10.0.0.1]/", "private or reserved"),
         ("http://0x7f000002/", "private or reserved"),
         ("http://2852039166/", "private or reserved"),
-        ("http://db.internal/", "private or reserved"),
-        ("http://printer.local/", "private or reserved"),
         ("https://example.com/" + "a" * 2000, "at most 2000"),
         ("https://example.com/\0", None),
     ],
@@ -89,6 +87,15 @@ def test_a_url_that_cannot_be_delivered_to_is_refused_in_words(user: User, url: 
     assert answer.status_code == 422, answer.json()
     assert words in answer.json()["error"]["fields"]["url"]
     assert not Endpoint.objects.exists()
+
+
+@pytest.mark.parametrize("host", ["db.internal", "printer.local", "a.localhost", "localhost", "LOCALHOST."])
+def test_a_private_name_is_refused_unless_private_networks_are_allowed(user: User, settings: Any, host: str) -> None:
+    body = {"url": f"http://{host}/", "event_types": ["media.ready"]}
+    assert call(user, "POST", body=body).status_code == 201
+    settings.WEBHOOK_ALLOWED_NETWORKS = ()
+    refused = call(user, "POST", body=body)
+    assert "private or reserved" in refused.json()["error"]["fields"]["url"]
 
 
 @pytest.mark.parametrize(

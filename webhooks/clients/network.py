@@ -21,7 +21,7 @@ class AddressRefused(Exception):
     """The host has no address that may be dialled."""
 
     def __init__(self, host: str) -> None:
-        super().__init__(f"{host} is an address of a private or reserved network: webhooks are not sent there.")
+        super().__init__(f"{host} leads to a private or reserved network: webhooks are not sent there.")
 
 
 class GuardedBackend(httpcore.NetworkBackend):
