@@ -38,7 +38,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "notifications.tasks.send_welcome": lambda: {"user_id": somebody().pk},
     "notifications.tasks.send_digest": lambda: (somebody(), {})[1],
     "media_jobs.tasks.make_renditions": lambda: {"picture_id": a_picture().pk},
-    "media_jobs.tasks.remove_orphans": lambda: (an_orphan(), {})[1],
+    "media_jobs.tasks.remove_orphans": lambda: an_orphan(),
     "media_jobs.tasks.make_poster": lambda: {"video_id": a_video().pk},
     "reports.tasks.render_report": lambda: {"report_id": str(a_report().pk)},
     "reports.tasks.send_report_ready": lambda: {"report_id": str(a_report(**READY).pk)},
@@ -65,9 +65,10 @@ def a_video() -> Video:
     return Video.objects.create(owner=somebody(), key="key", original=name, byte_count=1, format="mov")
 
 
-def an_orphan() -> None:
+def an_orphan() -> dict[str, Any]:
     name = default_storage.save("videos/orphan/original", ContentFile(b"x"))
     os.utime(default_storage.path(name), (0, 0))
+    return {}
 
 
 def a_report(**fields: Any) -> Report:

@@ -43,6 +43,10 @@ def page(response: Any) -> str:
     return response.content.decode()
 
 
+def is_webp(response: Any) -> bool:
+    return b"".join(response.streaming_content)[8:12] == b"WEBP"
+
+
 def test_pictures_are_listed_with_thumbnails(staff_client: Client, picture: Picture) -> None:
     seen = page(staff_client.get("/admin/media_jobs/picture/"))
     preview = f"/admin/media_jobs/picture/{picture.pk}/preview/64"
@@ -52,7 +56,7 @@ def test_pictures_are_listed_with_thumbnails(staff_client: Client, picture: Pict
     assert f"/admin/jobs/job/{picture.job_id}/change/" in seen
     response = staff_client.get(preview)
     assert response["Content-Type"] == "image/webp"
-    assert b"".join(response.streaming_content)[8:12] == b"WEBP"
+    assert is_webp(response)
 
 
 def test_the_page_of_a_picture_shows_all_renditions_and_no_form(staff_client: Client, picture: Picture) -> None:
@@ -66,7 +70,7 @@ def test_videos_are_listed_with_posters(staff_client: Client, clip: Video) -> No
     preview = f"/admin/media_jobs/video/{clip.pk}/preview/poster"
     assert preview in page(staff_client.get("/admin/media_jobs/video/"))
     assert "320 × 180" in page(staff_client.get(f"/admin/media_jobs/video/{clip.pk}/change/"))
-    assert b"".join(staff_client.get(preview).streaming_content)[8:12] == b"WEBP"
+    assert is_webp(staff_client.get(preview))
 
 
 def test_previews_are_for_staff_who_may_see_media(

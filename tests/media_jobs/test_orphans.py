@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.db import transaction
 
 from accounts.models import User
@@ -43,7 +44,7 @@ def test_files_of_uploads_are_kept_however_old(media: None, stored: Stored) -> N
 def test_a_file_without_an_upload_is_removed_when_it_is_a_day_old(media: None, stored: Stored) -> None:
     before = stored()
     # What a process leaves that dies between the file and the row.
-    services.default_storage.save("videos/orphan/original", ContentFile(b"x"))
+    default_storage.save("videos/orphan/original", ContentFile(b"x"))
     assert orphans.remove(report=ignored) == 0
     a_day_passes()
     assert orphans.remove(report=ignored) == 1
