@@ -19,6 +19,8 @@ from reports.models import Report, State
 
 router = Router(tags=["reports"])
 
+_PDF = {"type": "string", "format": "binary"}
+
 
 def _iso_date(value: object) -> date:
     """A calendar date of RFC 3339; no week dates, no numbers that would be read as seconds since 1970."""
@@ -112,7 +114,10 @@ def report(request: HttpRequest, response: HttpResponse, report_id: str) -> dict
     }
 
 
-@router.get("/{report_id}/download")
+@router.get(
+    "/{report_id}/download",
+    openapi_extra={"responses": {200: {"content": {"application/pdf": {"schema": _PDF}}, "description": "The file"}}},
+)
 def download(request: HttpRequest, report_id: str) -> FileResponse:
     """The PDF of a report of yours. 409 while it is not ready."""
     found = _found(request, report_id)

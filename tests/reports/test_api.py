@@ -210,3 +210,13 @@ def test_a_file_that_is_gone_is_a_404(client: Client, user: User) -> None:
     report.refresh_from_db()
     default_storage.delete(report.file.name or "")
     assert client.get(f"/api/reports/{report.pk}/download").status_code == 404
+
+
+def test_the_description_for_machines_says_what_is_sent_and_answered() -> None:
+    described = Client().get("/api/openapi.json").json()
+    fields = described["components"]["schemas"]["ReportIn"]
+    assert sorted(fields["required"]) == ["from", "kind", "to"]
+    assert fields["properties"]["from"]["format"] == "date"
+    assert list(described["paths"]["/api/reports"]["post"]["responses"]) == ["202"]
+    download = described["paths"]["/api/reports/{report_id}/download"]["get"]
+    assert list(download["responses"]["200"]["content"]) == ["application/pdf"]
