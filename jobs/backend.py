@@ -18,7 +18,7 @@ from django_celery_results.backends.database import DatabaseBackend
 
 from jobs import follow_ups, settle
 from jobs.enqueue import NotSupported
-from jobs.errors import LeaseLost, Permanent
+from jobs.errors import Interrupted, LeaseLost, Permanent
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
@@ -163,6 +163,8 @@ class LedgerBackend(DatabaseBackend):
         replacement = getattr(request, "replacement", None)
         if replacement is not None:
             written = self._written(lambda _: self._replaced(run, replacement), request, "replaced")
+        elif isinstance(exc, Interrupted):
+            written = self._written(lambda _: settle.give_back(run), request, "interrupted")
         elif isinstance(exc, Ignore):
             written = self._written(lambda _: settle.complete(run, result=None), request, "ignored")
         elif exc.requeue:

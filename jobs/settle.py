@@ -152,6 +152,11 @@ def replace(run: Run, *, task: str, args: list[Any], kwargs: dict[str, Any]) -> 
     return bool(transition(run.row(), Cause.REPLACED, task=task, args=args, kwargs=kwargs, run_at=Now()))
 
 
+def give_back(run: Run) -> bool:
+    """The run left nothing behind, through no fault of its task: the job waits again, and nothing is counted."""
+    return bool(transition(run.row(), Cause.HANDED_BACK))
+
+
 def hand_back(worker_id: UUID) -> int:
     """A worker that ends gives back what still runs: to be done by others at once, not counted as anything."""
     return transition(Job.objects.filter(worker_id=worker_id), Cause.HANDED_BACK)
@@ -168,7 +173,7 @@ def report(run: Run, **changes: Any) -> bool:
     if connection is None:
         connection = _beside.connection = connections.create_connection(ledger())
     query = run.row().query.chain(UpdateQuery)
-    query.add_update_values(changes)
+    query.add_update_values(changes)  # type: ignore[no-untyped-call]
     try:
         return bool(query.get_compiler(connection=connection).execute_sql(ROW_COUNT))
     except DATABASE_AWAY as error:

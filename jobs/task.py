@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 
 from jobs import runs, settle
 from jobs.enqueue import NotSupported
-from jobs.errors import LeaseLost, Permanent
+from jobs.errors import Interrupted, LeaseLost, Permanent
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.queues import QUEUES, Queue
 
@@ -115,26 +115,33 @@ class JobTask(DjangoTask):
     def _run_atomically(self, *args: Any, **kwargs: Any) -> Any:
         """The body, and the completion of its job, in one fenced transaction: its database effects happen exactly once.
 
-        Raises LeaseLost, with everything rolled back, where the run no longer owns its job. When the connection breaks
-        at the commit, the ledger is asked what became of it.
+        Raises LeaseLost, with everything rolled back, where the run no longer owns its job. Where the connection breaks
+        around the body, the ledger is asked what became of the commit; a run that left nothing is handed back.
         """
         request = self.request
         result: Any = None
+        raised: BaseException | None = None
         written = False
         try:
             with settle.atomic():
-                result = self.run(*args, **kwargs)
+                try:
+                    result = self.run(*args, **kwargs)
+                except BaseException as error:
+                    raised = error
+                    raise
                 written = request.retry_signature is None and self.backend.complete(request, result)
                 if not written and request.retry_signature is None:
                     raise LeaseLost(f"Job {request.run.job_id} is no longer this run's: its effects are rolled back.")
-        except DATABASE_AWAY:
-            if not written or not patiently(lambda _: request.run.ended(), seconds=_COMMIT_PATIENCE_SECONDS):
+        except Exception as error:
+            if raised is not None:
+                # What the body raised, a Retry for example, and not what rolling back on a broken connection raised.
+                raise raised from None
+            if written and patiently(lambda _: request.run.ended(), seconds=_COMMIT_PATIENCE_SECONDS):
+                logger.exception("id=%s completed, but a callback after its commit failed", request.id)
+            elif isinstance(error, DATABASE_AWAY):
+                raise Interrupted("the connection to PostgreSQL broke; nothing of this run was kept") from error
+            else:
                 raise
-        except Exception:
-            # Raised after the commit, by what the body had registered with `on_commit`: the job has ended all the same.
-            if not written or not request.run.ended():
-                raise
-            logger.exception("id=%s completed, but a callback after its commit failed", request.id)
         request.settled = written
         return result
 

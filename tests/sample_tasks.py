@@ -11,7 +11,7 @@ from uuid import uuid4
 from celery import group, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from django.contrib.auth.models import Group
-from django.db import transaction
+from django.db import DatabaseError, InterfaceError, transaction
 
 from jobs import fenced
 from jobs.errors import Permanent
@@ -182,3 +182,22 @@ def write_atomically_and_retry(self: Any, name: str) -> int:
         raise self.retry(countdown=0)
     transaction.on_commit(lambda: 1 / 0)
     return self.request.retries
+
+
+@shared_task(
+    queue="default", autoretry_for=(DatabaseError, InterfaceError), retry_backoff=1, max_retries=20, atomic=True
+)
+def write_after_a_while(name: str) -> None:
+    """An effect that is unique by nothing but its job's completion."""
+    time.sleep(0.05)
+    Group.objects.create(name=f"{name} {uuid4()}")
+
+
+def effects() -> int:
+    """How often something was written."""
+    return Group.objects.count()
+
+
+@shared_task(queue="default")
+def run_for(seconds: float) -> None:
+    time.sleep(seconds)

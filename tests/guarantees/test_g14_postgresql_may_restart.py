@@ -1,0 +1,73 @@
+"""G14: PostgreSQL may restart; workers, beat and dispatcher go on by themselves, and nothing is lost."""
+
+import httpx
+import pytest
+from django.db import connections
+from pytest_django.live_server_helper import LiveServer
+
+from devstack.throwaway import Server
+from jobs.models import Duty, Job
+from tests import sample_tasks
+from tests.guarantees.ledger import assert_ledger_consistent
+from tests.processes import Processes
+from tests.waiting import wait_until
+
+COUNT = 300
+
+
+@pytest.fixture(autouse=True)
+def _fresh_connections() -> None:
+    """What a test leaves of its connections to a server that was restarted."""
+    connections.close_all()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_every_job_is_done_once_though_postgresql_restarts_twice_under_load(
+    processes: Processes, postgres_server: Server, pool: str
+) -> None:
+    for number in range(COUNT):
+        sample_tasks.write_after_a_while.delay(f"effect-{number}")
+    workers = [processes.worker("default", concurrency=2, pool=pool) for _ in range(2)]
+    beat = processes.start("celery", "-A", "config", "beat")
+    wait_until(lambda: Job.objects.filter(state="completed").count() > 10, timeout=60)
+    for share in (0.2, 0.5):
+        postgres_server.restart()
+        connections.close_all()
+        wait_until(lambda share=share: Job.objects.filter(state="completed").count() > COUNT * share, timeout=90)  # type: ignore[misc]
+    wait_until(lambda: Job.objects.filter(state="completed").count() == COUNT, timeout=90)
+    ticked_at = wait_until(lambda: Duty.objects.get(name="beat").ticked_at)
+    wait_until(lambda: Duty.objects.get(name="beat").ticked_at > ticked_at, timeout=30)
+    assert [process.status for process in (*workers, beat)] == [None, None, None]
+    assert sample_tasks.effects() == COUNT
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_end_that_cannot_be_written_at_once_is_written_when_postgresql_is_back(
+    processes: Processes, postgres_server: Server
+) -> None:
+    worker = processes.worker("default", env={"JOBS_LEASE_SECONDS": "60"})
+    result = sample_tasks.run_for.delay(1.5)
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "active")
+    postgres_server.stop()
+    connections.close_all()
+    wait_until(lambda: "PostgreSQL does not answer" in worker.output)
+    postgres_server.start()
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=30)
+    assert Job.objects.get(pk=result.id).stalled_count == 0
+    assert worker.output.count("started id=") == 1
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_web_says_503_while_postgresql_is_away_and_recovers(
+    live_server: LiveServer, postgres_server: Server
+) -> None:
+    body = {"email": "ada@example.org", "name": "Ada", "password": "correct horse battery"}
+    postgres_server.stop()
+    connections.close_all()
+    answer = httpx.post(f"{live_server.url}/signup", json=body, timeout=30)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    postgres_server.start()
+    assert httpx.post(f"{live_server.url}/signup", json=body, timeout=30).status_code == 201
