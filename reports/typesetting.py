@@ -8,8 +8,12 @@ from io import BytesIO
 from mimetypes import guess_type
 from pathlib import Path
 
+from PIL import ImageFile
 from weasyprint import HTML
 from weasyprint.urls import URLFetcher, URLFetcherResponse
+
+# WeasyPrint lets Pillow take truncated pictures, in the whole process: uploads that are cut would pass as whole.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 SCHEME = "asset:"

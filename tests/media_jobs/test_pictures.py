@@ -2,9 +2,10 @@
 
 import io
 import tracemalloc
+from importlib import import_module
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from pytest_django.fixtures import Settings
 
 from media_jobs.errors import NotUsable
@@ -211,3 +212,8 @@ def test_the_limit_of_pixels_is_a_setting(settings: Settings) -> None:
 def test_broken_exif_spoils_nothing() -> None:
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", with_exif(1)[:20], with_exif(99)):
         assert_upright(squares(saved(corners(), exif=exif))[256])
+
+
+def test_a_process_that_made_a_report_still_refuses_truncated_pictures() -> None:
+    import_module("reports.typesetting")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
