@@ -7,6 +7,7 @@ first, and find no database.
 import os
 
 import django
+import pytest
 
 from devstack.throwaway import Servers
 
@@ -23,6 +24,14 @@ SERVERS.start()
 django.setup()
 
 pytest_plugins = ["tests.servers", "tests.smtp", "tests.http_server", "tests.crm_stand_in", "tests.processes"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Before tests are spread over processes: each of those starts servers of its own, which its tests may stop."""
+    SERVERS.stop()
+    for name in (*SERVERS.variables, "DJANGO_SETTINGS_MODULE"):
+        os.environ.pop(name, None)
 
 
 def pytest_unconfigure() -> None:

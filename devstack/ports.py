@@ -1,6 +1,6 @@
 """The ports of the local stack, and who holds one that is taken."""
 
-import random
+import secrets
 import socket
 from dataclasses import dataclass
 
@@ -94,7 +94,8 @@ def free_port(count: int = 1) -> int:
     another program's a moment later.
     """
     for _ in range(200):
-        first = random.randint(20_000, 32_000)  # noqa: S311  # nothing secret
+        # Not `random`: tests seed it, and two of them at one time would find the same port.
+        first = 20_000 + secrets.randbelow(12_000)
         if all(is_free(first + offset) for offset in range(count)):
             return first
     raise PortTaken(f"There are no {count} free neighbouring ports between 20000 and 32000.")

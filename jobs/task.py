@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from asgiref.sync import sync_to_async
 from celery.canvas import Signature, _chain, _chord, group
 from celery.contrib.django.task import DjangoTask
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.result import AsyncResult
+from django.db import connections
 
 from jobs import runs, settle
 from jobs.enqueue import NotSupported
@@ -108,9 +109,19 @@ class JobTask(DjangoTask):
             # Celery's tracer tells the backend nothing of these two.
             self.backend.mark_as_left(request.id, error, request)
             raise
+        except SoftTimeLimitExceeded:
+            # It may have struck in the middle of a query: a connection in that state is of no more use.
+            connections.close_all()
+            raise
         except MemoryError as error:
             # Celery ends the whole worker on MemoryError; it is this job's failure alone.
             raise RuntimeError(f"Out of memory: {error}") from error
+        except Exception as error:
+            if isinstance(error, Retry) or not isinstance(error.__context__, SoftTimeLimitExceeded):
+                raise
+            # Leaving a transaction whose query the time limit has interrupted is an error of its own, and hides it.
+            connections.close_all()
+            raise error.__context__ from error
 
     def _run_atomically(self, *args: Any, **kwargs: Any) -> Any:
         """The body, and the completion of its job, in one fenced transaction: its database effects happen exactly once.
