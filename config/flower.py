@@ -5,6 +5,7 @@ come back. Logged out of Django is therefore logged out of Flower. Why: docs/adr
 """
 
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import urlsplit
 
 import httpx
@@ -67,7 +68,9 @@ def flower(request: HttpRequest, path: str = "") -> HttpResponseBase:
 @cache
 def _client() -> httpx.Client:
     """Keeps connections to Flower open; safe for many threads. Proxies of the environment do not apply to loopback."""
-    return httpx.Client(timeout=TIMEOUT, trust_env=False, headers={"accept-encoding": "identity"})
+    # The client is everybody's: a cookie that it kept for one would go out with the requests of all.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.Client(timeout=TIMEOUT, trust_env=False, headers={"accept-encoding": "identity"}, cookies=no_cookies)
 
 
 def _is_page(request: HttpRequest) -> bool:
