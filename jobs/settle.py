@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django.db import connections, router, transaction
@@ -172,8 +172,8 @@ def report(run: Run, **changes: Any) -> bool:
     connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
     if connection is None:
         connection = _beside.connection = connections.create_connection(ledger())
-    query = run.row().query.chain(UpdateQuery)
-    query.add_update_values(changes)  # type: ignore[no-untyped-call]
+    query = cast(UpdateQuery, run.row().query.chain(UpdateQuery))
+    query.add_update_values(changes)
     try:
         return bool(query.get_compiler(connection=connection).execute_sql(ROW_COUNT))
     except DATABASE_AWAY as error:
