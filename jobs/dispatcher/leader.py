@@ -17,6 +17,8 @@ from jobs.worker import identity
 logger = logging.getLogger(__name__)
 
 NAME = "dispatcher"
+_SHORTEST_SECONDS = 2.0
+_LONGEST_SECONDS = 8.0
 
 
 def hold() -> bool:
@@ -43,5 +45,5 @@ def let_go() -> None:
 
 
 def _lease_seconds() -> float:
-    # Short, so that a dead leader is replaced soon, and long enough for a slow round.
-    return max(2.0, settings.JOBS_LEASE_SECONDS / 4)
+    # Short, so that a dead leader is replaced within seconds, and long enough for a slow round.
+    return min(max(_SHORTEST_SECONDS, settings.JOBS_LEASE_SECONDS / 4), _LONGEST_SECONDS)

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,9 +17,6 @@ from celery import platforms
 from celery.concurrency import prefork
 from celery.worker import state
 from django.conf import settings
-
-from jobs.dispatcher import leader
-from jobs.worker import lease
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +32,9 @@ def handing_back() -> bool:
 class Shutdown:
     """The signal handlers of a worker's main process."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, *, resign: Callable[[], None]) -> None:
         self.worker = worker
+        self._resign = resign
         self._begun = False
         self._at_once = threading.Event()
 
@@ -78,7 +77,6 @@ class Shutdown:
             for process in list(self.worker.pool._pool._pool):
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
-        lease.resign()
-        leader.let_go()
+        self._resign()
         logging.shutdown()
         os._exit(os.EX_OK)

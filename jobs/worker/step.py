@@ -14,7 +14,7 @@ from jobs.worker import identity
 
 logger = logging.getLogger(__name__)
 
-_THREAD_END_SECONDS = 2
+_THREAD_END_SECONDS = 1
 
 
 class LedgerStep(bootsteps.StartStopStep):
@@ -49,13 +49,13 @@ class LedgerStep(bootsteps.StartStopStep):
         self.threads = [lease.LeaseThread(), AuditThread(), DispatcherThread(worker.app)]
         for thread in self.threads:
             thread.start()
-        worker_shutdown.connect(self.end, weak=False)
-        Shutdown(worker).install()
+        worker_shutdown.connect(self.resign, weak=False)
+        Shutdown(worker, resign=self.resign).install()
 
     def stop(self, worker: Any) -> None:
-        """Nothing yet: Celery stops its steps while jobs still run, and those need the lease. `end` comes last."""
+        """Nothing yet: Celery stops its steps while jobs still run, and those need the lease. `resign` comes last."""
 
-    def end(self, **_: Any) -> None:
+    def resign(self, **_: Any) -> None:
         """The pool has ended: gives back what is left and says that this worker is gone."""
         from jobs.dispatcher import leader
         from jobs.worker import lease
@@ -63,7 +63,8 @@ class LedgerStep(bootsteps.StartStopStep):
         for thread in self.threads:
             thread.stop()
         for thread in self.threads:
-            # A lease that was renewed after the row is marked dead would look like a worker given up.
+            # First of all: the lease's thread would take the row for one of a worker given up, and the dispatcher's
+            # would take the leadership again.
             thread.join(timeout=_THREAD_END_SECONDS)
         lease.resign()
         leader.let_go()
