@@ -98,12 +98,13 @@ class LedgerBackend(DatabaseBackend):
             self._lost(run, exc, request)
             return
         claim = getattr(request, "claim", None)
-        error = _in_words(exc)
-        kept = self.prepare_exception(exc)
+        error = _storable(_in_words(exc))
+        kept = _storable(self.prepare_exception(exc))
+        traceback = _storable(traceback or "")
 
         def write(repeated: bool) -> bool:
             with settle.atomic():
-                landed = settle.fail(run, error=error, exception=kept, traceback=traceback or "")
+                landed = settle.fail(run, error=error, exception=kept, traceback=traceback)
                 if landed:
                     follow_ups.abandon(run.job_id)
             return landed or (repeated and run.ended())
@@ -140,13 +141,12 @@ class LedgerBackend(DatabaseBackend):
         if options.get("eta"):
             delay = self._moment(options["eta"])
         changes: dict[str, Any] = {"args": list(signature.args), "kwargs": dict(signature.kwargs)}
-        error = _in_words(exc) if exc is not None else "It asked for another run."
-        kept = self.prepare_exception(exc) if isinstance(exc, BaseException) else None
+        error = _storable(_in_words(exc)) if exc is not None else "It asked for another run."
+        kept = _storable(self.prepare_exception(exc)) if isinstance(exc, BaseException) else None
+        traceback = _storable(traceback or "")
 
         def write(repeated: bool) -> bool:
-            landed = settle.retry(
-                run, delay=delay or 0, error=error, exception=kept, traceback=traceback or "", **changes
-            )
+            landed = settle.retry(run, delay=delay or 0, error=error, exception=kept, traceback=traceback, **changes)
             return landed or (repeated and run.ended())
 
         if self._written(write, request, "retried"):
@@ -244,8 +244,18 @@ class LedgerBackend(DatabaseBackend):
     def _written(self, write: Callable[[bool], bool], request: Any, what: str, *, quietly: bool = False) -> bool:
         """Writes an end, waiting for the database; says so where the run no longer owned its job."""
         in_child = getattr(request, "claim", None) is not None
+
+        def write_bounded(repeated: bool) -> bool:
+            # The run that holds a lock on its job's row may be waiting for this very process to end it.
+            with settle.atomic(), connections[settle.ledger()].cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '500ms'")
+                return write(repeated)
+
         try:
-            landed = patiently(write, seconds=_END_PATIENCE_SECONDS if in_child else _MAIN_PATIENCE_SECONDS)
+            landed = patiently(
+                write if in_child else write_bounded,
+                seconds=_END_PATIENCE_SECONDS if in_child else _MAIN_PATIENCE_SECONDS,
+            )
         except DATABASE_AWAY as error:
             logger.error("id=%s %s, but PostgreSQL is away (%s); it will be run again", request.id, what, error)
             return False
@@ -319,6 +329,17 @@ def _run(task_id: str, request: Any) -> settle.Run | None:
         return settle.Run(parse_id(task_id), token)
     except InvalidJobId:
         return None
+
+
+def _storable(value: Any) -> Any:
+    """The same, as PostgreSQL can keep it: a NUL character or half a surrogate pair in an error must not lose it."""
+    if isinstance(value, str):
+        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(item) for item in value]
+    return value
 
 
 def _in_words(exc: Any) -> str:

@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 from jobs.claims import Claim
 from jobs.ids import derived_id, parse_id
 from jobs.models import Job
+from jobs.patience import DATABASE_AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ def insert(app: Celery, job_id: UUID, claim: Claim, result: Any) -> None:
                 if "chain" in options and not signature.options.get("task_id"):
                     options["task_id"] = str(derived_id(job_id, "chain"))
                 signature.apply_async((result,), parent_id=str(job_id), root_id=root_id, **options)
+        except DATABASE_AWAY:
+            # Then the job's end is not written either, and is tried again as a whole.
+            raise
         except Exception as error:  # whatever a signature raises, the job's own end stands
             logger.exception("id=%s completed, but what should follow it could not be enqueued", job_id)
             Job.objects.filter(pk=job_id).update(error=f"Completed, but a follow-up could not be enqueued: {error}")

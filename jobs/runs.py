@@ -29,8 +29,9 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     Raises Ignore, so that the body does not run, where the job is not to be had: it runs or ran already, was cancelled,
     is paused or expired, or the database is away. Nothing is counted then.
     """
-    if (request.delivery_info or {}).get("redelivered"):
-        # The ledger hints again by itself; a hint from an earlier life could only start a second run.
+    if (request.delivery_info or {}).get("redelivered") and getattr(request, "hint_id", None):
+        # The ledger hints again by itself; a hint from an earlier life could only start a second run. A message of
+        # another producer is all there is of its job: it may come as often as it likes.
         raise _skipped(request, "a redelivered hint")
     token = identity.token_of(request)
     if token is None:

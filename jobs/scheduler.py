@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_celery_beat.schedulers import DatabaseScheduler, ScheduleEntry
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "beat"
 _LONGEST_PAUSE_SECONDS = 5
+_OUTAGE_PAUSE_SECONDS = 1.0
 
 
 class LedgerScheduler(DatabaseScheduler):
@@ -27,8 +29,14 @@ class LedgerScheduler(DatabaseScheduler):
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """One look at the schedules; notes that it was taken."""
-        pause: float = super().tick(*args, **kwargs)
-        Duty.objects.update_or_create(name=NAME, defaults={"ticked_at": Now()})
+        try:
+            pause: float = super().tick(*args, **kwargs)
+            Duty.objects.update_or_create(name=NAME, defaults={"ticked_at": Now()})
+        except (DatabaseError, InterfaceError) as error:
+            # An error that came out of here would end beat.
+            logger.warning("PostgreSQL does not answer (%s); looking again.", str(error).strip())
+            connections.close_all()
+            return _OUTAGE_PAUSE_SECONDS
         return pause
 
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:

@@ -171,7 +171,11 @@ def report(run: Run, **changes: Any) -> bool:
         return bool(run.row().update(**changes))
     connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
     if connection is None:
-        connection = _beside.connection = connections.create_connection(ledger())
+        connection = connections.create_connection(ledger())
+        # A transaction of this very thread may hold the row: then the report is dropped, instead of waiting for ever.
+        options = {**connection.settings_dict["OPTIONS"], "options": "-c lock_timeout=1s"}
+        connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+        _beside.connection = connection
     query = cast(UpdateQuery, run.row().query.chain(UpdateQuery))
     query.add_update_values(changes)
     try:

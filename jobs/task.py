@@ -140,8 +140,11 @@ class JobTask(DjangoTask):
                 except BaseException as error:
                     raised = error
                     raise
-                written = request.retry_signature is None and self.backend.complete(request, result)
-                if not written and request.retry_signature is None:
+                if request.retry_signature is not None:
+                    owned = request.run.row().select_for_update().exists()
+                else:
+                    owned = written = self.backend.complete(request, result)
+                if not owned:
                     raise LeaseLost(f"Job {request.run.job_id} is no longer this run's: its effects are rolled back.")
         except Exception as error:
             if raised is not None:

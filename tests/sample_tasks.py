@@ -201,3 +201,16 @@ def effects() -> int:
 @shared_task(queue="default")
 def run_for(seconds: float) -> None:
     time.sleep(seconds)
+
+
+@shared_task(queue="default")
+def fail_with_a_nul() -> None:
+    raise ValueError("the other side said: \0 \udcff")
+
+
+@shared_task(bind=True, queue="default", atomic=True)
+def report_after_a_nested_fence(self: Any) -> None:
+    """The row is locked by this transaction until its end."""
+    with fenced():
+        Group.objects.create(name="fenced")
+    self.progress(50, 100, "after the fence")

@@ -22,7 +22,18 @@ class Rescuer:
     """
 
     def __init__(self) -> None:
+        self._awake_at = time.time()
         self.wait()
+
+    def look(self) -> None:
+        """Notes that this process is awake. After a pause, of the database or of the machine, it waits one lease.
+
+        By the wall clock: a machine that was suspended has a monotonic clock that knows nothing of it.
+        """
+        now = time.time()
+        if abs(now - self._awake_at) > settings.JOBS_LEASE_SECONDS / 2:
+            self.wait()
+        self._awake_at = now
 
     def wait(self) -> None:
         """Gives every worker one lease to show that it lives."""

@@ -19,7 +19,9 @@ class DispatcherThread(DutyThread):
 
     def run_once(self) -> None:
         """One round, if this worker leads."""
-        if not leader.hold():
+        leads = leader.hold()
+        self.rescuer.look()
+        if not leads:
             return
         self.rescuer.run_once()
         self.top_up.run_once(due.run_once())

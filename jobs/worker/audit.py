@@ -6,14 +6,13 @@ a way that Celery did not notice.
 
 import logging
 import time
-from uuid import UUID
 
-from celery.worker import state
 from django.conf import settings
 
 from jobs import settle
 from jobs.models import Job
 from jobs.worker import identity
+from jobs.worker.requests import running_tokens
 from jobs.worker.thread import DutyThread
 
 logger = logging.getLogger(__name__)
@@ -24,16 +23,19 @@ class AuditThread(DutyThread):
 
     def __init__(self) -> None:
         super().__init__("jobs-audit", settings.JOBS_HEARTBEAT_SECONDS)
-        self._since: dict[UUID, float] = {}
+        self._since: dict[str, float] = {}
 
     def run_once(self) -> None:
         """One look."""
         mine = Job.objects.filter(state="active", worker_id=identity.incarnation())
         now = time.monotonic()
+        owned = list(mine.values_list("claim_token", flat=True))
         # A request is listed from before its claim until after its end: who is missing twice is not just passing by.
-        missing = {job_id for job_id in mine.values_list("pk", flat=True) if str(job_id) not in state.requests}
-        self._since = {job_id: self._since.get(job_id, now) for job_id in missing}
-        lost = [job_id for job_id, since in self._since.items() if now - since > settings.JOBS_LEASE_SECONDS / 2]
+        missing = set(owned) - running_tokens()
+        self._since = {token: self._since.get(token, now) for token in missing}
+        lost = [token for token, since in self._since.items() if now - since > settings.JOBS_LEASE_SECONDS / 2]
         if lost:
-            again, failed = settle.lose(mine.filter(pk__in=lost), evidence="its worker has no run of it any more")
+            again, failed = settle.lose(
+                mine.filter(claim_token__in=lost), evidence="its worker has no run of it any more"
+            )
             logger.warning("Owned %d jobs without running them: %d run again, %d failed.", len(lost), again, failed)

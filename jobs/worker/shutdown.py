@@ -18,6 +18,8 @@ from celery.concurrency import prefork
 from celery.worker import state
 from django.conf import settings
 
+from jobs.worker.requests import running_tokens
+
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
@@ -61,11 +63,10 @@ class Shutdown:
         if consumer is not None and consumer.task_consumer is not None:
             consumer.call_soon(consumer.task_consumer.cancel)
         grace_seconds = settings.JOBS_GRACE_SECONDS
-        logger.info("Ending: takes no more jobs; %d still run and have %g s.", len(state.requests), grace_seconds)
+        logger.info("Ending: takes no more jobs; %d still run and have %g s.", len(running_tokens()), grace_seconds)
         deadline = time.monotonic() + grace_seconds
         while time.monotonic() < deadline and not self._at_once.wait(_LOOK_SECONDS):
-            # Every message that was received and not yet settled, whether its job has started or not.
-            if not state.requests:
+            if not running_tokens():
                 state.should_stop = os.EX_OK
                 return
         self._hand_back()

@@ -31,6 +31,24 @@ def test_ten_hints_for_one_job_at_two_workers_give_one_run(processes: Processes,
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_hint_too_many_at_the_same_worker_does_not_end_the_run(processes: Processes, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    worker = processes.worker("default", concurrency=2)
+    result = sample_tasks.wait_for_file.delay(str(gate))
+    wait_until(lambda: Job.objects.get(pk=result.id).progress_percent == 10)
+    with current_app.producer_pool.acquire() as producer:
+        publish.in_bulk(current_app, producer, [publish.Hint.of(Job.objects.get())])
+    wait_until(lambda: "nothing to claim" in worker.output)
+    # Longer than the worker's look at itself takes to miss a run: a lease of 3 s, of which half must pass.
+    other = sample_tasks.run_for.delay(4)
+    wait_until(lambda: Job.objects.get(pk=other.id).state == "completed", timeout=30)
+    gate.touch()
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "completed")
+    assert Job.objects.get(pk=result.id).stalled_count == 0
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_message_of_another_producer_becomes_a_job_once(processes: Processes) -> None:
     message = current_app.amqp.create_task_message(
         "01a20b67-9a24-7497-ab53-2dd40b9ada34", "tests.sample_tasks.add", (1, 2), {}

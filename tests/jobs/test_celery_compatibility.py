@@ -63,6 +63,18 @@ def test_a_task_that_declares_no_retries_fails_at_once_whatever_its_queue_allows
     assert job.error == "ValueError: nobody expected this"
 
 
+def test_an_error_that_postgresql_could_not_keep_is_kept_escaped(processes: Processes) -> None:
+    processes.worker("default")
+    job = ended(sample_tasks.fail_with_a_nul.delay())
+    assert (job.state, job.stalled_count) == ("failed", 0)
+    assert job.error == "ValueError: the other side said: \\x00 \\udcff"
+
+
+def test_a_report_that_would_wait_for_its_own_transaction_is_dropped(processes: Processes) -> None:
+    processes.worker("default", pool="threads")
+    assert ended(sample_tasks.report_after_a_nested_fence.delay()).state == "completed"
+
+
 def test_each_start_end_retry_and_failure_is_one_line_in_the_log(processes: Processes) -> None:
     worker = processes.worker("default")
     again, failed = ended(sample_tasks.fail_until.delay(2)), ended(sample_tasks.fail_for_good.delay())
