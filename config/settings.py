@@ -336,7 +336,6 @@ CELERY_DB_REUSE_MAX = 1000
 CELERY_BEAT_SCHEDULER = "jobs.scheduler:LedgerScheduler"
 CELERY_TIMEZONE = "UTC"
 CELERY_ENABLE_UTC = True
-# Results live in the ledger; the empty tables of django-celery-results need no extended fields.
 DJANGO_CELERY_BEAT_TZ_AWARE = True
 
 # --- The ledger ---------------------------------------------------------------------------------------------------
