@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from jobs import selectors
-from jobs.models import QueueControl
+from jobs.models import Job, QueueControl
 from tests.jobs.factories import make_job, make_worker
 
 pytestmark = pytest.mark.django_db
@@ -54,18 +54,21 @@ def test_all_counts_take_six_queries_however_many_queues_have_jobs() -> None:
 
 
 def test_every_count_of_jobs_has_an_index() -> None:
+    # Enough rows, and known to the planner, that reading the table as a whole is clearly the dearer way.
+    Job.objects.bulk_create(
+        Job(task="tests.sample_tasks.add", queue="default", state="cancelled", finished_at=timezone.now())
+        for _ in range(3000)
+    )
+    for state in ("waiting", "delayed", "completed", "failed"):
+        make_job(state=state)
     with CaptureQueriesContext(connection) as queries:
         selectors.queue_statuses()
     plans = []
     with connection.cursor() as cursor:
-        # Empty tables are read as a whole whatever their indexes: this asks what is possible, not what is cheapest.
-        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("ANALYZE jobs_job")
         for query in queries:
             if "jobs_job" in query["sql"]:
                 cursor.execute(f"EXPLAIN {query['sql']}")
                 plans.append("\n".join(row[0] for row in cursor.fetchall()))
     assert len(plans) == 3
-    assert all("Seq Scan" not in plan for plan in plans)
-    assert all(index in plans[0] for index in ("job_waiting", "job_active", "job_delayed"))
-    assert "job_ended" in plans[1]
-    assert "job_ended" in plans[2]
+    assert all("Seq Scan" not in plan for plan in plans), plans
