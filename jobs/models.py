@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -47,6 +48,7 @@ class Job(models.Model):
     attempt = models.PositiveIntegerField(default=1, help_text="Number of the run that is due or running, from 1")
     max_attempts = models.PositiveIntegerField(null=True, blank=True, help_text="Runs allowed; empty: without end")
     stalled_count = models.PositiveIntegerField(default=0, help_text="Runs lost with their worker")
+    refused_count = models.PositiveIntegerField(default=0, help_text="Times that no worker at hand knew its task")
     run_alone = models.BooleanField(default=False, help_text="Never run in a batch with others")
     claim_token = models.CharField(max_length=120, blank=True, default="", help_text="Fences the writes of a run")
     worker_id = models.UUIDField(null=True, blank=True, help_text="The worker process that runs or ran it last")
@@ -60,6 +62,9 @@ class Job(models.Model):
     time_limit_seconds = models.FloatField(null=True, blank=True)
 
     dedup_key = models.CharField(max_length=255, null=True, blank=True)
+    successor = payload_field(
+        null=True, blank=True, help_text="The job to insert when this one ends: what came with its key meanwhile"
+    )
     progress_percent = models.PositiveSmallIntegerField(null=True, blank=True)
     progress_message = models.CharField(max_length=255, blank=True, default="")
     custom_state = models.CharField(max_length=64, blank=True, default="", help_text="From `update_state`")
@@ -83,7 +88,9 @@ class Job(models.Model):
         constraints = [
             # G08: one live job per dedup key, whoever enqueues at the same moment.
             models.UniqueConstraint(
-                fields=["dedup_key"], condition=Q(state__in=LIVE), name="job_one_live_per_dedup_key"
+                fields=["dedup_key"],
+                condition=Q(state__in=LIVE, dedup_key__isnull=False),
+                name="job_one_live_per_dedup_key",
             ),
             # Also holds that the state is one of these.
             models.CheckConstraint(
@@ -158,9 +165,14 @@ class Worker(models.Model):
     node = models.CharField(max_length=255, help_text="Celery's node name")
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
+    pid_space = models.CharField(
+        max_length=128, blank=True, default="", help_text="Boot and PID namespace in which the pid means something"
+    )
+    pid_started_ticks = models.BigIntegerField(null=True, blank=True, help_text="Tells the process from a later one")
     pool = models.CharField(max_length=64)
     concurrency = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
+    stuck_count = models.PositiveIntegerField(default=0, help_text="Threads that outlived their job's time limit")
     started_at = models.DateTimeField(db_default=Now())
     lease_expires_at = models.DateTimeField()
     dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
@@ -195,6 +207,73 @@ class QueueControl(models.Model):
     paused_at = models.DateTimeField(null=True, blank=True)
     waiting_threshold_count = models.PositiveIntegerField(null=True, blank=True)
     failed_threshold_count = models.PositiveIntegerField(null=True, blank=True)
+    keep_completed_count = models.PositiveIntegerField(null=True, blank=True)
+    keep_failed_count = models.PositiveIntegerField(null=True, blank=True)
 
     def __str__(self) -> str:
         return self.name
+
+
+class DedupWindow(models.Model):
+    """A key that is taken for a time, also beyond the end of its job: throttling."""
+
+    key = models.CharField(primary_key=True, max_length=255)
+    job_id = models.UUIDField()
+    until = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["until"], name="dedupwindow_until")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class JobEvent(models.Model):
+    """The end of a run, on its way into Stat: a trigger on `jobs_job` writes it in the transaction that ends the run.
+
+    Rows live for a second or two. Appending one costs a run next to nothing, and two runs never wait for each other as
+    they would if both counted in one row.
+    """
+
+    class Kind(models.TextChoices):
+        """What became of the run, or of the job that never ran."""
+
+        COMPLETED = "completed"
+        FAILED = "failed"
+        RETRIED = "retried"
+        STALLED = "stalled"
+        CANCELLED = "cancelled"
+
+    queue = models.CharField(max_length=64)
+    task = models.CharField(max_length=255)
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    at = models.DateTimeField(db_default=Now())
+    wait_seconds = models.FloatField(null=True, blank=True, help_text="From the moment it was due to its start")
+    run_seconds = models.FloatField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.kind}"
+
+
+class Stat(models.Model):
+    """Counts of one task in one queue in one minute: what every rate, total and percentile reads."""
+
+    queue = models.CharField(max_length=64)
+    task = models.CharField(max_length=255)
+    minute = models.DateTimeField(help_text="Its beginning")
+    completed_count = models.PositiveIntegerField(default=0)
+    failed_count = models.PositiveIntegerField(default=0)
+    retried_count = models.PositiveIntegerField(default=0)
+    stalled_count = models.PositiveIntegerField(default=0)
+    cancelled_count = models.PositiveIntegerField(default=0)
+    wait_seconds_sum = models.FloatField(default=0)
+    run_seconds_sum = models.FloatField(default=0)
+    wait_buckets = ArrayField(models.PositiveIntegerField(), help_text="Counts per bound of jobs.statistics")
+    run_buckets = ArrayField(models.PositiveIntegerField(), help_text="Counts per bound of jobs.statistics")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["queue", "task", "minute"], name="stat_one_per_task_and_minute")]
+        indexes = [models.Index(fields=["minute"], name="stat_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.minute}"

@@ -71,4 +71,5 @@ def test_every_count_of_jobs_has_an_index() -> None:
                 cursor.execute(f"EXPLAIN {query['sql']}")
                 plans.append("\n".join(row[0] for row in cursor.fetchall()))
     assert len(plans) == 3
-    assert all("Seq Scan" not in plan for plan in plans), plans
+    # A filter would mean that the index holds rows of other states too.
+    assert all("Seq Scan" not in plan and "Filter" not in plan for plan in plans), plans
