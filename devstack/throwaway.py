@@ -106,9 +106,12 @@ class Server:
 
 
 class Servers:
-    """The servers that the environment does not name, and the variables by which the project finds them."""
+    """The servers that the environment does not name, and the variables by which the project finds them.
 
-    def __init__(self) -> None:
+    `durable` servers write to the disk as in production, which only a benchmark wants.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
         _sweep()
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         (self.folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "created": created(os.getpid())}))
@@ -126,13 +129,13 @@ class Servers:
         # Only the real environment counts here: a test must never touch the database that .env or bin/up names.
         if not os.environ.get("DATABASE_URL"):
             postgres = Postgres(
-                folder=self.folder / "postgres", port=free_port(), password=secrets.token_urlsafe(16), durable=False
+                folder=self.folder / "postgres", port=free_port(), password=secrets.token_urlsafe(16), durable=durable
             )
             self.postgres = Server(postgres, stop_signal=signal.SIGINT)
             self.variables["DATABASE_URL"] = postgres.url("postgres")
         if not any(os.environ.get(name) for name in REDIS_NAMES):
             redis = Redis(
-                folder=self.folder / "redis", port=free_port(), password=secrets.token_urlsafe(16), durable=False
+                folder=self.folder / "redis", port=free_port(), password=secrets.token_urlsafe(16), durable=durable
             )
             self.redis = Server(redis, stop_signal=signal.SIGTERM)
             self.variables["REDIS_URL"] = redis.url
