@@ -1,0 +1,121 @@
+"""The two sides of the comparison: where each keeps its jobs, and how its worker is started."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from devstack.home import BASE_DIR
+from devstack.throwaway import Servers
+
+PEER = "bench.peers.django_celery_results"
+# Two processes on one queue; the project's own flags come on top.
+_WORKER = ("--include=bench.tasks", "--pool=prefork", "--concurrency=2", "--loglevel=INFO")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One system under measure. `jobs` is its table; the columns are those of an ended job."""
+
+    name: str
+    app: str
+    environment: Mapping[str, str]
+    worker_flags: tuple[str, ...] = ()
+    jobs: str
+    id_column: str
+    ended: str
+    ended_at_column: str
+    emptied: str
+
+    def prepare(self) -> None:
+        """Creates its database with all tables."""
+        url, _, name = self.environment["DATABASE_URL"].rpartition("/")
+        with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        self.run("django", "migrate", "--verbosity=0")
+
+    def run(self, *arguments: str) -> str:
+        """Runs `python -m …` on this side; returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=BASE_DIR,
+            env={**os.environ, **self.environment},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return done.stdout
+
+    def enqueue(self, count: int, *, due: bool = False) -> dict[str, Any]:
+        """Calls the task `count` times, from a process of its own; see `bench.enqueue`."""
+        return json.loads(self.run("bench.enqueue", self.app, str(count), *(["--due"] if due else [])))
+
+    def worker_command(self, *flags: str) -> list[str]:
+        """The command line of its worker."""
+        return [sys.executable, "-m", "celery", "-A", self.app, "worker", *_WORKER, *self.worker_flags, *flags]
+
+    def connect(self) -> "psycopg.Connection[Any]":
+        """A connection to its database."""
+        return psycopg.connect(self.environment["DATABASE_URL"], autocommit=True)
+
+    def empty(self) -> None:
+        """Removes all jobs, and lets the next measurement begin with nothing left to write."""
+        with self.connect() as connection:
+            connection.execute(self.emptied)
+            connection.execute("CHECKPOINT")
+
+    def ended_count(self, connection: "psycopg.Connection[Any]") -> int:
+        """How many jobs have succeeded."""
+        row = connection.execute(f"SELECT count(*) FROM {self.jobs} WHERE {self.ended}").fetchone()
+        assert row is not None
+        return row[0]
+
+    def ends(self) -> dict[str, datetime]:
+        """When each job succeeded, by its id."""
+        with self.connect() as connection:
+            rows = connection.execute(
+                f"SELECT {self.id_column}::text, {self.ended_at_column} FROM {self.jobs} WHERE {self.ended}"
+            )
+            return dict(rows.fetchall())
+
+
+def both(servers: Servers) -> tuple[Side, Side]:
+    """This project as it is, and the peer, on databases of their own on the same servers."""
+    database, redis = servers.variables["DATABASE_URL"].rpartition("/")[0], servers.variables["REDIS_URL"]
+    ours = Side(
+        name="Handoff",
+        app="config",
+        environment={
+            **servers.variables,
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "DATABASE_URL": f"{database}/ours",
+        },
+        # As bin/up and the containers start it.
+        worker_flags=("--queues=default", "--without-mingle", "--without-gossip"),
+        jobs="jobs_job",
+        id_column="id",
+        ended="state = 'completed'",
+        ended_at_column="finished_at",
+        emptied="TRUNCATE jobs_job, jobs_jobevent, jobs_stat, jobs_worker CASCADE",
+    )
+    peer = Side(
+        name="Django + Celery + django-celery-results",
+        app=PEER,
+        environment={
+            "DJANGO_SETTINGS_MODULE": f"{PEER}.settings",
+            "DATABASE_URL": f"{database}/peer",
+            "REDIS_URL": redis.removesuffix("/0") + "/1",
+        },
+        jobs="django_celery_results_taskresult",
+        id_column="task_id",
+        ended="status = 'SUCCESS'",
+        ended_at_column="date_done",
+        emptied="TRUNCATE django_celery_results_taskresult",
+    )
+    return ours, peer
