@@ -12,11 +12,11 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import states
 from celery.exceptions import Ignore, Reject
-from celery.utils.time import maybe_iso8601, maybe_make_aware
+from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, maybe_make_aware
 from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
-from jobs import follow_ups, settle
+from jobs import settle
 from jobs.enqueue import NotSupported
 from jobs.errors import Interrupted, LeaseLost, Permanent
 from jobs.ids import InvalidJobId, parse_id
@@ -58,7 +58,7 @@ class LedgerBackend(DatabaseBackend):
             return
 
         def write(repeated: bool) -> bool:
-            return self.complete(request, result) or (repeated and run.ended())
+            return self.complete(request, result) or (repeated and run.landed(state="completed"))
 
         if request.settled or self._written(write, request, "completed"):
             log(logging.INFO, "completed", request.task, request)
@@ -69,14 +69,7 @@ class LedgerBackend(DatabaseBackend):
         Raises EncodeError for a result that is not JSON.
         """
         self.encode(result)
-        kept = None if request.ignore_result else result
-        if not request.claim.follow_ups:
-            return settle.complete(request.run, result=kept)
-        with settle.atomic():
-            landed = settle.complete(request.run, result=kept)
-            if landed:
-                follow_ups.insert(self.app, request.run.job_id, request.claim, result)
-        return landed
+        return settle.complete(request.run, result=result, claim=request.claim)
 
     def mark_as_failure(
         self,
@@ -97,30 +90,22 @@ class LedgerBackend(DatabaseBackend):
                 return
             self._lost(run, exc, request)
             return
-        claim = getattr(request, "claim", None)
         error = _storable(_in_words(exc))
         kept = _storable(self.prepare_exception(exc))
         traceback = _storable(traceback or "")
 
         def write(repeated: bool) -> bool:
-            with settle.atomic():
-                landed = settle.fail(run, error=error, exception=kept, traceback=traceback)
-                if landed:
-                    follow_ups.abandon(run.job_id)
-            return landed or (repeated and run.ended())
+            if isinstance(exc, TimeLimitExceeded) and self._retried_after_time_limit(run, request, error, kept):
+                return True
+            landed = settle.fail(run, error=error, exception=kept, traceback=traceback, cause=exc)
+            return landed or (repeated and run.landed(state="failed"))
 
-        if isinstance(exc, TimeLimitExceeded) and self._retried_after_time_limit(run, request, error, kept):
-            return
         if not self._written(write, request, "failed"):
             return
-        if claim is not None:
+        if getattr(request, "claim", None) is not None:
             log(logging.WARNING, "failed", request.task, request, f"error={error}")
         else:
             logger.warning("failed id=%s task=%s error=%s", run.job_id, request.task, error)
-        errbacks = Job.objects.filter(pk=run.job_id).values_list("follow_ups", flat=True).first() or {}
-        if call_errbacks and errbacks.get("link_error"):
-            request.errbacks = errbacks["link_error"]
-            self._call_task_errbacks(request, exc, traceback)
 
     def mark_as_retry(
         self,
@@ -147,7 +132,7 @@ class LedgerBackend(DatabaseBackend):
 
         def write(repeated: bool) -> bool:
             landed = settle.retry(run, delay=delay or 0, error=error, exception=kept, traceback=traceback, **changes)
-            return landed or (repeated and run.ended())
+            return landed or (repeated and run.landed(attempt=request.claim.attempt + 1))
 
         if self._written(write, request, "retried"):
             log(logging.WARNING, "retried", request.task, request, f"in={delay} error={error}")
@@ -229,19 +214,20 @@ class LedgerBackend(DatabaseBackend):
     def _retried_after_time_limit(self, run: settle.Run, request: Any, error: str, kept: Any) -> bool:
         """A hard limit is a failed attempt: where the task retries by itself and has runs left, it runs again."""
         task = self.app.tasks.get(request.task)
-        if task is None or not getattr(task, "autoretry_for", None):
+        job = run.row().values("attempt", "max_attempts").first()
+        if task is None or not getattr(task, "autoretry_for", None) or job is None:
             return False
+        if job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]:
+            return False
+        delay = get_exponential_backoff_interval(
+            factor=int(task.retry_backoff or 1),
+            retries=job["attempt"] - 1,
+            maximum=task.retry_backoff_max,
+            full_jitter=task.retry_jitter,
+        )
+        return settle.retry(run, delay=delay, error=error, exception=kept)
 
-        def write(repeated: bool) -> bool:
-            job = run.row().values("attempt", "max_attempts").first()
-            if job is None or (job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]):
-                return False
-            delay = float(task.retry_backoff or 1) * 2 ** (job["attempt"] - 1)
-            return settle.retry(run, delay=delay, error=error, exception=kept)
-
-        return self._written(write, request, "retried", quietly=True)
-
-    def _written(self, write: Callable[[bool], bool], request: Any, what: str, *, quietly: bool = False) -> bool:
+    def _written(self, write: Callable[[bool], bool], request: Any, what: str) -> bool:
         """Writes an end, waiting for the database; says so where the run no longer owned its job."""
         in_child = getattr(request, "claim", None) is not None
 
@@ -263,7 +249,7 @@ class LedgerBackend(DatabaseBackend):
             if not in_child:
                 # The main process forks pool processes: it keeps no connection that they would inherit.
                 connections.close_all()
-        if not landed and not quietly:
+        if not landed:
             logger.warning("id=%s %s, but the job was no longer this run's: not kept", request.id, what)
         return landed
 

@@ -1,18 +1,21 @@
-"""Celery's `link` and `chain`: the transaction that ends a job inserts what comes after it.
+"""What comes after a job, written by the transaction that ends it: Celery's `link`, `chain` and `link_error`.
 
 Ids are derived from the job's, so that neither a crash nor a run that lost its job loses or doubles a follow-up.
 """
 
 import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from celery import Celery
-from celery.canvas import maybe_signature
-from django.db import transaction
+from celery import current_app
+from celery.app.task import Context
+from celery.canvas import Signature, maybe_signature
+from celery.exceptions import NotRegistered
+from django.db import router, transaction
 from django.db.models.functions import Now
 
-from jobs.claims import Claim
 from jobs.ids import derived_id, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY
@@ -20,57 +23,139 @@ from jobs.patience import DATABASE_AWAY
 logger = logging.getLogger(__name__)
 
 
-def insert(app: Celery, job_id: UUID, claim: Claim, result: Any) -> None:
+def insert(job_id: UUID, follow_ups: Mapping[str, Any], root_id: UUID | None, result: Any) -> None:
     """Enqueues the links and the next step of the chain of a job that completes in the current transaction.
 
     A follow-up that cannot be enqueued never stops the end of its job: it is rolled back alone, logged and noted.
     """
-    steps: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    steps: list[tuple[Any, dict[str, Any]]] = [
         (link, {"task_id": str(derived_id(job_id, "link", number))})
-        for number, link in enumerate(claim.follow_ups.get("link", []))
+        for number, link in enumerate(follow_ups.get("link", []))
     ]
-    chain = claim.follow_ups.get("chain", [])
+    chain = follow_ups.get("chain", [])
     if chain:
-        steps.append((chain[-1], {"chain": chain[:-1]}))
-    root_id = str(claim.root_id or job_id)
+        options = {"chain": chain[:-1]}
+        if not chain[-1].get("options", {}).get("task_id"):
+            options["task_id"] = str(derived_id(job_id, "chain"))
+        steps.append((chain[-1], options))
     for step, options in steps:
+        _enqueue(job_id, root_id, step, (result,), options)
+
+
+def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause: BaseException | None) -> None:
+    """A job fails for good in the current transaction: its chain ends here, and its errbacks are called.
+
+    An errback with one argument gets the job's id and is a job itself, inserted here. Celery's newer kind, with three
+    arguments, is called in place once the failure is committed; a process that dies in that instant calls none.
+    """
+    _abandon(job, f"An earlier step of its chain failed: job {job.pk}.")
+    backend: Any = current_app.backend
+    for number, errback in enumerate(job.follow_ups.get("link_error", [])):
+        signature = maybe_signature(errback, app=current_app)
         try:
-            with transaction.atomic():
-                signature = maybe_signature(step, app=app)
-                if "chain" in options and not signature.options.get("task_id"):
-                    options["task_id"] = str(derived_id(job_id, "chain"))
-                signature.apply_async((result,), parent_id=str(job_id), root_id=root_id, **options)
-        except DATABASE_AWAY:
-            # Then the job's end is not written either, and is tried again as a whole.
-            raise
-        except Exception as error:  # whatever a signature raises, the job's own end stands
-            logger.exception("id=%s completed, but what should follow it could not be enqueued", job_id)
-            Job.objects.filter(pk=job_id).update(error=f"Completed, but a follow-up could not be enqueued: {error}")
-
-
-def abandon(job_id: UUID) -> None:
-    """The rest of a failed job's chain is stored as cancelled under its ids, so that nobody waits for it for ever."""
-    job = Job.objects.filter(pk=job_id).values("follow_ups", "queue", "root_id").first()
-    if job is None:
-        return
-    for step in job["follow_ups"].get("chain", []):
-        task_id = step.get("options", {}).get("task_id")
-        if not task_id:
+            in_place = _takes_the_exception(backend, signature)
+        except NotRegistered:
+            logger.error("id=%s failed, and its errback %s is no task of this project", job.pk, signature.task)
             continue
-        Job.objects.bulk_create(
-            [
-                Job(
-                    id=parse_id(task_id),
-                    task=step["task"],
-                    queue=job["queue"],
-                    state="cancelled",
-                    args=list(step.get("args") or ()),
-                    kwargs=dict(step.get("kwargs") or {}),
-                    finished_at=Now(),
-                    error=f"An earlier step of its chain failed: job {job_id}.",
-                    parent_id=job_id,
-                    root_id=job["root_id"] or job_id,
-                )
-            ],
-            ignore_conflicts=True,
+        if in_place:
+            raised = cause or backend.exception_to_python(exception) or RuntimeError(error)
+            call = partial(_call_in_place, signature, job, raised, traceback)
+            transaction.on_commit(call, using=router.db_for_write(Job), robust=True)
+        else:
+            # By token: the operator's next run may fail again, and that is another failure.
+            task_id = str(derived_id(job.pk, job.claim_token, "errback", number))
+            _enqueue(job.pk, job.root_id, errback, (str(job.pk),), {"task_id": task_id})
+
+
+def after_stop(job: Job) -> None:
+    """A job ends in the current transaction neither well nor badly (cancelled, expired, ignored): so does its chain.
+
+    As in Celery, no errbacks are called.
+    """
+    _abandon(job, f"An earlier step of its chain did not complete: job {job.pk}.")
+
+
+def reopen(job: Job) -> None:
+    """An operator runs a job again: the steps after it, stored as cancelled when it failed, are to come once more."""
+    _later_steps(job).delete()
+
+
+def is_later_step(job: Job) -> bool:
+    """Whether a cancelled job is what is left of a chain whose earlier step, its parent, did not complete."""
+    parent = Job.objects.filter(pk=job.parent_id).first() if job.parent_id else None
+    return parent is not None and _later_steps(parent).filter(pk=job.pk).exists()
+
+
+def _later_steps(job: Job) -> Any:
+    ids = [parse_id(task_id) for _, task_id in _named_steps(job.follow_ups.get("chain", []))]
+    return Job.objects.filter(pk__in=ids, state="cancelled", parent_id=job.pk, started_at__isnull=True)
+
+
+def _abandon(job: Job, reason: str) -> None:
+    """The rest of a chain is stored as cancelled under its ids, so that nobody waits for it for ever."""
+    Job.objects.bulk_create(
+        [
+            Job(
+                id=parse_id(task_id),
+                task=step["task"],
+                queue=job.queue,
+                state="cancelled",
+                args=list(step.get("args") or ()),
+                kwargs=dict(step.get("kwargs") or {}),
+                finished_at=Now(),
+                error=reason,
+                parent_id=job.pk,
+                root_id=job.root_id or job.pk,
+                owner_id=job.owner_id,
+                correlation_id=job.correlation_id,
+            )
+            for step, task_id in _named_steps(job.follow_ups.get("chain", []))
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def _named_steps(steps: Iterable[Any]) -> Iterator[tuple[Any, str]]:
+    """Every task of a chain that somebody may wait for, those inside of groups and chains too, with its id."""
+    for step in steps:
+        if step.get("subtask_type") in ("group", "chain"):
+            yield from _named_steps(step["kwargs"].get("tasks", []))
+        elif task_id := step.get("options", {}).get("task_id"):
+            yield step, task_id
+
+
+def _enqueue(job_id: UUID, root_id: UUID | None, step: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    try:
+        with transaction.atomic(using=router.db_for_write(Job)):
+            signature = maybe_signature(step, app=current_app)
+            signature.apply_async(args, parent_id=str(job_id), root_id=str(root_id or job_id), **options)
+    except DATABASE_AWAY:
+        # Then the job's end is not written either, and is tried again as a whole.
+        raise
+    except Exception as error:  # whatever a signature raises, the job's own end stands
+        logger.exception("id=%s ended, but what should follow it could not be enqueued", job_id)
+        Job.objects.filter(pk=job_id, error="").update(
+            error=f"Completed, but a follow-up could not be enqueued: {error}"
         )
+
+
+def _takes_the_exception(backend: Any, signature: Signature) -> bool:
+    """Celery's own rule for telling the two kinds of errback apart."""
+    header: Callable[..., Any] | None = getattr(signature.type, "__header__", None)
+    if header is None or isinstance(header, partial):
+        return False
+    return bool(backend._errback_arity_greater(signature, 1))
+
+
+def _call_in_place(signature: Signature, job: Job, raised: BaseException, traceback: str) -> None:
+    request = Context(
+        id=str(job.pk),
+        task=job.task,
+        args=job.args,
+        kwargs=job.kwargs,
+        retries=job.attempt - 1,
+        root_id=str(job.root_id or job.pk),
+        parent_id=job.parent_id and str(job.parent_id),
+        correlation_id=job.correlation_id,
+    )
+    signature(request, raised, traceback)

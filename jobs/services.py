@@ -8,7 +8,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from jobs import audit, publish
+from jobs import audit, follow_ups, publish
 from jobs.models import LIVE, Attempt, Job, QueueControl
 from jobs.queues import queue_named
 from jobs.states import Cause, State
@@ -18,6 +18,7 @@ from jobs.transitions import transition
 _BEFORE_THE_FIRST_RUN: dict[str, Any] = {
     "attempt": 1,
     "stalled_count": 0,
+    "refused_count": 0,
     "worker_id": None,
     "started_at": None,
     "finished_at": None,
@@ -40,18 +41,25 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
     """Runs an ended job again, from its first attempt, with the arguments that its row holds.
 
     What the last run left is cleared; failed runs stay readable as Attempt rows. An expiry of the job is lifted: the
-    operator wants it now. Raises ActionRefused when the job is gone, has not ended, or when a live job holds its dedup
+    operator wants it now. The later steps of a chain, cancelled when this one failed, follow once more. Raises
+    ActionRefused when the job is gone, has not ended, is such a later step itself, or when a live job holds its dedup
     key. Of two operators who press the button at once one wins and the other is refused. A process that dies in the
     middle leaves the job as it was; one that dies after the commit leaves a waiting job, which the dispatcher hints.
     """
     try:
         with transaction.atomic():
             job = _locked(job_id)
+            if follow_ups.is_later_step(job):
+                raise ActionRefused(
+                    f"Job {job_id} is a later step of a chain and has no arguments yet: run job {job.parent_id}, the "
+                    "step that did not complete, again."
+                )
             changes = {**_BEFORE_THE_FIRST_RUN, "run_at": Now(), "expires_at": None}
             if not transition(Job.objects.filter(pk=job_id), Cause.RUN_AGAIN, **changes):
                 raise ActionRefused(
                     f"Job {job_id} is {job.state}: only a completed, failed or cancelled job can be run again."
                 )
+            follow_ups.reopen(job)
             audit.record(actor=actor, thing=job, what=f"Run again (was {job.state}).")
             # robust: the row is there, so a hint that cannot be sent is the dispatcher's to send.
             transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), robust=True)
@@ -86,6 +94,7 @@ def cancel_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
                 started_at=job.started_at,
                 error=words,
             )
+        follow_ups.after_stop(job)
         audit.record(actor=actor, thing=job, what=f"Cancelled (was {job.state}).")
 
 
@@ -94,9 +103,13 @@ def revoke_job(*, job_id: UUID) -> bool:
 
     As with `cancel_job`, the process of an active job is not stopped. Twice is as good as once.
     """
-    jobs = Job.objects.filter(pk=job_id)
-    transition(jobs, Cause.CANCELLED, finished_at=Now(), error="Revoked.")
-    return jobs.exists()
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id).first()
+        if job is not None and transition(
+            Job.objects.filter(pk=job_id), Cause.CANCELLED, finished_at=Now(), error="Revoked."
+        ):
+            follow_ups.after_stop(job)
+    return job is not None
 
 
 def pause_queue(*, queue: str, actor: AbstractBaseUser) -> bool:

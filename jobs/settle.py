@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
+from billiard.exceptions import WorkerLostError
 from django.db import connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, QuerySet, When
@@ -19,7 +20,8 @@ from django.db.models.functions import Greatest, Now
 from django.db.models.sql import UpdateQuery
 from django.db.models.sql.constants import ROW_COUNT
 
-from jobs import publish
+from jobs import follow_ups, publish, signals
+from jobs.claims import Claim
 from jobs.models import Attempt, Job
 from jobs.patience import DATABASE_AWAY
 from jobs.queues import QUEUES
@@ -43,9 +45,9 @@ class Run:
         """The job's row, if this run still owns it."""
         return Job.objects.filter(pk=self.job_id, state="active", claim_token=self.token)
 
-    def ended(self) -> bool:
-        """Whether this run has ended its job already: its token is the last one on a row that is no longer active."""
-        return Job.objects.filter(pk=self.job_id, claim_token=self.token).exclude(state="active").exists()
+    def landed(self, **expected: Any) -> bool:
+        """Whether an end of this run whose answer was lost did land: its token is still on the row, and it looks so."""
+        return Job.objects.filter(pk=self.job_id, claim_token=self.token, **expected).exists()
 
 
 def ledger() -> str:
@@ -58,35 +60,45 @@ def atomic() -> transaction.Atomic:
     return transaction.atomic(using=ledger())
 
 
-def complete(run: Run, *, result: Any) -> bool:
-    """The body returned: keeps the result."""
-    return bool(
-        transition(
-            run.row(),
-            Cause.COMPLETED,
-            finished_at=Now(),
-            result=result,
-            progress_percent=100,
-            error="",
-            exception=None,
-            traceback="",
-        )
-    )
+def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
+    """The body returned: keeps the result, if anybody wants it, and inserts what follows.
 
-
-def fail(run: Run, *, error: str, exception: Any = None, traceback: str = "") -> bool:
-    """The run failed for good."""
+    Without a claim: the body left without a result, and nothing follows.
+    """
+    changes = {
+        "finished_at": Now(),
+        "result": None if claim is not None and claim.ignore_result else result,
+        "progress_percent": 100,
+        "error": "",
+        "exception": None,
+        "traceback": "",
+    }
+    alone = claim is not None and not claim.follow_ups
+    # One statement, and no transaction around it, where nothing else is to be written.
+    if alone and transition(run.row().filter(successor__isnull=True), Cause.COMPLETED, **changes):
+        _announce_completed(run)
+        return True
     with atomic():
-        return _record(run, Attempt.Outcome.FAILED, error, traceback) and bool(
-            transition(
-                run.row(),
-                Cause.FAILED,
-                finished_at=Now(),
-                error=error,
-                exception=exception,
-                traceback=traceback,
-            )
-        )
+        landed = bool(transition(run.row(), Cause.COMPLETED, **changes))
+        if landed:
+            if claim is None:
+                follow_ups.after_stop(Job.objects.get(pk=run.job_id))
+            else:
+                follow_ups.insert(run.job_id, claim.follow_ups, claim.root_id, result)
+            _announce_completed(run)
+    return landed
+
+
+def fail(
+    run: Run, *, error: str, exception: Any = None, traceback: str = "", cause: BaseException | None = None
+) -> bool:
+    """The run failed for good. `exception` as Celery stores it; `cause`: the exception itself, where it is at hand."""
+    with atomic():
+        job = _record(run, Attempt.Outcome.FAILED, error, traceback)
+        if job is None:
+            return False
+        _fail(job, error=error, exception=exception, traceback=traceback, cause=cause)
+    return True
 
 
 def retry(run: Run, *, delay: Any, error: str, exception: Any = None, traceback: str = "", **changes: Any) -> bool:
@@ -94,28 +106,34 @@ def retry(run: Run, *, delay: Any, error: str, exception: Any = None, traceback:
     run_at = Now() + timedelta(seconds=delay) if isinstance(delay, (int, float)) else delay
     one_more = Greatest(F("max_attempts"), F("attempt") + 1)
     with atomic():
-        return _record(run, Attempt.Outcome.RETRIED, error, traceback) and bool(
-            transition(
-                run.row(),
-                Cause.RETRIED,
-                run_at=run_at,
-                attempt=F("attempt") + 1,
-                # GREATEST ignores NULL, which here means "without end".
-                max_attempts=Case(When(max_attempts__isnull=True, then=None), default=one_more),
-                error=error,
-                exception=exception,
-                traceback=traceback,
-                **changes,
-            )
+        job = _record(run, Attempt.Outcome.RETRIED, error, traceback)
+        if job is None:
+            return False
+        transition(
+            run.row(),
+            Cause.RETRIED,
+            run_at=run_at,
+            attempt=F("attempt") + 1,
+            # GREATEST ignores NULL, which here means "without end".
+            max_attempts=Case(When(max_attempts__isnull=True, then=None), default=one_more),
+            error=error,
+            exception=exception,
+            traceback=traceback,
+            **changes,
         )
+        signals.announce(signals.job_retried, job, error=error, traceback=traceback)
+    return True
 
 
 def cancel(run: Run, *, reason: str) -> bool:
     """The run was ended on somebody's wish."""
     with atomic():
-        return _record(run, Attempt.Outcome.CANCELLED, reason) and bool(
-            transition(run.row(), Cause.CANCELLED, finished_at=Now(), error=reason)
-        )
+        job = _record(run, Attempt.Outcome.CANCELLED, reason)
+        if job is None:
+            return False
+        transition(run.row(), Cause.CANCELLED, finished_at=Now(), error=reason)
+        follow_ups.after_stop(job)
+    return True
 
 
 def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
@@ -127,23 +145,18 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
     again = failed = 0
     with atomic():
         for job in jobs.filter(state="active").select_for_update(skip_locked=True, of=("self",)):
-            run = Run(job.pk, job.claim_token)
-            _record(run, Attempt.Outcome.STALLED, evidence)
+            _keep_attempt(job, Attempt.Outcome.STALLED, evidence)
             queue = QUEUES.get(job.queue)
+            stalls: dict[str, Any] = {"stalled_count": F("stalled_count") + 1}
             if queue is not None and job.stalled_count >= queue.max_stalls:
                 error = f"Its worker died {job.stalled_count + 1} times while running it. The last time: {evidence}"
-                failed += transition(
-                    run.row(),
-                    Cause.FAILED,
-                    finished_at=Now(),
-                    stalled_count=F("stalled_count") + 1,
-                    error=error,
-                    exception=None,
-                    traceback="",
-                )
+                _fail(job, error=error, cause=WorkerLostError(error), **stalls)
+                failed += 1
             else:
-                again += transition(run.row(), Cause.STALLED, stalled_count=F("stalled_count") + 1, run_alone=True)
+                transition(Job.objects.filter(pk=job.pk), Cause.STALLED, run_alone=True, **stalls)
+                signals.announce(signals.job_stalled, job, error=evidence)
                 transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=ledger(), robust=True)
+                again += 1
     return again, failed
 
 
@@ -187,18 +200,50 @@ def report(run: Run, **changes: Any) -> bool:
         return True
 
 
-def _record(run: Run, outcome: Attempt.Outcome, error: str, traceback: str = "") -> bool:
-    """Keeps the history of a run that did not simply succeed and holds its row, if the run still owns the job."""
-    job = run.row().select_for_update().values("attempt", "worker_id", "started_at").first()
-    if job is None:
-        return False
+def close_beside() -> None:
+    """Closes this thread's second connection, if it has one."""
+    connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
+    if connection is not None:
+        connection.close()
+
+
+def _record(run: Run, outcome: Attempt.Outcome, error: str, traceback: str = "") -> Job | None:
+    """Locks the row and keeps the history of a run that did not simply succeed; None where the run owns it no more."""
+    job = run.row().select_for_update().first()
+    if job is not None:
+        _keep_attempt(job, outcome, error, traceback)
+    return job
+
+
+def _keep_attempt(job: Job, outcome: Attempt.Outcome, error: str, traceback: str = "") -> None:
     Attempt.objects.create(
-        job_id=run.job_id,
-        number=job["attempt"],
+        job=job,
+        number=job.attempt,
         outcome=outcome,
-        worker_id=job["worker_id"],
-        started_at=job["started_at"],
+        worker_id=job.worker_id,
+        started_at=job.started_at,
         error=error,
         traceback=traceback,
     )
-    return True
+
+
+def _fail(
+    job: Job,
+    *,
+    error: str,
+    exception: Any = None,
+    traceback: str = "",
+    cause: BaseException | None,
+    **changes: Any,
+) -> None:
+    """Fails a job that the current transaction has locked while it was active: every final failure passes here."""
+    ended = {"finished_at": Now(), "error": error, "exception": exception, "traceback": traceback}
+    transition(Job.objects.filter(pk=job.pk), Cause.FAILED, **ended, **changes)
+    follow_ups.after_failure(job, error=error, traceback=traceback, exception=exception, cause=cause)
+    signals.announce(signals.job_failed, job, error=error, traceback=traceback)
+
+
+def _announce_completed(run: Run) -> None:
+    if signals.job_completed.has_listeners(Job):
+        for job in Job.objects.filter(pk=run.job_id):
+            signals.announce(signals.job_completed, job)

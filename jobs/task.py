@@ -150,7 +150,7 @@ class JobTask(DjangoTask):
             if raised is not None:
                 # What the body raised, a Retry for example, and not what rolling back on a broken connection raised.
                 raise raised from None
-            if written and patiently(lambda _: request.run.ended(), seconds=_COMMIT_PATIENCE_SECONDS):
+            if written and patiently(lambda _: request.run.landed(state="completed"), seconds=_COMMIT_PATIENCE_SECONDS):
                 logger.exception("id=%s completed, but a callback after its commit failed", request.id)
             elif isinstance(error, DATABASE_AWAY):
                 raise Interrupted("the connection to PostgreSQL broke; nothing of this run was kept") from error

@@ -143,6 +143,21 @@ def fail_with(value: int) -> None:
 
 
 @shared_task(queue="default")
+def remember_failed_id(job_id: str) -> str:
+    """An errback of the kind that gets an id."""
+    return job_id
+
+
+FAILURES_SEEN: list[tuple[str, BaseException, str]] = []
+
+
+@shared_task(queue="default")
+def see_failure(request: Any, error: BaseException, traceback: str) -> None:
+    """An errback of the kind that is called in place."""
+    FAILURES_SEEN.append((request.id, error, traceback))
+
+
+@shared_task(queue="default")
 def fail_unexpectedly() -> None:
     raise ValueError("nobody expected this")
 

@@ -3,7 +3,8 @@
 import logging
 from uuid import UUID
 
-from jobs import claims
+from jobs import claims, follow_ups, settle
+from jobs.models import Job
 
 logger = logging.getLogger(__name__)
 
@@ -12,7 +13,10 @@ _BATCH = 1000
 
 def run_once() -> list[UUID]:
     """One batch of each. Returns the ids of the jobs that are due, which want a hint now."""
-    expired = claims.cancel_expired(limit=_BATCH)
+    with settle.atomic():
+        expired = claims.cancel_expired(limit=_BATCH)
+        for job in Job.objects.filter(pk__in=expired).exclude(follow_ups={}):
+            follow_ups.after_stop(job)
     if expired:
         logger.info("%d jobs expired before a worker could start them.", len(expired))
     return claims.promote_due(limit=_BATCH)
