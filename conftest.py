@@ -5,6 +5,7 @@ first, and find no database.
 """
 
 import os
+from collections.abc import Iterator
 
 import django
 import pytest
@@ -24,6 +25,15 @@ SERVERS.start()
 django.setup()
 
 pytest_plugins = ["tests.servers", "tests.smtp", "tests.http_server", "tests.crm_stand_in", "tests.processes"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_connection_is_left(django_db_setup: None) -> Iterator[None]:
+    """A report inside a transaction goes over a connection that its thread keeps, and the test database is dropped."""
+    yield
+    from jobs import settle
+
+    settle.close_beside()
 
 
 @pytest.hookimpl(optionalhook=True)

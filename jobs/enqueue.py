@@ -63,6 +63,9 @@ _IRRELEVANT = frozenset(
 )
 
 
+_NO_CHORDS = "Chords, also those hidden in `group | task`, are not supported yet. Enqueue the last step from a task."
+
+
 class PayloadNotJSON(TypeError):
     """The arguments of a job cannot be kept as JSON."""
 
@@ -119,7 +122,7 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
         task.__header__(*args, **kwargs)
         options = {**{key: value for key, value in task._get_exec_options().items() if value is not None}, **options}
     if options.pop("chord", None) is not None:
-        raise NotSupported(f"{task.name}: Chords are not supported yet. Enqueue the last step from a task of your own.")
+        raise NotSupported(f"{task.name}: {_NO_CHORDS}")
     stamps = options.pop("stamped_headers", None) or []
     headers = {**(options.pop("headers", None) or {}), **{name: options.pop(name, None) for name in stamps}}
     queue = _queue(app, task, options, args, kwargs)
@@ -220,7 +223,22 @@ def _follow_ups(options: dict[str, Any]) -> dict[str, Any]:
         value = options.pop(name, None)
         if value:
             found[name] = list(value) if isinstance(value, (list, tuple)) else [value]
+            if any(has_chord(signature) for signature in found[name]):
+                raise NotSupported(f"{name}: {_NO_CHORDS}")
     return found
+
+
+def has_chord(signature: Any) -> bool:
+    """Whether a signature is a chord, or hides one at any depth, as `chain(task, group, task)` does."""
+    if not isinstance(signature, dict):
+        return False
+    options, kwargs = signature.get("options") or {}, signature.get("kwargs") or {}
+    inner = [kwargs.get("tasks"), *(options.get(name) for name in ("link", "link_error", "chain"))]
+    return (
+        signature.get("subtask_type") == "chord"
+        or "chord" in options
+        or any(has_chord(one) for many in inner for one in (many if isinstance(many, (list, tuple)) else [many]))
+    )
 
 
 def _checked_priority(priority: Any) -> int:

@@ -1,6 +1,6 @@
 """How runs end, and that nothing of a run lands that no longer owns its job."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -13,14 +13,6 @@ from jobs.settle import Run
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_connection_is_left() -> Iterator[None]:
-    """A report inside a transaction goes over a connection that its thread keeps, and tests drop their database."""
-    yield
-    settle.close_beside()
-
 
 WRITES: dict[str, Callable[[Run], bool]] = {
     "completion": lambda run: settle.complete(run, result=1),
