@@ -127,7 +127,7 @@ class Processes:
             f"--concurrency={concurrency}",
             f"--pool={pool}",
             *([f"--queues={','.join(queues)}"] if queues else []),
-            *[f"--include={module}" for module in include],
+            f"--include={','.join(include)}",
             f"--hostname={node}",
             env=env,
         )
