@@ -97,7 +97,7 @@ def fail(
         job = _record(run, Attempt.Outcome.FAILED, error, traceback)
         if job is None:
             return False
-        _fail(job, error=error, exception=exception, traceback=traceback, cause=cause)
+        fail_locked(job, error=error, exception=exception, traceback=traceback, cause=cause)
     return True
 
 
@@ -150,7 +150,7 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
             stalls: dict[str, Any] = {"stalled_count": F("stalled_count") + 1}
             if queue is not None and job.stalled_count >= queue.max_stalls:
                 error = f"Its worker died {job.stalled_count + 1} times while running it. The last time: {evidence}"
-                _fail(job, error=error, cause=WorkerLostError(error), **stalls)
+                fail_locked(job, error=error, cause=WorkerLostError(error), **stalls)
                 failed += 1
             else:
                 transition(Job.objects.filter(pk=job.pk), Cause.STALLED, run_alone=True, **stalls)
@@ -227,7 +227,7 @@ def _keep_attempt(job: Job, outcome: Attempt.Outcome, error: str, traceback: str
     )
 
 
-def _fail(
+def fail_locked(
     job: Job,
     *,
     error: str,

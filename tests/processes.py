@@ -127,7 +127,7 @@ class Processes:
             f"--concurrency={concurrency}",
             f"--pool={pool}",
             *([f"--queues={','.join(queues)}"] if queues else []),
-            f"--include={','.join(include)}",
+            *([f"--include={','.join(include)}"] if include else []),
             f"--hostname={node}",
             env=env,
         )

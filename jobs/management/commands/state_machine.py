@@ -21,7 +21,7 @@ CAUSE_MEANINGS = {
     Cause.COMPLETED: ("The task returned.", "jobs.settle.complete"),
     Cause.FAILED: (
         "The task raised and has no run left, raised `Permanent`, or its worker died too often.",
-        "jobs.settle.fail",
+        "jobs.settle.fail_locked",
     ),
     Cause.RETRIED: ("The run failed and another one follows. Counts the attempt.", "jobs.settle.retry"),
     Cause.STALLED: ("Its worker died. Counts the stall, not the attempt.", "jobs.settle.lose"),
