@@ -21,6 +21,7 @@ class LedgerCelery(Celery):
 
     task_cls = "jobs.task:JobTask"
     control_cls = "jobs.control:LedgerControl"
+    events_cls = "jobs.worker.monitoring:BunchedEvents"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

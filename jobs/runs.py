@@ -5,9 +5,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
-from jobs import claims
+from jobs import claims, settle
 from jobs.ids import InvalidJobId, derived_id, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
@@ -37,6 +37,9 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     if token is None:
         raise _skipped(request, "a message without a hint id")
     close_old_connections()
+    # The claim itself, which is sent again over a new connection where this one is broken, is the best health check.
+    ledger: Any = connections[settle.ledger()]
+    ledger.health_check_done = True
     job_id = _adopted(task, request, args, kwargs) if not getattr(request, "hint_id", None) else parse_id(request.id)
 
     def take(repeated: bool) -> list[claims.Claim]:

@@ -1,0 +1,33 @@
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import current_app
+
+from tests.processes import Processes
+from tests.sample_tasks import add
+from tests.waiting import wait_until
+
+
+@contextmanager
+def monitor() -> Iterator[list[dict[str, Any]]]:
+    """What a monitor such as Flower hears while the block runs."""
+    heard: list[dict[str, Any]] = []
+    with current_app.connection_for_read() as connection:
+        receiver = current_app.events.Receiver(connection, handlers={"*": heard.append})
+        thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None})
+        thread.start()
+        try:
+            yield heard
+        finally:
+            receiver.should_stop = True
+            thread.join()
+
+
+def test_monitors_hear_of_each_step_of_a_job(processes: Processes) -> None:
+    with monitor() as heard:
+        processes.worker("default")
+        job = add.delay(1, 2)
+        wanted = {"task-received", "task-started", "task-succeeded"}
+        wait_until(lambda: wanted <= {event["type"] for event in heard if event.get("uuid") == job.id}, timeout=20)
