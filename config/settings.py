@@ -301,8 +301,8 @@ REDIS_URL = (
 )
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    # Longer than any job may run: the ledger's leases decide about lost jobs, never the broker's clock.
-    "visibility_timeout": 6 * 3600,
+    # No copies of taken messages in Redis, nor a clock that delivers them again: the ledger's leases find lost jobs.
+    "ack_emulation": False,
     "priority_steps": list(range(10)),
     "sep": ":",
     "socket_timeout": 5,

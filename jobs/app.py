@@ -6,6 +6,8 @@ from typing import Any
 from celery import Celery
 from celery.result import AsyncResult
 
+from jobs.worker.hints import KeepNoHints
+from jobs.worker.monitoring import BunchEvents
 from jobs.worker.step import LedgerStep
 
 
@@ -21,11 +23,11 @@ class LedgerCelery(Celery):
 
     task_cls = "jobs.task:JobTask"
     control_cls = "jobs.control:LedgerControl"
-    events_cls = "jobs.worker.monitoring:BunchedEvents"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.steps["worker"].add(LedgerStep)
+        self.steps["consumer"].update([BunchEvents, KeepNoHints])
 
     def send_task(
         self,

@@ -2,41 +2,42 @@
 
 from typing import Any
 
-from celery.app.events import Events
-from celery.events.dispatcher import EventDispatcher
-from kombu.asynchronous import get_event_loop
+from celery import bootsteps
 
 _BUNCH_SECONDS = 0.25
 _BUNCH_COUNT = 500
 
 
-class BunchingDispatcher(EventDispatcher):
-    """Celery's dispatcher, which sends what it has buffered at each turn of the event loop; here four times a second.
+class BunchEvents(bootsteps.StartStopStep):
+    """Celery sends what it has buffered at each turn of the event loop; here it does so four times a second.
 
     Without an event loop, as with the threads pool, Celery buffers nothing, and neither does this.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._scheduled = False
-        if options.get("on_send_buffered"):
-            options |= {"on_send_buffered": self._buffered, "buffer_limit": _BUNCH_COUNT}
-        super().__init__(*args, **options)
+    requires = ("celery.worker.consumer.events:Events",)
+    label = "Event bunches"
 
-    def _buffered(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
+    def start(self, consumer: Any) -> None:
+        """Called again after each reconnect, when there is another dispatcher."""
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is not None and dispatcher.on_send_buffered is not None:
+            dispatcher.buffer_limit = _BUNCH_COUNT
+            dispatcher.on_send_buffered = _Bunch(consumer.hub, dispatcher).wait
+
+
+class _Bunch:
+    def __init__(self, hub: Any, dispatcher: Any) -> None:
+        self._hub = hub
+        self._dispatcher = dispatcher
+        self._waiting = False
+
+    def wait(self) -> None:
+        """An event was buffered: it goes out with those that follow shortly."""
+        if not self._waiting:
+            self._waiting = True
             # Timers belong to the loop's own thread.
-            get_event_loop().call_soon(self._schedule)
+            self._hub.call_soon(self._hub.call_later, _BUNCH_SECONDS, self._send)
 
-    def _schedule(self) -> None:
-        get_event_loop().call_later(_BUNCH_SECONDS, self._send_bunch)
-
-    def _send_bunch(self) -> None:
-        self._scheduled = False
-        self.flush()
-
-
-class BunchedEvents(Events):
-    """`app.events`, with that dispatcher."""
-
-    dispatcher_cls = "jobs.worker.monitoring:BunchingDispatcher"
+    def _send(self) -> None:
+        self._waiting = False
+        self._dispatcher.flush()

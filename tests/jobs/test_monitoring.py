@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import current_app
 
+from devstack.throwaway import Server
 from tests.processes import Processes
 from tests.sample_tasks import add
 from tests.waiting import wait_until
@@ -25,9 +26,13 @@ def monitor() -> Iterator[list[dict[str, Any]]]:
             thread.join()
 
 
-def test_monitors_hear_of_each_step_of_a_job(processes: Processes) -> None:
+def test_monitors_hear_of_each_step_of_a_job_also_after_redis_was_away(
+    processes: Processes, redis_server: Server
+) -> None:
+    worker = processes.worker("default")
+    redis_server.restart()
+    wait_until(lambda: worker.output.count("Connected to redis") == 2, timeout=30)
     with monitor() as heard:
-        processes.worker("default")
         job = add.delay(1, 2)
         wanted = {"task-received", "task-started", "task-succeeded"}
         wait_until(lambda: wanted <= {event["type"] for event in heard if event.get("uuid") == job.id}, timeout=20)
