@@ -33,6 +33,18 @@ RETURNING job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, 
           job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id
 """
 
+# Locks: the jobs' rows, for the length of this statement. Index: primary key.
+# Two at once: the second finds the state changed. The token fences: a run that lost its job finds no row. A job whose
+# end brings another one about (a successor) is left to `jobs.settle`, which needs a transaction for that.
+COMPLETE = """
+UPDATE jobs_job AS job
+SET state = 'completed', finished_at = statement_timestamp(), result = run.result::jsonb, progress_percent = 100,
+    error = '', exception = NULL, traceback = ''
+FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[], %(results)s::text[]) AS run (job_id, token, result)
+WHERE job.id = run.job_id AND job.state = 'active' AND job.claim_token = run.token AND job.successor IS NULL
+RETURNING job.id
+"""
+
 # Locks: the rows it moves; rows that others hold are left for the next look. Index: job_delayed.
 # Two at once: SKIP LOCKED gives each row to one of them, and the state is checked again when the row is updated.
 PROMOTE_DUE = """
@@ -90,6 +102,21 @@ def claim(hints: dict[UUID, str], *, worker_id: UUID, repeated: bool = False) ->
         cursor.execute(CLAIM, parameters)
         rows = cursor.fetchall()
     return [Claim(*row[:3], *(kombu_json.loads(text) for text in row[3:6]), *row[6:]) for row in rows]
+
+
+def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
+    """Completes jobs whose bodies returned: `ends` maps job ids to claim tokens and results, None for no result.
+
+    Returns those that were still their run's own and have no successor; the others are as they were.
+    """
+    parameters = {
+        "job_ids": list(ends),
+        "tokens": [token for token, _ in ends.values()],
+        "results": [None if result is None else kombu_json.dumps(result) for _, result in ends.values()],
+    }
+    with connections[router.db_for_write(Job)].cursor() as cursor:
+        cursor.execute(COMPLETE, parameters)
+        return {row[0] for row in cursor.fetchall()}
 
 
 def promote_due(*, limit: int) -> list[UUID]:

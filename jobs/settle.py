@@ -20,7 +20,7 @@ from django.db.models.functions import Greatest, Now
 from django.db.models.sql import UpdateQuery
 from django.db.models.sql.constants import ROW_COUNT
 
-from jobs import follow_ups, publish, signals
+from jobs import claims, follow_ups, publish, signals
 from jobs.claims import Claim
 from jobs.models import Attempt, Job
 from jobs.patience import DATABASE_AWAY
@@ -65,19 +65,19 @@ def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
 
     Without a claim: the body left without a result, and nothing follows.
     """
+    kept = None if claim is not None and claim.ignore_result else result
+    # One statement, and no transaction around it, where nothing else is to be written.
+    if claim is not None and not claim.follow_ups and claims.complete({run.job_id: (run.token, kept)}):
+        _announce_completed(run)
+        return True
     changes = {
         "finished_at": Now(),
-        "result": None if claim is not None and claim.ignore_result else result,
+        "result": kept,
         "progress_percent": 100,
         "error": "",
         "exception": None,
         "traceback": "",
     }
-    alone = claim is not None and not claim.follow_ups
-    # One statement, and no transaction around it, where nothing else is to be written.
-    if alone and transition(run.row().filter(successor__isnull=True), Cause.COMPLETED, **changes):
-        _announce_completed(run)
-        return True
     with atomic():
         landed = bool(transition(run.row(), Cause.COMPLETED, **changes))
         if landed:

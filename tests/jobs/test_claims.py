@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -116,3 +117,21 @@ def test_six_hundred_expired_jobs_are_cancelled_in_words() -> None:
     assert set(Job.objects.values_list("state", "error")) == {
         ("cancelled", "It expired before a worker could start it.")
     }
+
+
+@pytest.mark.django_db
+def test_of_many_ends_in_one_statement_each_lands_where_its_run_owns_the_job_and_nothing_follows() -> None:
+    worker = make_worker()
+    runs = [claim_job(make_job(**fields), worker) for fields in ({}, {}, {"successor": {"task": "next"}}, {})]
+    lost = runs[3]
+    when = timezone.now()
+    ends: dict[UUID, tuple[str, Any]] = {run.job_id: (run.token, {"when": when}) for run in runs}
+    ends[runs[1].job_id] = (runs[1].token, None)
+    ends[lost.job_id] = ("another run's", 1)
+    assert claims.complete(ends) == {runs[0].job_id, runs[1].job_id}
+    assert [state_of(run.job_id) for run in runs] == ["completed", "completed", "active", "active"]
+    with_result, without = (Job.objects.get(pk=run.job_id) for run in runs[:2])
+    assert with_result.result == {"when": when}
+    assert without.result is None
+    assert Job.objects.filter(pk=without.pk, result__isnull=True).exists()
+    assert claims.complete(ends) == set()
