@@ -1,0 +1,530 @@
+"""The protocol, by chance: two workers, the dispatcher and an operator in any order, over real SQL.
+
+A model in Python says what each step must do. The ledger is compared with it after every step: states, owners,
+attempts, history, events, signals, and the database effects of runs. A run that lost its job stays, and tries to write.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import hypothesis.strategies as st
+import pytest
+import redis
+from billiard.exceptions import WorkerLostError
+from celery import current_app, shared_task
+from celery._state import _task_stack
+from celery.app.task import Context
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.db import connections
+from django.db.models.functions import Now
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+
+from jobs import fenced, services, signals
+from jobs.dispatcher import due
+from jobs.dispatcher.rescue import Rescuer
+from jobs.errors import Interrupted, LeaseLost
+from jobs.ids import derived_id
+from jobs.models import Attempt, Job, JobEvent, QueueControl, Worker
+from jobs.queues import QUEUES
+from jobs.services import ActionRefused
+from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS
+from jobs.worker import identity, lease
+from jobs.worker.audit import AuditThread
+from tests.jobs.factories import make_worker
+
+ARROWS = {(str(arrow.source), str(arrow.target)) for arrow in TRANSITIONS}
+LIVE, ENDED = [str(state) for state in LIVE_STATES], [str(state) for state in END_STATES]
+RUN_ENDS = (
+    *("return", "raise", "retry now", "retry later", "ignore", "reject", "requeue", "interrupted", "replace"),
+    *("revoked", "lost", "hard limit"),
+)
+MAX_STALLS = QUEUES["default"].max_stalls
+PAST = timedelta(seconds=-1)
+SIGNALS = {
+    "completed": signals.job_completed,
+    "failed": signals.job_failed,
+    "retried": signals.job_retried,
+    "stalled": signals.job_stalled,
+}
+
+
+@shared_task(bind=True, queue="default", autoretry_for=(OSError,), max_retries=1)
+def plain(self: Any, name: str) -> str:
+    return name
+
+
+@shared_task(bind=True, queue="default", atomic=True, max_retries=1)
+def whole(self: Any, name: str) -> str:
+    Group.objects.create(name=f"{name} {uuid4()}")
+    return name
+
+
+@dataclass
+class Expected:
+    """What the model knows of one job."""
+
+    id: UUID
+    task: Any
+    name: str
+    state: str = "waiting"
+    due: bool = True
+    expired: bool = False
+    key: str | None = None
+    link: str | None = None
+    attempt: int = 1
+    stalled_count: int = 0
+    owner: "Run | None" = None
+    last_hint: tuple[UUID, str] | None = None
+    history: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Run:
+    """A run that has begun, as its pool process sees it. It stays when it has lost its job: then it is a zombie."""
+
+    job_id: UUID
+    task: Any
+    worker_id: UUID
+    request: Any
+    attempt: int
+
+    def told_by_the_main_process(self) -> Any:
+        """The request as the worker's main process has it: the message alone."""
+        return Context(id=str(self.job_id), task=self.task.name, hint_id=self.request.hint_id)
+
+
+class Protocol(RuleBasedStateMachine):
+    jobs = Bundle("jobs")
+    runs = Bundle("runs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected: dict[UUID, Expected] = {}
+        self.workers = [make_worker().pk for _ in range(2)]
+        self.dead: set[UUID] = set()
+        self.silent: set[UUID] = set()
+        self.paused = False
+        self.effects = 0
+        self.events: Counter[str] = Counter()
+        self.heard: Counter[str] = Counter()
+        self.before: dict[UUID, str] = {}
+        self.operator = get_user_model().objects.create_superuser(email="operator@example.com", password="x" * 12)
+        self._receivers = {kind: self._receiver(kind) for kind in SIGNALS}
+        for kind, receiver in self._receivers.items():
+            SIGNALS[kind].connect(receiver)
+
+    def _receiver(self, kind: str) -> Callable[..., None]:
+        def hear(**_: Any) -> None:
+            self.heard[kind] += 1
+
+        return hear
+
+    def teardown(self) -> None:
+        for kind, receiver in self._receivers.items():
+            SIGNALS[kind].disconnect(receiver)
+        for model in (Attempt, Job, JobEvent, Worker, QueueControl, Group, get_user_model()):
+            model.objects.all().delete()
+
+    # -- What the model says -----------------------------------------------------------------------------------------
+    def ends(self, job: Expected, state: str, *, event: str | None = None, attempt: str | None = None) -> None:
+        """A run, or a job that was not running, comes to an end."""
+        if attempt is not None:
+            job.history.append(attempt)
+        if event is not None:
+            self.events[event] += 1
+        job.state, job.owner = state, None
+
+    def completes(self, job: Expected, *, links: bool = True) -> None:
+        self.ends(job, "completed", event="completed")
+        link_id = derived_id(job.id, "link", 0)
+        if links and job.link is not None and link_id not in self.expected:
+            self.expected[link_id] = Expected(link_id, plain, job.link)
+
+    def fails(self, job: Expected) -> None:
+        self.ends(job, "failed", event="failed", attempt="failed")
+
+    def retries(self, job: Expected, run: Run, *, due: bool) -> None:
+        if run.attempt >= 2:
+            self.fails(job)
+            return
+        self.ends(job, "delayed", event="retried", attempt="retried")
+        job.attempt, job.due = job.attempt + 1, due
+
+    def stalls(self, job: Expected) -> None:
+        fails = job.stalled_count >= MAX_STALLS
+        self.ends(job, "failed" if fails else "waiting", event="failed" if fails else "stalled", attempt="stalled")
+        job.stalled_count += 1
+
+    # -- Callers -----------------------------------------------------------------------------------------------------
+    @rule(
+        target=jobs,
+        task=st.sampled_from([plain, whole]),
+        delayed=st.booleans(),
+        linked=st.booleans(),
+        key=st.sampled_from([None, None, "key"]),
+    )
+    def enqueue(self, task: Any, delayed: bool, linked: bool, key: str | None) -> Any:
+        name = f"job {len(self.expected)}"
+        options = {"countdown": 600} if delayed else {}
+        result = task.apply_async((name,), dedup_key=key, link=plain.si("link") if linked else None, **options)
+        holder = next((job.id for job in self.expected.values() if key and job.key == key and job.state in LIVE), None)
+        if holder is not None:
+            assert UUID(result.id) == holder
+            return multiple()
+        state = "delayed" if delayed else "waiting"
+        job_id, link = UUID(result.id), "link" if linked else None
+        self.expected[job_id] = Expected(job_id, task, name, state, due=not delayed, key=key, link=link)
+        return job_id
+
+    # -- Workers -----------------------------------------------------------------------------------------------------
+    @rule(
+        target=runs,
+        job_id=jobs,
+        worker=st.integers(0, 1),
+        hint=st.sampled_from(["fresh", "fresh", "fresh", "the last one", "redelivered"]),
+    )
+    def begin(self, job_id: UUID, worker: int, hint: str) -> Any:
+        """A worker takes a hint: a fresh one, the one that was claimed last, or one that Redis gives out again."""
+        job, worker_id = self.expected[job_id], self.workers[worker]
+        known = [number for owner, number in [job.last_hint or (None, "")] if owner == worker_id]
+        hint_id = known[0] if hint == "the last one" and known else uuid4().hex
+        request = Context(
+            id=str(job_id),
+            task=job.task.name,
+            hint_id=hint_id,
+            delivery_info={"redelivered": hint == "redelivered"},
+            called_directly=False,
+            is_eager=False,
+        )
+        args: list[Any] = ["of an old message"]
+        wins = (
+            job.state == "waiting"
+            and not job.expired
+            and not self.paused
+            and worker_id not in self.dead
+            and hint != "redelivered"
+            and job.last_hint != (worker_id, hint_id)
+        )
+        with running_on(worker_id, job.task, request):
+            try:
+                job.task.before_start(str(job_id), args, {})
+            except Ignore:
+                assert not wins
+                return multiple()
+        assert wins
+        assert (args, request.retries) == ([job.name], job.attempt - 1)
+        run = Run(job_id, job.task, worker_id, request, job.attempt)
+        job.state, job.owner, job.last_hint = "active", run, (worker_id, hint_id)
+        return run
+
+    @rule(
+        target=jobs,
+        run=runs,
+        end=st.sampled_from(RUN_ENDS),
+    )
+    def end(self, run: Run, end: str) -> Any:
+        """A run that owns its job ends it; nothing of one that lost it lands. What follows the job is a job, too."""
+        job, known = self.expected[run.job_id], set(self.expected)
+        before = None if job.owner is run else everything()
+        self._write_end(run, end)
+        if before is not None:
+            assert everything() == before
+        elif end == "return":
+            self.effects += run.task is whole
+            self.completes(job)
+        elif end == "ignore":
+            self.completes(job, links=False)
+        elif end in ("raise", "reject"):
+            self.fails(job)
+        elif end in ("retry now", "retry later", "requeue"):
+            self.retries(job, run, due=end != "retry later")
+        elif end in ("interrupted", "replace"):
+            self.ends(job, "waiting")
+            if end == "replace":
+                job.task = plain
+        elif end == "revoked":
+            self.ends(job, "cancelled", event="cancelled", attempt="cancelled")
+        elif end == "lost":
+            self.stalls(job)
+        elif run.task is plain:
+            # It retries by itself, and so does its hard limit.
+            self.retries(job, run, due=False)
+        else:
+            self.fails(job)
+        return multiple(*(set(self.expected) - known))
+
+    def _write_end(self, run: Run, end: str) -> None:
+        """As Celery's tracer, or the worker's main process, does it."""
+        backend: Any = current_app.backend
+        job_id, task, request = str(run.job_id), run.task, run.request
+        # The tracer makes one attempt to end a run; this one is made to try it again.
+        request.update(settled=False, retry_signature=None, replacement=None)
+        with running_on(run.worker_id, task, request):
+            try:
+                if end == "return":
+                    backend.mark_as_done(job_id, task(task.name), request=request)
+                elif end == "raise":
+                    raise ValueError("broken")
+                elif end.startswith("retry"):
+                    raise task.retry(countdown=0 if end == "retry now" else 600)
+                elif end == "ignore":
+                    backend.mark_as_left(job_id, Ignore(), request)
+                elif end == "interrupted":
+                    backend.mark_as_left(job_id, Interrupted("no fault of its own"), request)
+                elif end in ("reject", "requeue"):
+                    backend.mark_as_left(job_id, Reject("no", requeue=end == "requeue"), request)
+                elif end == "replace":
+                    request.replacement = plain.s(f"{self.expected[run.job_id].name}")
+                    backend.mark_as_left(job_id, Ignore(), request)
+                elif end == "revoked":
+                    backend.mark_as_revoked(job_id, "enough", request=request)
+                else:
+                    error = WorkerLostError("signal 9") if end == "lost" else TimeLimitExceeded(1)
+                    backend.mark_as_failure(job_id, error, request=run.told_by_the_main_process())
+            except Retry as retry:
+                backend.mark_as_retry(job_id, retry.exc, request=request)
+            except Exception as error:  # noqa: BLE001  # as the tracer does
+                backend.mark_as_failure(job_id, error, "traceback", request=request)
+
+    @rule(run=runs, write=st.sampled_from(["progress", "custom state", "fenced block"]))
+    def write(self, run: Run, write: str) -> None:
+        """What a body may write while it runs."""
+        owns = self.expected[run.job_id].owner is run
+        before = everything()
+        refused = False
+        with running_on(run.worker_id, run.task, run.request):
+            try:
+                if write == "progress":
+                    run.task.progress(100, 100, "all of it")
+                elif write == "custom state":
+                    current_app.backend.store_result(str(run.job_id), {"n": 1}, "COUNTING", request=run.request)
+                else:
+                    with fenced():
+                        Group.objects.create(name=f"fenced {uuid4()}")
+            except LeaseLost:
+                refused = True
+        if owns:
+            self.effects += write == "fenced block"
+        else:
+            assert everything() == before
+        assert refused == (not owns and write != "custom state")
+
+    @rule(worker=st.integers(0, 1))
+    def fall_silent(self, worker: int) -> None:
+        """A worker is killed, frozen or cut off: its lease runs out."""
+        self.silent.add(self.workers[worker])
+        Worker.objects.filter(pk=self.workers[worker]).update(lease_expires_at=Now() + PAST)
+
+    @rule(worker=st.integers(0, 1))
+    def renew(self, worker: int) -> None:
+        """A worker gives a sign of life, perhaps too late."""
+        with running_on(self.workers[worker]):
+            assert lease.renew() is (self.workers[worker] not in self.dead)
+        self.silent.discard(self.workers[worker])
+
+    @rule(worker=st.integers(0, 1))
+    def restart(self, worker: int) -> None:
+        """A worker ends, hands back what it runs, and another takes its place."""
+        with running_on(self.workers[worker]):
+            lease.resign()
+        for job in self.expected.values():
+            if job.owner is not None and job.owner.worker_id == self.workers[worker]:
+                self.ends(job, "waiting")
+        self.workers[worker] = make_worker().pk
+
+    @rule(worker=st.integers(0, 1))
+    def replace_the_dead(self, worker: int) -> None:
+        """A supervisor starts a worker in the place of one that was given up."""
+        if self.workers[worker] in self.dead:
+            self.workers[worker] = make_worker().pk
+
+    @rule(worker=st.integers(0, 1))
+    def audit(self, worker: int) -> None:
+        """A worker finds that it runs none of the jobs that it owns."""
+        thread = AuditThread()
+        thread._since = dict.fromkeys(Job.objects.values_list("claim_token", flat=True), -1e9)
+        with running_on(self.workers[worker]):
+            thread.run_once()
+        for job in self.expected.values():
+            if job.owner is not None and job.owner.worker_id == self.workers[worker]:
+                self.stalls(job)
+
+    # -- The dispatcher ----------------------------------------------------------------------------------------------
+    @rule(locked=st.none() | runs)
+    def rescue(self, locked: Run | None) -> None:
+        """The silent are given up and their jobs taken, except one whose row a run of it has locked."""
+        rescuer = Rescuer()
+        rescuer._not_before = time.monotonic()
+        with row_locked_by_somebody_else(locked.job_id if locked else None):
+            rescuer.run_once()
+        self.dead |= self.silent
+        for job in self.expected.values():
+            if job.owner and job.owner.worker_id in self.dead and not (locked and locked.job_id == job.id):
+                self.stalls(job)
+
+    @rule(time_passes=st.booleans())
+    def look_for_due_and_expired(self, time_passes: bool) -> None:
+        if time_passes:
+            Job.objects.filter(state="delayed").update(run_at=Now() + PAST)
+        expected = []
+        for job in self.expected.values():
+            job.due = job.due or time_passes
+            if job.state in ("waiting", "delayed") and job.expired:
+                self.ends(job, "cancelled", event="cancelled")
+            elif job.state == "delayed" and job.due:
+                job.state = "waiting"
+                expected.append(job.id)
+        assert sorted(due.run_once()) == sorted(expected)
+
+    @rule(job_id=jobs)
+    def let_expire(self, job_id: UUID) -> None:
+        Job.objects.filter(pk=job_id).update(expires_at=Now() + PAST)
+        self.expected[job_id].expired = True
+
+    # -- The operator ------------------------------------------------------------------------------------------------
+    @rule(job_id=jobs)
+    def run_again(self, job_id: UUID) -> None:
+        job = self.expected[job_id]
+        others = [other for other in self.expected.values() if other is not job]
+        holders = [other for other in others if job.key and other.key == job.key and other.state in LIVE]
+        try:
+            services.retry_job(job_id=job_id, actor=self.operator)
+        except ActionRefused:
+            assert job.state in LIVE or holders
+            return
+        assert job.state in ENDED
+        assert not holders
+        job.state, job.attempt, job.stalled_count, job.due, job.expired = "waiting", 1, 0, True, False
+
+    @rule(job_id=jobs, in_code=st.booleans())
+    def cancel(self, job_id: UUID, in_code: bool) -> None:
+        job = self.expected[job_id]
+        if in_code:
+            services.revoke_job(job_id=job_id)
+        else:
+            try:
+                services.cancel_job(job_id=job_id, actor=self.operator)
+            except ActionRefused:
+                assert job.state in ENDED
+        if job.state in LIVE:
+            recorded = job.state == "active" and not in_code
+            self.ends(job, "cancelled", event="cancelled", attempt="cancelled" if recorded else None)
+
+    @rule(pause=st.booleans())
+    def pause_or_resume(self, pause: bool) -> None:
+        change = services.pause_queue if pause else services.resume_queue
+        assert change(queue="default", actor=self.operator) is (pause is not self.paused)
+        self.paused = pause
+
+    @rule(job_id=jobs)
+    def edit(self, job_id: UUID) -> None:
+        """Somebody changes the payload of a job: the next run gets what the row says then."""
+        job = self.expected[job_id]
+        job.name = f"{job.name}, edited"
+        Job.objects.filter(pk=job_id).update(args=[job.name])
+
+    # -- What must hold after each step ------------------------------------------------------------------------------
+    @invariant()
+    def the_ledger_is_as_expected(self) -> None:
+        rows = {
+            row["id"]: row
+            for row in Job.objects.values(
+                "id", "state", "attempt", "stalled_count", "finished_at", "claim_token", "worker_id", "task"
+            )
+        }
+        assert rows.keys() == self.expected.keys(), "a job is gone, or one was made twice"
+        for job_id, job in self.expected.items():
+            row = rows[job_id]
+            told = (row["state"], row["attempt"], row["stalled_count"], row["task"])
+            assert told == (job.state, job.attempt, job.stalled_count, job.task.name)
+            assert (row["finished_at"] is not None) == (job.state in ENDED)
+            # The owner, if there is one, is the run whose token stands in the row: one at most.
+            if job.owner is not None:
+                assert row["claim_token"] == job.owner.request.run.token
+                assert (row["state"], row["worker_id"]) == ("active", job.owner.worker_id)
+            else:
+                assert row["state"] != "active"
+            was = self.before.get(job_id, row["state"])
+            assert row["state"] == was or (was, row["state"]) in ARROWS, f"no arrow from {was} to {row['state']}"
+        self.before = {job_id: row["state"] for job_id, row in rows.items()}
+
+    @invariant()
+    def every_end_is_told_once(self) -> None:
+        assert Counter(JobEvent.objects.values_list("kind", flat=True)) == self.events
+        assert self.heard == Counter({kind: self.events[kind] for kind in SIGNALS if self.events[kind]})
+        history: dict[UUID, list[str]] = {}
+        for job_id, outcome in Attempt.objects.order_by("id").values_list("job_id", "outcome"):
+            history.setdefault(job_id, []).append(outcome)
+        assert history == {job.id: job.history for job in self.expected.values() if job.history}
+
+    @invariant()
+    def every_effect_is_that_of_a_run_that_owned_its_job(self) -> None:
+        assert Group.objects.count() == self.effects
+
+
+def everything() -> list[Any]:
+    """All that a run could have changed."""
+    return [list(model.objects.order_by("pk").values()) for model in (Job, Attempt, JobEvent, Group)]
+
+
+@contextmanager
+def running_on(worker_id: UUID, task: Any = None, request: Any = None) -> Iterator[None]:
+    """This process is that worker for a moment, and runs that request of that task."""
+    identity.assume(worker_id)
+    if task is not None:
+        _task_stack.push(task)
+        task.request_stack.push(request)
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.request_stack.pop()
+            _task_stack.pop()
+
+
+@contextmanager
+def row_locked_by_somebody_else(job_id: UUID | None) -> Iterator[None]:
+    if job_id is None:
+        yield
+        return
+    other = connections["default"].copy()
+    other.set_autocommit(False)
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [job_id])
+        yield
+    finally:
+        other.rollback()
+        other.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whatever_workers_dispatcher_and_operator_do_in_whatever_order_the_protocol_holds(
+    empty_redis: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Put back at the end: this process is no worker.
+    monkeypatch.setattr(identity, "_incarnation", None)
+    run_state_machine_as_test(
+        Protocol,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=30,
+            deadline=None,
+            database=None,
+            derandomize="CI" in os.environ,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    with redis.Redis.from_url(django_settings.REDIS_URL) as client:
+        client.flushall()
