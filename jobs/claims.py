@@ -109,7 +109,7 @@ def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
 
     Returns those that were still their run's own and have no successor; the others are as they were.
     """
-    parameters = {
+    parameters: dict[str, Any] = {
         "job_ids": list(ends),
         "tokens": [token for token, _ in ends.values()],
         "results": [None if result is None else kombu_json.dumps(result) for _, result in ends.values()],
