@@ -1,7 +1,9 @@
 """Claims, and the dispatcher's bulk moves: the only raw SQL of the project.
 
 Above each statement stands what it locks, which index serves it, and why two of them at once are safe. States are
-literals, so that the planner may use the partial indexes.
+literals, so that the planner may use the partial indexes. Where the primary key must serve, they stand in a CASE, which
+no partial index can answer: with statistics from before a burst, the planner takes the index of all waiting jobs for
+the shorter way, and each claim would read the whole backlog.
 """
 
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ SET state = 'active', claim_token = hint.token, worker_id = %(worker_id)s, start
     progress_percent = NULL, progress_message = '', custom_state = '', custom_meta = NULL
 FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS hint (job_id, token)
 WHERE job.id = hint.job_id
-  AND ((job.state = 'waiting' AND job.claim_token <> hint.token)
-       OR (%(repeated)s AND job.state = 'active' AND job.claim_token = hint.token))
+  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> hint.token
+                     WHEN 'active' THEN %(repeated)s AND job.claim_token = hint.token
+                     ELSE FALSE END
   AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
   AND NOT EXISTS (
       SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
@@ -41,7 +44,9 @@ UPDATE jobs_job AS job
 SET state = 'completed', finished_at = statement_timestamp(), result = run.result::jsonb, progress_percent = 100,
     error = '', exception = NULL, traceback = ''
 FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[], %(results)s::text[]) AS run (job_id, token, result)
-WHERE job.id = run.job_id AND job.state = 'active' AND job.claim_token = run.token AND job.successor IS NULL
+WHERE job.id = run.job_id
+  AND CASE job.state WHEN 'active' THEN job.claim_token = run.token ELSE FALSE END
+  AND job.successor IS NULL
 RETURNING job.id
 """
 

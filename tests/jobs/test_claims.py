@@ -135,3 +135,28 @@ def test_of_many_ends_in_one_statement_each_lands_where_its_run_owns_the_job_and
     assert without.result is None
     assert Job.objects.filter(pk=without.pk, result__isnull=True).exists()
     assert claims.complete(ends) == set()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [
+        (claims.CLAIM, {"tokens": ["token"], "worker_id": UUID(int=0), "repeated": False}),
+        (claims.COMPLETE, {"tokens": ["token"], "results": [None]}),
+    ],
+)
+@pytest.mark.parametrize("state", ["waiting", "active"])
+def test_a_run_finds_its_row_by_its_id_whatever_the_planner_believes_of_the_backlog(
+    statement: str, parameters: dict[str, Any], state: str
+) -> None:
+    owner = {"worker_id": UUID(int=0), "claim_token": "other"} if state == "active" else {}
+    Job.objects.bulk_create(
+        Job(task="tests.sample_tasks.add", queue="default", state=state, **owner) for _ in range(1000)
+    )
+    with connections["default"].cursor() as cursor:
+        # No statistics: those of an empty table would say the same, that next to nothing is in this state.
+        cursor.execute(f"EXPLAIN {statement}", {"job_ids": [UUID(int=0)], **parameters})
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    assert "jobs_job_pkey" in plan
+    assert "job_waiting" not in plan
+    assert "job_active" not in plan
