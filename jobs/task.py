@@ -35,6 +35,8 @@ class JobTask(DjangoTask):
 
     abstract = True
     retry_jitter = False
+    # Celery keeps it only where a task declares it; a retry after a hard time limit asks for it.
+    retry_backoff_max = 600
     # `atomic=True`: the body and the job's completion are one transaction (G15).
     atomic = False
     # An expected failure: one line in the log, no traceback.
