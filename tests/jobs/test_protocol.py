@@ -28,7 +28,7 @@ from django.contrib.auth.models import Group
 from django.db import connections
 from django.db.models.functions import Now
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from jobs import fenced, services, signals
 from jobs.dispatcher import due
@@ -49,6 +49,13 @@ RUN_ENDS = (
     *("return", "raise", "retry now", "retry later", "ignore", "reject", "requeue", "interrupted", "replace"),
     *("revoked", "lost", "hard limit"),
 )
+ACTIONS = ("run again", "run again", "run again", "cancel", "revoke", "edit", "let expire", "pause", "resume", "resume")
+# What happens often in life happens often here.
+MOVES = (
+    *("begin", "begin", "begin", "begin", "begin_again", "end", "end", "end", "end", "write", "enqueue"),
+    *("happen_to_a_worker", "happen_to_a_worker", "rescue", "look_for_due_and_expired", "operate", "operate"),
+)
+Draw = Callable[[Any], Any]
 MAX_STALLS = QUEUES["default"].max_stalls
 PAST = timedelta(seconds=-1)
 SIGNALS = {
@@ -105,12 +112,10 @@ class Run:
 
 
 class Protocol(RuleBasedStateMachine):
-    jobs = Bundle("jobs")
-    runs = Bundle("runs")
-
     def __init__(self) -> None:
         super().__init__()
         self.expected: dict[UUID, Expected] = {}
+        self.runs: list[Run] = []
         self.workers = [make_worker().pk for _ in range(2)]
         self.dead: set[UUID] = set()
         self.silent: set[UUID] = set()
@@ -123,6 +128,8 @@ class Protocol(RuleBasedStateMachine):
         self._receivers = {kind: self._receiver(kind) for kind in SIGNALS}
         for kind, receiver in self._receivers.items():
             SIGNALS[kind].connect(receiver)
+        self._enqueue(plain, link="link")
+        self._enqueue(whole)
 
     def _receiver(self, kind: str) -> Callable[..., None]:
         def hear(**_: Any) -> None:
@@ -166,48 +173,60 @@ class Protocol(RuleBasedStateMachine):
         self.ends(job, "failed" if fails else "waiting", event="failed" if fails else "stalled", attempt="stalled")
         job.stalled_count += 1
 
+    @rule(move=st.sampled_from(MOVES), data=st.data())
+    def anything(self, move: str, data: Any) -> None:
+        getattr(self, move)(data.draw)
+
+    def job(self, draw: Draw) -> Expected:
+        return draw(st.sampled_from(list(self.expected.values())))
+
     # -- Callers -----------------------------------------------------------------------------------------------------
-    @rule(
-        target=jobs,
-        task=st.sampled_from([plain, whole]),
-        delayed=st.booleans(),
-        linked=st.booleans(),
-        key=st.sampled_from([None, None, "key"]),
-    )
-    def enqueue(self, task: Any, delayed: bool, linked: bool, key: str | None) -> Any:
+    def enqueue(self, draw: Draw) -> None:
+        key = draw(st.sampled_from([None, "key"]))
+        holder = next((job.id for job in self.expected.values() if key and job.key == key and job.state in LIVE), None)
+        delayed = draw(st.booleans())
+        link = draw(st.sampled_from([None, "link"]))
+        job_id = self._enqueue(draw(st.sampled_from([plain, whole])), delayed=delayed, link=link, key=key)
+        assert holder in (None, job_id)
+
+    def _enqueue(self, task: Any, *, delayed: bool = False, link: str | None = None, key: str | None = None) -> UUID:
         name = f"job {len(self.expected)}"
         options = {"countdown": 600} if delayed else {}
-        result = task.apply_async((name,), dedup_key=key, link=plain.si("link") if linked else None, **options)
-        holder = next((job.id for job in self.expected.values() if key and job.key == key and job.state in LIVE), None)
-        if holder is not None:
-            assert UUID(result.id) == holder
-            return multiple()
-        state = "delayed" if delayed else "waiting"
-        job_id, link = UUID(result.id), "link" if linked else None
-        self.expected[job_id] = Expected(job_id, task, name, state, due=not delayed, key=key, link=link)
+        result = task.apply_async((name,), dedup_key=key, link=link and plain.si(link), **options)
+        job_id, state = UUID(result.id), "delayed" if delayed else "waiting"
+        # With the key of a live job, it is that job.
+        self.expected.setdefault(job_id, Expected(job_id, task, name, state, due=not delayed, key=key, link=link))
         return job_id
 
     # -- Workers -----------------------------------------------------------------------------------------------------
-    @rule(
-        target=runs,
-        job_id=jobs,
-        worker=st.integers(0, 1),
-        hint=st.sampled_from(["fresh", "fresh", "fresh", "the last one", "redelivered"]),
-    )
-    def begin(self, job_id: UUID, worker: int, hint: str) -> Any:
-        """A worker takes a hint: a fresh one, the one that was claimed last, or one that Redis gives out again."""
-        job, worker_id = self.expected[job_id], self.workers[worker]
+    def begin(self, draw: Draw) -> None:
+        """A worker takes a hint of a job that waits; one that was given up has been replaced."""
+        waiting = [job for job in self.expected.values() if job.state == "waiting"]
+        worker_id = draw(st.sampled_from(self.workers))
+        if worker_id in self.dead:
+            worker_id = self._replacement(worker_id)
+        if waiting:
+            self._begin(draw(st.sampled_from(waiting)), worker_id, "fresh")
+
+    def begin_again(self, draw: Draw) -> None:
+        """A worker takes a hint too many, the one that was claimed last, or one that Redis gives out again."""
+        hint = draw(st.sampled_from(["fresh", "the last one", "redelivered"]))
+        self._begin(self.job(draw), draw(st.sampled_from(self.workers)), hint)
+
+    def _begin(self, job: Expected, worker_id: UUID, hint: str) -> None:
         known = [number for owner, number in [job.last_hint or (None, "")] if owner == worker_id]
         hint_id = known[0] if hint == "the last one" and known else uuid4().hex
+        args: list[Any] = ["of an old message"]
         request = Context(
-            id=str(job_id),
+            id=str(job.id),
+            args=args,
+            kwargs={},
             task=job.task.name,
             hint_id=hint_id,
             delivery_info={"redelivered": hint == "redelivered"},
             called_directly=False,
             is_eager=False,
         )
-        args: list[Any] = ["of an old message"]
         wins = (
             job.state == "waiting"
             and not job.expired
@@ -218,24 +237,22 @@ class Protocol(RuleBasedStateMachine):
         )
         with running_on(worker_id, job.task, request):
             try:
-                job.task.before_start(str(job_id), args, {})
+                job.task.before_start(str(job.id), args, {})
             except Ignore:
                 assert not wins
-                return multiple()
+                return
         assert wins
         assert (args, request.retries) == ([job.name], job.attempt - 1)
-        run = Run(job_id, job.task, worker_id, request, job.attempt)
-        job.state, job.owner, job.last_hint = "active", run, (worker_id, hint_id)
-        return run
+        job.state, job.owner = "active", Run(job.id, job.task, worker_id, request, job.attempt)
+        job.last_hint = (worker_id, hint_id)
+        self.runs.append(job.owner)
 
-    @rule(
-        target=jobs,
-        run=runs,
-        end=st.sampled_from(RUN_ENDS),
-    )
-    def end(self, run: Run, end: str) -> Any:
-        """A run that owns its job ends it; nothing of one that lost it lands. What follows the job is a job, too."""
-        job, known = self.expected[run.job_id], set(self.expected)
+    def end(self, draw: Draw) -> None:
+        """A run that owns its job ends it; nothing of one that lost it lands."""
+        if not self.runs:
+            return
+        run, end = draw(st.sampled_from(self.runs)), draw(st.sampled_from(RUN_ENDS))
+        job = self.expected[run.job_id]
         before = None if job.owner is run else everything()
         self._write_end(run, end)
         if before is not None:
@@ -262,7 +279,6 @@ class Protocol(RuleBasedStateMachine):
             self.retries(job, run, due=False)
         else:
             self.fails(job)
-        return multiple(*(set(self.expected) - known))
 
     def _write_end(self, run: Run, end: str) -> None:
         """As Celery's tracer, or the worker's main process, does it."""
@@ -297,9 +313,11 @@ class Protocol(RuleBasedStateMachine):
             except Exception as error:  # noqa: BLE001  # as the tracer does
                 backend.mark_as_failure(job_id, error, "traceback", request=request)
 
-    @rule(run=runs, write=st.sampled_from(["progress", "custom state", "fenced block"]))
-    def write(self, run: Run, write: str) -> None:
+    def write(self, draw: Draw) -> None:
         """What a body may write while it runs."""
+        if not self.runs:
+            return
+        run, write = draw(st.sampled_from(self.runs)), draw(st.sampled_from(["progress", "custom state", "fence"]))
         owns = self.expected[run.job_id].owner is run
         before = everything()
         refused = False
@@ -315,55 +333,54 @@ class Protocol(RuleBasedStateMachine):
             except LeaseLost:
                 refused = True
         if owns:
-            self.effects += write == "fenced block"
+            self.effects += write == "fence"
         else:
             assert everything() == before
         assert refused == (not owns and write != "custom state")
 
-    @rule(worker=st.integers(0, 1))
-    def fall_silent(self, worker: int) -> None:
+    def happen_to_a_worker(self, draw: Draw) -> None:
+        events = [self._silence, self._silence, self._renewal, self._restart, self._audit]
+        draw(st.sampled_from(events))(draw(st.sampled_from(self.workers)))
+
+    def _silence(self, worker_id: UUID) -> None:
         """A worker is killed, frozen or cut off: its lease runs out."""
-        self.silent.add(self.workers[worker])
-        Worker.objects.filter(pk=self.workers[worker]).update(lease_expires_at=Now() + PAST)
+        self.silent.add(worker_id)
+        Worker.objects.filter(pk=worker_id).update(lease_expires_at=Now() + PAST)
 
-    @rule(worker=st.integers(0, 1))
-    def renew(self, worker: int) -> None:
+    def _renewal(self, worker_id: UUID) -> None:
         """A worker gives a sign of life, perhaps too late."""
-        with running_on(self.workers[worker]):
-            assert lease.renew() is (self.workers[worker] not in self.dead)
-        self.silent.discard(self.workers[worker])
+        with running_on(worker_id):
+            assert lease.renew() is (worker_id not in self.dead)
+        self.silent.discard(worker_id)
 
-    @rule(worker=st.integers(0, 1))
-    def restart(self, worker: int) -> None:
+    def _restart(self, worker_id: UUID) -> None:
         """A worker ends, hands back what it runs, and another takes its place."""
-        with running_on(self.workers[worker]):
+        with running_on(worker_id):
             lease.resign()
         for job in self.expected.values():
-            if job.owner is not None and job.owner.worker_id == self.workers[worker]:
+            if job.owner is not None and job.owner.worker_id == worker_id:
                 self.ends(job, "waiting")
-        self.workers[worker] = make_worker().pk
+        self._replacement(worker_id)
 
-    @rule(worker=st.integers(0, 1))
-    def replace_the_dead(self, worker: int) -> None:
-        """A supervisor starts a worker in the place of one that was given up."""
-        if self.workers[worker] in self.dead:
-            self.workers[worker] = make_worker().pk
+    def _replacement(self, worker_id: UUID) -> UUID:
+        """A supervisor starts another worker in the place of one that is gone."""
+        self.workers[self.workers.index(worker_id)] = fresh = make_worker().pk
+        return fresh
 
-    @rule(worker=st.integers(0, 1))
-    def audit(self, worker: int) -> None:
+    def _audit(self, worker_id: UUID) -> None:
         """A worker finds that it runs none of the jobs that it owns."""
         thread = AuditThread()
         thread._since = dict.fromkeys(Job.objects.values_list("claim_token", flat=True), -1e9)
-        with running_on(self.workers[worker]):
+        with running_on(worker_id):
             thread.run_once()
         for job in self.expected.values():
-            if job.owner is not None and job.owner.worker_id == self.workers[worker]:
+            if job.owner is not None and job.owner.worker_id == worker_id:
                 self.stalls(job)
 
     # -- The dispatcher ----------------------------------------------------------------------------------------------
-    @rule(locked=st.none() | runs)
-    def rescue(self, locked: Run | None) -> None:
+    def rescue(self, draw: Draw) -> None:
         """The silent are given up and their jobs taken, except one whose row a run of it has locked."""
+        locked = draw(st.sampled_from([None, None, *self.runs]))
         rescuer = Rescuer()
         rescuer._not_before = time.monotonic()
         with row_locked_by_somebody_else(locked.job_id if locked else None):
@@ -373,8 +390,8 @@ class Protocol(RuleBasedStateMachine):
             if job.owner and job.owner.worker_id in self.dead and not (locked and locked.job_id == job.id):
                 self.stalls(job)
 
-    @rule(time_passes=st.booleans())
-    def look_for_due_and_expired(self, time_passes: bool) -> None:
+    def look_for_due_and_expired(self, draw: Draw) -> None:
+        time_passes = draw(st.booleans())
         if time_passes:
             Job.objects.filter(state="delayed").update(run_at=Now() + PAST)
         expected = []
@@ -387,19 +404,30 @@ class Protocol(RuleBasedStateMachine):
                 expected.append(job.id)
         assert sorted(due.run_once()) == sorted(expected)
 
-    @rule(job_id=jobs)
-    def let_expire(self, job_id: UUID) -> None:
-        Job.objects.filter(pk=job_id).update(expires_at=Now() + PAST)
-        self.expected[job_id].expired = True
-
     # -- The operator ------------------------------------------------------------------------------------------------
-    @rule(job_id=jobs)
-    def run_again(self, job_id: UUID) -> None:
-        job = self.expected[job_id]
+    def operate(self, draw: Draw) -> None:
+        job, action = self.job(draw), draw(st.sampled_from(ACTIONS))
+        if action == "run again":
+            self._run_again(job)
+        elif action in ("cancel", "revoke"):
+            self._cancel(job, in_code=action == "revoke")
+        elif action == "edit":
+            # The next run gets what the row says then.
+            job.name = f"{job.name}, edited"
+            Job.objects.filter(pk=job.id).update(args=[job.name])
+        elif action == "let expire":
+            Job.objects.filter(pk=job.id).update(expires_at=Now() + PAST)
+            job.expired = True
+        else:
+            change = services.pause_queue if action == "pause" else services.resume_queue
+            assert change(queue="default", actor=self.operator) is (self.paused is (action == "resume"))
+            self.paused = action == "pause"
+
+    def _run_again(self, job: Expected) -> None:
         others = [other for other in self.expected.values() if other is not job]
         holders = [other for other in others if job.key and other.key == job.key and other.state in LIVE]
         try:
-            services.retry_job(job_id=job_id, actor=self.operator)
+            services.retry_job(job_id=job.id, actor=self.operator)
         except ActionRefused:
             assert job.state in LIVE or holders
             return
@@ -407,32 +435,17 @@ class Protocol(RuleBasedStateMachine):
         assert not holders
         job.state, job.attempt, job.stalled_count, job.due, job.expired = "waiting", 1, 0, True, False
 
-    @rule(job_id=jobs, in_code=st.booleans())
-    def cancel(self, job_id: UUID, in_code: bool) -> None:
-        job = self.expected[job_id]
+    def _cancel(self, job: Expected, *, in_code: bool) -> None:
         if in_code:
-            services.revoke_job(job_id=job_id)
+            services.revoke_job(job_id=job.id)
         else:
             try:
-                services.cancel_job(job_id=job_id, actor=self.operator)
+                services.cancel_job(job_id=job.id, actor=self.operator)
             except ActionRefused:
                 assert job.state in ENDED
         if job.state in LIVE:
             recorded = job.state == "active" and not in_code
             self.ends(job, "cancelled", event="cancelled", attempt="cancelled" if recorded else None)
-
-    @rule(pause=st.booleans())
-    def pause_or_resume(self, pause: bool) -> None:
-        change = services.pause_queue if pause else services.resume_queue
-        assert change(queue="default", actor=self.operator) is (pause is not self.paused)
-        self.paused = pause
-
-    @rule(job_id=jobs)
-    def edit(self, job_id: UUID) -> None:
-        """Somebody changes the payload of a job: the next run gets what the row says then."""
-        job = self.expected[job_id]
-        job.name = f"{job.name}, edited"
-        Job.objects.filter(pk=job_id).update(args=[job.name])
 
     # -- What must hold after each step ------------------------------------------------------------------------------
     @invariant()
@@ -519,7 +532,7 @@ def test_whatever_workers_dispatcher_and_operator_do_in_whatever_order_the_proto
         Protocol,
         settings=settings(
             max_examples=60,
-            stateful_step_count=30,
+            stateful_step_count=40,
             deadline=None,
             database=None,
             derandomize="CI" in os.environ,
