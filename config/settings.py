@@ -329,7 +329,8 @@ CELERY_TASK_IGNORE_RESULT = False
 CELERY_TASK_STORE_ERRORS_EVEN_IF_IGNORED = True
 CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
-CELERY_WORKER_SEND_TASK_EVENTS = True
+# Flower switches task events on, every few seconds, while it runs; nobody else listens to them.
+CELERY_WORKER_SEND_TASK_EVENTS = False
 # Keeps a slot's database connection over tasks instead of reconnecting twice around each one.
 CELERY_DB_REUSE_MAX = 1000
 CELERY_BEAT_SCHEDULER = "jobs.scheduler:LedgerScheduler"

@@ -26,10 +26,12 @@ def monitor() -> Iterator[list[dict[str, Any]]]:
             thread.join()
 
 
-def test_monitors_hear_of_each_step_of_a_job_also_after_redis_was_away(
+def test_monitors_that_ask_for_it_hear_of_each_step_of_a_job_also_after_redis_was_away(
     processes: Processes, redis_server: Server
 ) -> None:
     worker = processes.worker("default")
+    # As Flower does, again and again.
+    assert current_app.control.enable_events(reply=True, timeout=20, limit=1)
     redis_server.restart()
     wait_until(lambda: worker.output.count("Connected to redis") == 2, timeout=30)
     with monitor() as heard:
