@@ -47,7 +47,7 @@ ARROWS = {(str(arrow.source), str(arrow.target)) for arrow in TRANSITIONS}
 LIVE, ENDED = [str(state) for state in LIVE_STATES], [str(state) for state in END_STATES]
 RUN_ENDS = (
     *("return", "raise", "retry now", "retry later", "ignore", "reject", "requeue", "interrupted", "replace"),
-    *("revoked", "lost", "hard limit"),
+    *("revoked", "lost", "lost", "lost", "lost", "hard limit"),
 )
 ACTIONS = ("run again", "run again", "run again", "cancel", "revoke", "edit", "let expire", "pause", "resume", "resume")
 # What happens often in life happens often here.
@@ -105,6 +105,7 @@ class Run:
     worker_id: UUID
     request: Any
     attempt: int
+    name: str
 
     def told_by_the_main_process(self) -> Any:
         """The request as the worker's main process has it: the message alone."""
@@ -210,8 +211,11 @@ class Protocol(RuleBasedStateMachine):
 
     def begin_again(self, draw: Draw) -> None:
         """A worker takes a hint too many, the one that was claimed last, or one that Redis gives out again."""
-        hint = draw(st.sampled_from(["fresh", "the last one", "redelivered"]))
-        self._begin(self.job(draw), draw(st.sampled_from(self.workers)), hint)
+        hint = draw(st.sampled_from(["fresh", "the last one", "the last one", "redelivered"]))
+        waiting = [job for job in self.expected.values() if job.state == "waiting" and job.last_hint]
+        job = draw(st.sampled_from(waiting)) if waiting and hint != "fresh" else self.job(draw)
+        worker_id = job.last_hint[0] if job.last_hint else draw(st.sampled_from(self.workers))
+        self._begin(job, worker_id, hint)
 
     def _begin(self, job: Expected, worker_id: UUID, hint: str) -> None:
         known = [number for owner, number in [job.last_hint or (None, "")] if owner == worker_id]
@@ -243,7 +247,7 @@ class Protocol(RuleBasedStateMachine):
                 return
         assert wins
         assert (args, request.retries) == ([job.name], job.attempt - 1)
-        job.state, job.owner = "active", Run(job.id, job.task, worker_id, request, job.attempt)
+        job.state, job.owner = "active", Run(job.id, job.task, worker_id, request, job.attempt, job.name)
         job.last_hint = (worker_id, hint_id)
         self.runs.append(job.owner)
 
@@ -251,7 +255,8 @@ class Protocol(RuleBasedStateMachine):
         """A run that owns its job ends it; nothing of one that lost it lands."""
         if not self.runs:
             return
-        run, end = draw(st.sampled_from(self.runs)), draw(st.sampled_from(RUN_ENDS))
+        owners = [job.owner for job in self.expected.values() if job.owner is not None]
+        run, end = draw(st.sampled_from([*self.runs, *owners * len(self.runs)])), draw(st.sampled_from(RUN_ENDS))
         job = self.expected[run.job_id]
         before = None if job.owner is run else everything()
         self._write_end(run, end)
@@ -266,6 +271,9 @@ class Protocol(RuleBasedStateMachine):
             self.fails(job)
         elif end in ("retry now", "retry later", "requeue"):
             self.retries(job, run, due=end != "retry later")
+            if job.state == "delayed" and end != "requeue":
+                # A retry carries the arguments of its run, over an edit that came meanwhile.
+                job.name = run.name
         elif end in ("interrupted", "replace"):
             self.ends(job, "waiting")
             if end == "replace":
@@ -360,6 +368,7 @@ class Protocol(RuleBasedStateMachine):
         for job in self.expected.values():
             if job.owner is not None and job.owner.worker_id == worker_id:
                 self.ends(job, "waiting")
+        self.dead.add(worker_id)
         self._replacement(worker_id)
 
     def _replacement(self, worker_id: UUID) -> UUID:
@@ -531,7 +540,7 @@ def test_whatever_workers_dispatcher_and_operator_do_in_whatever_order_the_proto
     run_state_machine_as_test(
         Protocol,
         settings=settings(
-            max_examples=60,
+            max_examples=50,
             stateful_step_count=40,
             deadline=None,
             database=None,
