@@ -15,6 +15,7 @@ from jobs.worker import identity
 logger = logging.getLogger(__name__)
 
 _THREAD_END_SECONDS = 1
+_LOST_PROCESS_SECONDS = 0.5
 
 
 class LedgerStep(bootsteps.StartStopStep):
@@ -51,6 +52,14 @@ class LedgerStep(bootsteps.StartStopStep):
             thread.start()
         worker_shutdown.connect(self.resign, weak=False)
         Shutdown(worker, resign=self.resign).install()
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        """Looks often for pool processes that died.
+
+        Celery is told of a death by the end of a pipe, which a dying process closes before it can be waited for: most
+        often it looks in vain then, and again only after five seconds.
+        """
+        hub.call_repeatedly(_LOST_PROCESS_SECONDS, worker.pool.maintain_pool)
 
     def stop(self, worker: Any) -> None:
         """Nothing yet: Celery stops its steps while jobs still run, and those need the lease. `resign` comes last."""

@@ -1,17 +1,32 @@
 """G03: whatever dies, the job runs again within seconds."""
 
 import os
+import re
 import signal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from django.contrib.auth.models import Group
 from django.utils import timezone
 
 from jobs.models import Job, Worker
-from tests import sample_tasks
+from tests import crash_points, sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
 from tests.waiting import wait_until
+
+# Where a run dies once: the attempts and stalls of its job afterwards, and how often the body wrote in all.
+CRASHES = {
+    "claim: before": (1, 0, 1),
+    "claim: committed": (1, 1, 1),
+    "run: in the middle": (1, 1, 2),
+    "end: before": (1, 1, 2),
+    "end: written": (1, 0, 1),
+    "answer: committed": (1, 0, 1),
+    "retry: before": (2, 1, 3),
+    "retry: committed": (2, 0, 2),
+}
 
 
 def lines(path: Path, word: str) -> int:
@@ -58,4 +73,44 @@ def test_a_worker_that_hangs_is_given_up(processes: Processes, tmp_path: Path) -
     dead = Worker.objects.get(pid=victim.pid)
     assert dead.dead_at is not None
     assert dead.dead_at <= timezone.now()
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("victim", ["process", "worker"])
+def test_a_run_that_dies_at_any_point_ends_once_with_one_effect(
+    processes: Processes, tmp_path: Path, victim: str
+) -> None:
+    tasks = {"atomic": crash_points.write_atomically}
+    if victim == "process":
+        tasks["plain"] = crash_points.write
+    crashes = {(kind, point): str(uuid4()) for kind in tasks for point in CRASHES}
+    points = tmp_path / "points"
+    points.mkdir()
+    for (kind, point), job_id in crashes.items():
+        (points / job_id).write_text(point)
+        tasks[kind].apply_async((f"{kind} {point}", int(point.startswith("retry"))), task_id=job_id)
+    env = {"CRASH_POINTS": str(points), "CRASH_VICTIM": victim, "JOBS_LEASE_SECONDS": "2"}
+
+    def all_completed() -> bool:
+        if not processes.started or processes.started[-1].status is not None:
+            # As a supervisor does.
+            processes.worker("default", include=["tests.crash_points"], env=env, waits=False)
+        return not Job.objects.exclude(state="completed").exists()
+
+    wait_until(all_completed, timeout=100)
+    assert list(points.iterdir()) == []
+    assert len([process for process in processes.started if process.status == -signal.SIGKILL]) == (
+        0 if victim == "process" else len(CRASHES)
+    )
+    output = "".join(process.output for process in processes.started)
+    for (kind, point), job_id in crashes.items():
+        attempts, stalls, writes = CRASHES[point]
+        if kind == "atomic":
+            # Written is not committed: the transaction of the body is still open. What it wrote went with it.
+            stalls, writes = (1, 1) if point == "end: written" else (stalls, 1)
+        job = Job.objects.get(pk=job_id)
+        assert (kind, point, job.attempt, job.stalled_count) == (kind, point, attempts, stalls)
+        assert (kind, point, Group.objects.filter(name__startswith=f"{kind} {point} ").count()) == (kind, point, writes)
+        assert (kind, point, len(re.findall(f"completed id={job_id}", output))) <= (kind, point, 1)
     assert_ledger_consistent()

@@ -1,0 +1,66 @@
+"""Loaded into a worker by `--include`: its processes kill themselves at a named point of a job, once.
+
+A test names the point in a file before it enqueues the job: CRASH_POINTS is the folder, the job's id the name of the
+file, its text the point. CRASH_VICTIM says who dies: the pool process ("process") or all of the worker ("worker").
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from celery import shared_task
+from django.contrib.auth.models import Group
+
+from jobs import claims, settle
+from jobs.backend import LedgerBackend
+
+
+def reached(point: str, job_id: object) -> None:
+    """The run of a job is at a point: dies there if the test said so."""
+    file = Path(os.environ["CRASH_POINTS"]) / str(job_id)
+    if file.exists() and file.read_text() == point:
+        file.unlink()
+        victim = os.getpid() if os.environ["CRASH_VICTIM"] == "process" else 0
+        os.kill(victim, signal.SIGKILL)
+
+
+def _around(function: Callable[..., Any], step: str, after: str, job_id_of: Callable[..., object]) -> Any:
+    @wraps(function)
+    def with_points(*args: Any, **kwargs: Any) -> Any:
+        reached(f"{step}: before", job_id_of(*args))
+        result = function(*args, **kwargs)
+        reached(f"{step}: {after}", job_id_of(*args))
+        return result
+
+    return with_points
+
+
+def _write(task: Any, name: str, retries: int) -> str:
+    Group.objects.create(name=f"{name} {uuid4()}")
+    reached("run: in the middle", task.request.id)
+    if task.request.retries < retries:
+        raise task.retry(countdown=0)
+    return name
+
+
+@shared_task(bind=True, queue="default", atomic=True, max_retries=5)
+def write_atomically(self: Any, name: str, retries: int = 0) -> str:
+    return _write(self, name, retries)
+
+
+@shared_task(bind=True, queue="default", max_retries=5)
+def write(self: Any, name: str, retries: int = 0) -> str:
+    return _write(self, name, retries)
+
+
+if "CRASH_POINTS" in os.environ:
+    claims.claim = _around(claims.claim, "claim", "committed", lambda hints: next(iter(hints)))
+    settle.complete = _around(settle.complete, "end", "written", lambda run: run.job_id)
+    settle.retry = _around(settle.retry, "retry", "committed", lambda run: run.job_id)
+    LedgerBackend.mark_as_done = _around(  # type: ignore[method-assign]
+        LedgerBackend.mark_as_done, "answer", "committed", lambda backend, task_id, *_: task_id
+    )
