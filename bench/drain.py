@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.processes import Family, worker
+from bench.processes import Family, Stuck, worker
 from bench.sides import Side
 from devstack.throwaway import Servers
 
@@ -36,6 +36,8 @@ def drain(side: Side, servers: Servers, *, count: int) -> Drain:
 
         families = [running, Family(servers.postgres.pid), Family(servers.redis.pid)]
         warm = running.wait_until(ended, int(count * _WARM_SHARE))
+        if warm == count:
+            raise Stuck(f"{count} jobs were done before the first look: measure with more of them, by --jobs.")
         before = [family.cpu_seconds() for family in families]
         running.wait_until(ended, count)
         spent = [family.cpu_seconds() - seconds for family, seconds in zip(families, before, strict=True)]
