@@ -63,10 +63,15 @@ class UploadAdmin(ReadOnlyAdmin):
         return whole_file(file)
 
     def image(self, upload: Upload, name: str, *, width: int, height: int) -> SafeString:
-        """A preview as a picture in a page."""
+        """A preview as a picture in a page; one that is no higher than a thumbnail keeps its size in any column."""
         url = reverse(f"admin:{self._preview_name()}", args=[upload.pk, name])
         return format_html(
-            '<img src="{}" width="{}" height="{}" alt="{}" loading="lazy">', url, width, height, f"{upload} ({name})"
+            '<img src="{}" width="{}" height="{}" alt="{}" class="{}" loading="lazy">',
+            url,
+            width,
+            height,
+            f"{upload} ({name})",
+            "jobs-thumbnail" if height <= _THUMBNAIL_PIXELS else "",
         )
 
     def _preview_name(self) -> str:

@@ -27,7 +27,7 @@ _STATE_COLOURS = {"pending": "info", "ready": "success", "failed": "danger"}
 class ReportAdmin(ReadOnlyAdmin):
     """Reports. A failed one is made again by running its job again."""
 
-    list_display = ("owner", "kind", "from_date", "to_date", "state_label", "pages", "created", "job", "file_link")
+    list_display = ("owner", "kind", "period", "state_label", "pages", "file_link", "created", "job")
     list_filter = ("kind", ("created_at", admin.DateFieldListFilter))
     list_per_page = 50
     list_select_related = ("owner",)
@@ -70,6 +70,15 @@ class ReportAdmin(ReadOnlyAdmin):
         if not self.has_view_permission(request, report):
             raise PermissionDenied
         return file_of(report)
+
+    @display(description="period", ordering="from_date")
+    def period(self, report: Report) -> SafeString:
+        """Its first and its last day."""
+        return format_html(
+            '<span class="jobs-nowrap">{}</span> – <span class="jobs-nowrap">{}</span>',
+            report.from_date.isoformat(),
+            report.to_date.isoformat(),
+        )
 
     @display(description="state")
     def state_label(self, report: Any) -> SafeString:

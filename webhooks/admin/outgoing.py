@@ -141,7 +141,7 @@ class DeliveryAttemptInline(TabularInline):
 class DeliveryAdmin(ReadOnlyAdmin):
     """Deliveries. Sending again needs the permission to change deliveries; nothing else can be changed."""
 
-    list_display = ("event_type", "endpoint", "owner", "state_label", "attempt_count", "created", "delivered", "job")
+    list_display = ("event_type", "endpoint", "owner", "state_label", "attempt_count", "created", "job")
     list_filter = ("state", "event__type", ("created_at", admin.DateFieldListFilter))
     list_per_page = 50
     list_select_related = ("event", "endpoint__owner")
@@ -244,11 +244,6 @@ class DeliveryAdmin(ReadOnlyAdmin):
     def created(self, delivery: Delivery) -> SafeString | str:
         """When the event happened."""
         return rendering.recent(delivery.created_at)
-
-    @display(description="delivered", ordering="delivered_at")
-    def delivered(self, delivery: Delivery) -> SafeString | str:
-        """When it was accepted."""
-        return rendering.recent(delivery.delivered_at)
 
     @display(description="job")
     def job(self, delivery: Delivery) -> SafeString | str:

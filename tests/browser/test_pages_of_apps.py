@@ -1,0 +1,94 @@
+"""The admin pages of pictures, reports and webhooks, as they look."""
+
+from datetime import date
+
+import pytest
+from django.core.files.base import ContentFile
+from django.utils import timezone
+from playwright.sync_api import Page, expect
+
+from accounts.models import User
+from jobs.ids import new_id
+from media_jobs import posters, renditions
+from media_jobs import services as media
+from notifications.models import EmailLog
+from reports.models import Report
+from tests.media_jobs import samples
+from webhooks import services as webhooks
+from webhooks.models import Delivery, DeliveryAttempt, IncomingEvent, Source
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def owner(transactional_db: None) -> User:
+    """Somebody whose address is longer than most, and who has some of everything."""
+    owner = User.objects.create(email="a.rather.long.local.part.1795604862@a.longer.example.com", name="Ann")
+    picture = media.add_picture(owner_id=owner.pk, file=ContentFile(samples.saved(samples.corners())), purpose="avatar")
+    renditions.make(picture_id=picture.pk, report=lambda *_: None)
+    video = media.add_video(owner_id=owner.pk, file=ContentFile(samples.video(seconds=1)))
+    posters.make(video_id=video.pk, report=lambda *_: None)
+    ready = {"ready_at": timezone.now(), "file": "reports/x.pdf", "page_count": 1, "size_bytes": 1}
+    days = {"from_date": date(2026, 3, 1), "to_date": date(2026, 3, 31)}
+    Report.objects.create(owner=owner, kind="activity", job_id=new_id(), **days, **ready)
+    url = f"https://hooks.example.com/services/{'0123456789abcdef' * 6}"
+    webhooks.create_endpoint(owner=owner, url=url, event_types=["media.ready"])
+    webhooks.publish(event_type="media.ready", user=owner, subject="picture-7", data={"id": 7})
+    attempt = DeliveryAttempt.objects.create(delivery=Delivery.objects.get(), number=1, job_id=new_id())
+    attempt.finish(status=500, error="The endpoint answered 500 Internal Server Error.", response_excerpt="x" * 2048)
+    IncomingEvent.objects.create(
+        source=Source.objects.create(name="shop", sealed_secret="-"),
+        event_id="msg_" + "2KWPBgLlAfxdpx2AI54pPJ85f4W" * 2,
+        type="contact.updated",
+        body='{"type": "contact.updated"}',
+        job_id=new_id(),
+    )
+    EmailLog.objects.create(
+        user=owner,
+        kind="report-ready",
+        period=str(new_id()),
+        recipient=owner.email,
+        message_id=f"<{new_id()}@x.example>",
+    )
+    return owner
+
+
+@pytest.mark.usefixtures("owner")
+def test_thumbnails_are_large_enough_to_be_looked_at(admin_page: Page) -> None:
+    for path, size in (("picture", (64, 64)), ("video", (114, 64))):
+        admin_page.goto(f"/admin/media_jobs/{path}/")
+        thumbnail = admin_page.locator("#result_list img")
+        expect(thumbnail).to_have_js_property("complete", True)
+        box = thumbnail.bounding_box()
+        assert box is not None
+        assert (round(box["width"]), round(box["height"])) == size
+        assert thumbnail.evaluate("image => image.naturalWidth") > 0
+
+
+@pytest.mark.usefixtures("owner")
+def test_the_file_of_a_report_can_be_reached_without_scrolling_sideways(admin_page: Page) -> None:
+    admin_page.goto("/admin/reports/report/")
+    expect(admin_page.get_by_role("link", name="Download")).to_be_in_viewport(ratio=1)
+
+
+PAGES = {
+    "picture": "/admin/media_jobs/picture/",
+    "video": "/admin/media_jobs/video/",
+    "report": "/admin/reports/report/",
+    "source": "/admin/webhooks/source/",
+    "event": "/admin/webhooks/incomingevent/",
+    "endpoint": "/admin/webhooks/endpoint/",
+    "delivery": "/admin/webhooks/delivery/",
+    "mail": "/admin/notifications/emaillog/",
+}
+
+
+@pytest.mark.usefixtures("owner")
+@pytest.mark.parametrize("thing", PAGES)
+def test_list_and_page_fit_a_telephone(admin_page: Page, thing: str) -> None:
+    admin_page.set_viewport_size({"width": 390, "height": 844})
+    admin_page.goto(PAGES[thing])
+    assert admin_page.evaluate("document.documentElement.scrollWidth") <= 390
+    admin_page.locator(f"#result_list a[href^='{PAGES[thing]}']").first.click()
+    expect(admin_page.locator("#content-main")).to_be_visible()
+    assert admin_page.evaluate("document.documentElement.scrollWidth") <= 390
