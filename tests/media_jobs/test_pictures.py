@@ -140,10 +140,14 @@ def test_grey_pictures_keep_their_greys(mode: str) -> None:
 
 
 def test_a_profile_is_applied_before_it_is_dropped() -> None:
-    # In this profile the numbers mean half as bright: 255 is what sRGB calls about 188.
-    dim = bytearray(srgb_profile())
-    content = saved(corners(), icc_profile=bytes(dim))
+    # In this profile the first number is how blue something is, and the third how red.
+    exchanged = srgb_profile().replace(b"rXYZ", b"....").replace(b"bXYZ", b"rXYZ").replace(b"....", b"bXYZ")
+    red, green, blue = corners().split()
+    content = saved(Image.merge("RGB", (blue, green, red)), icc_profile=exchanged)
     assert_upright(squares(content)[256])
+
+
+def test_a_broken_profile_is_no_reason_to_refuse_a_picture() -> None:
     assert_upright(squares(saved(corners(), icc_profile=b"no profile at all"))[256])
 
 
