@@ -25,6 +25,7 @@ MAX_RETRIES = 6
 )
 def sync_contact(self: JobTask, contact_id: int) -> dict[str, Any]:
     """Creates or updates the contact of a user at the CRM."""
+    self.progress(0, 1, "Waiting for the CRM's answer")
     try:
         contact = syncing.sync(contact_id=contact_id)
     except Permanent as error:
@@ -38,4 +39,5 @@ def sync_contact(self: JobTask, contact_id: int) -> dict[str, Any]:
         if isinstance(error, RateLimited):
             raise self.retry(exc=error, countdown=error.retry_after_seconds) from error
         raise
+    self.progress(1, 1, "Synced" if contact else "The user is gone")
     return {"synced": contact is not None, "remote_id": contact.remote_id if contact else None}

@@ -23,6 +23,7 @@ from webhooks import delivery, handling
 )
 def deliver(self: JobTask, delivery_id: str) -> dict[str, Any]:
     """Sends one event to one endpoint. What is not accepted comes again after 5 s, 5 min, 30 min and 2 h."""
+    self.progress(0, 1, "Waiting for the endpoint's answer")
     try:
         done = delivery.attempt(
             delivery_id=UUID(delivery_id), job_id=UUID(self.request.id) if self.request.id else None
@@ -35,6 +36,7 @@ def deliver(self: JobTask, delivery_id: str) -> dict[str, Any]:
             delivery.give_up(delivery_id=UUID(delivery_id))
             raise Permanent(f"Given up after the last attempt. {error}") from error
         raise self.retry(exc=error, countdown=delivery.RETRY_SECONDS[self.request.retries]) from error
+    self.progress(1, 1, "Delivered" if done.status is not None else "The endpoint is gone")
     return {"delivered": done.status is not None, "status": done.status}
 
 
@@ -50,4 +52,5 @@ def deliver(self: JobTask, delivery_id: str) -> dict[str, Any]:
 def handle(self: JobTask, event_id: str) -> dict[str, Any]:
     """Does what an incoming event asks for."""
     event = handling.handle_event(event_id=UUID(event_id))
+    self.progress(1, 1, event.note)
     return {"outcome": event.outcome, "note": event.note}

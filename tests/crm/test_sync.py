@@ -60,6 +60,7 @@ def test_a_new_user_is_created_at_the_crm(
     }
     assert (contact().state, contact().remote_id, contact().error) == ("synced", "51", "")
     assert job().result == {"synced": True, "remote_id": "51"}
+    assert (job().progress_percent, job().progress_message) == (100, "Synced")
     assert job().kwargs == {"contact_id": contact().pk}
     assert_ledger_consistent()
 
@@ -146,6 +147,7 @@ def test_a_worker_killed_while_the_crm_thinks_leaves_one_contact(
     victim = processes.worker("crm", pool=pool, env=crm_env)
     sign_up()
     wait_until(lambda: http_server.held_count == 1)
+    assert (job().progress_percent, job().progress_message) == (0, "Waiting for the CRM's answer")
     victim.kill()
     http_server.release()
     processes.worker("crm", pool=pool, env=crm_env)

@@ -66,6 +66,7 @@ def test_an_event_arrives_signed_and_whole(user: User, http_server: HttpServer, 
     assert (body["type"], body["data"]) == ("media.ready", {"id": 7, "name": "Grüße"})
     wait_until(lambda: Job.objects.get().state == "completed")
     assert Job.objects.get().result == {"delivered": True, "status": 200}
+    assert (Job.objects.get().progress_percent, Job.objects.get().progress_message) == (100, "Delivered")
     assert Job.objects.get().kwargs == {"delivery_id": str(delivery().pk)}
     [made] = DeliveryAttempt.objects.all()
     assert (made.number, made.status, made.error, made.response_excerpt) == (1, 200, "", "thanks")
@@ -143,6 +144,7 @@ def test_one_endpoint_that_is_silent_does_not_keep_another_waiting(
         processes.worker("webhooks", pool="threads", concurrency=2)
         happen(user)
         wait_until(lambda: silent.held_count == 1)
+        assert Job.objects.filter(state="active", progress_message="Waiting for the endpoint's answer").exists()
         wait_until(lambda: http_server.requests)
     finally:
         silent.stop()

@@ -208,6 +208,7 @@ def test_a_changed_contact_changes_the_users_name(
     event = IncomingEvent.objects.get()
     assert (user.name, event.outcome) == ("Anne", "handled")
     assert Job.objects.get().result == {"outcome": "handled", "note": "The user's name is taken over."}
+    assert Job.objects.get().progress_message == "The user's name is taken over."
     # Once more by hand: what was done meanwhile stays.
     User.objects.update(name="Annie")
     handle.apply_async(kwargs={"event_id": str(event.pk)})
