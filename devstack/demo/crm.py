@@ -7,6 +7,7 @@ import httpx
 
 from devstack.demo.report import Report, patiently
 from devstack.demo.site import Site
+from devstack.demo.watching import watched
 
 
 def show(site: Site, report: Report, *, addresses: Sequence[str]) -> None:
@@ -19,6 +20,11 @@ def show(site: Site, report: Report, *, addresses: Sequence[str]) -> None:
         emails = (contact["properties"]["email"].lower() for contact in answer.json()["results"])
         return Counter(email for email in emails if email in wanted)
 
+    token = site.token(addresses[0])
+    syncing = "SELECT job_id::text FROM crm_crmcontact c JOIN accounts_user u ON u.id = c.user_id WHERE u.email = %s"
+    job_id = site.value(syncing, addresses[0])
+    job = watched(report, lambda: site.job_of_api(job_id, token), what="the first user's contact")
+    report.check("its job is completed", job["state"] == "completed", job["error"] or job["result"])
     patiently(lambda: len(found()) == len(wanted), seconds=30)
     counts = found()
     report.step(f"GET {site.urls['crm']}: {len(counts)} of the users are contacts")

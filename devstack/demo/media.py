@@ -8,11 +8,10 @@ import av
 import httpx
 from PIL import Image, ImageDraw
 
-from devstack.demo.report import Report, patiently
+from devstack.demo.report import Report
 from devstack.demo.site import Site
+from devstack.demo.watching import watched
 
-# A picture takes about a second, a short video about two; the worker may have others before it.
-PATIENCE_SECONDS = 60
 # As a telephone stores a picture that was taken upright: on its side, with a note to turn it.
 SIZE_PIXELS = (4000, 3000)
 TURN_RIGHT = 6
@@ -81,19 +80,7 @@ def _uploaded(
     size = f"{len(content) / 1024:,.0f} KiB"
     report.step(f"POST {path} with {name}, {size}: {answer.status_code} after {answer.elapsed.total_seconds():.2f} s")
     answer.raise_for_status()
-    shown = set()
-
-    def ended() -> dict[str, Any] | None:
-        job: dict[str, Any] = client.get(f"/api/jobs/{accepted['job']}").json()
-        line = f"{job['state']}, {job['progress']['percent']} %", job["progress"]["message"]
-        if line not in shown:
-            shown.add(line)
-            report.step(f"  {line[0]}  {line[1]}")
-        return job if job["state"] in ("completed", "failed", "cancelled") else None
-
-    job = patiently(ended, seconds=PATIENCE_SECONDS)
-    if job is None:
-        raise LookupError(f"The job of {name} has not ended within {PATIENCE_SECONDS} s.")
+    job = watched(report, lambda: client.get(f"/api/jobs/{accepted['job']}").json(), what=name)
     upload: dict[str, Any] = client.get(f"{path}/{accepted['id']}").json()
     return job, upload
 

@@ -1,20 +1,18 @@
 """A chapter of the demo: a user asks for a PDF report, watches it, and downloads it."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
 
 from devstack.demo.report import Report, patiently
 from devstack.demo.site import Site
-
-# The first report of a fresh worker loads the fonts of the machine.
-READY_SECONDS = 90
+from devstack.demo.watching import watched
 
 
 def show(site: Site, report: Report, *, address: str) -> None:
     """Asks as the user with this address, and checks that somebody else gets nothing."""
-    headers = {"Authorization": f"Bearer {site.token(address)}"}
+    token = site.token(address)
+    headers = {"Authorization": f"Bearer {token}"}
     today = datetime.now(UTC).date()
     wish = {"kind": "activity", "from": str(today - timedelta(days=6)), "to": str(today)}
     refused = site.client.post("/api/reports", json={**wish, "to": "2999-01-01"}, headers=headers)
@@ -26,7 +24,7 @@ def show(site: Site, report: Report, *, address: str) -> None:
         return
     job_id, report_id = answer.json()["job"], answer.json()["id"]
     report.step(f"a report is being made: {answer.headers['Location']}")
-    shown = _watched(site, report, job_id, headers["Authorization"].removeprefix("Bearer "))
+    shown = watched(report, lambda: site.job_of_api(job_id, token), what="the report")
     report.check("the report is made", shown["state"] == "completed", shown["error"] or shown["progress"]["message"])
 
     path = f"/api/reports/{report_id}/download"
@@ -39,19 +37,3 @@ def show(site: Site, report: Report, *, address: str) -> None:
     report.check("nobody else gets it", strangers.status_code == httpx.codes.NOT_FOUND, strangers.status_code)
     mails = patiently(lambda: max(0, site.mail_counts([address]).total() - 1), seconds=30)
     report.check("a mail tells that it is ready", mails == 1, f"{mails} mail")
-
-
-def _watched(site: Site, report: Report, job_id: str, token: str) -> dict[str, Any]:
-    """The job when it has ended; each step of its progress is shown once."""
-    seen: set[str] = set()
-
-    def ended() -> bool:
-        job = site.job_of_api(job_id, token)
-        line = f"{job['progress']['percent']} % {job['progress']['message']}"
-        if job["state"] == "active" and line not in seen:
-            seen.add(line)
-            report.step(f"the report: {line}")
-        return job["state"] not in ("delayed", "waiting", "active")
-
-    patiently(ended, seconds=READY_SECONDS)
-    return site.job_of_api(job_id, token)

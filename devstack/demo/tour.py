@@ -6,7 +6,7 @@ from contextlib import closing
 
 import httpx
 
-from devstack.demo import crm, media, reports, webhooks
+from devstack.demo import crm, digest, media, reports, webhooks
 from devstack.demo.report import Report, patiently
 from devstack.demo.site import Site
 
@@ -27,6 +27,7 @@ def take(site: Site, report: Report, *, user_count: int) -> None:
     reports.show(site, report, address=addresses[0])
     webhooks.show(site, report, address=addresses[0])
     crm.show(site, report, addresses=addresses)
+    digest.show(site, report, address=addresses[0])
     _refusals(site, report, addresses[0])
     _health(site, report)
     _admin(site, report)
