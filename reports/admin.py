@@ -75,7 +75,7 @@ class ReportAdmin(ReadOnlyAdmin):
     def period(self, report: Report) -> SafeString:
         """Its first and its last day."""
         return format_html(
-            '<span class="jobs-nowrap">{}</span> – <span class="jobs-nowrap">{}</span>',
+            '<span class="jobs-nowrap">{} –</span> <span class="jobs-nowrap">{}</span>',
             report.from_date.isoformat(),
             report.to_date.isoformat(),
         )
