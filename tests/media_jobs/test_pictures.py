@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from pytest_django.fixtures import Settings
 
 from media_jobs.errors import NotUsable
@@ -88,6 +89,22 @@ def test_no_metadata_is_left() -> None:
         assert {"exif", "icc_profile", "xmp", "comment"} & image.info.keys() == set()
         assert b"Secret Camera" not in square.content
         assert b"Ann" not in square.content
+
+
+def test_a_large_jpeg_is_decoded_once_and_never_at_its_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[tuple[int, int]] = []
+    prepare = JpegImageFile.load_prepare
+
+    def noted(image: JpegImageFile) -> None:
+        decoded.append(image.size)
+        prepare(image)
+
+    content = saved(corners(4000, 3000))
+    monkeypatch.setattr(JpegImageFile, "load_prepare", noted)
+    made = Decoded(io.BytesIO(content))
+    assert len(list(made.squares())) == 3
+    assert decoded == [(2000, 1500)]
+    assert (made.width_pixels, made.height_pixels) == (4000, 3000)
 
 
 @pytest.mark.parametrize("size", [(4000, 700), (700, 4000), (37, 23), (1, 1), (1, 3000)])
