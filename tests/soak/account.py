@@ -1,0 +1,97 @@
+"""Who is missing after the storm, and what happened more than once."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+from uuid import UUID
+
+from django.contrib.auth.models import Group
+
+from jobs.models import Attempt, Job
+from tests.guarantees.ledger import assert_ledger_consistent
+
+# Their effects come with the job's completion or not at all; the other kinds may repeat theirs.
+EXACTLY_ONCE = {"whole", "delayed", "chained", "second", "retried", "long", "suicidal", "idempotent"}
+
+
+@dataclass(frozen=True)
+class Death:
+    """A process was killed, and these jobs were active in its worker."""
+
+    at: datetime
+    running: list[UUID]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What the storm has left."""
+
+    jobs: int
+    completed: int
+    lost: int
+    doubled: int
+    recoveries: list[float]
+    acts: Counter[str]
+    complaints: list[str]
+
+    @classmethod
+    def of(cls, deaths: list[Death], acts: Counter[str]) -> "Account":
+        """Looks at all jobs and effects."""
+        wishes = Counter(_named("wish"))
+        effects = Counter(_named("effect"))
+        missing = sorted(wishes.keys() - effects.keys())
+        unended = Job.objects.exclude(state="completed")
+        doubled = sorted(wish for wish, count in effects.items() if wish[0] in EXACTLY_ONCE and count > 1)
+        unwanted = sorted(effects.keys() - wishes.keys())
+        complaints = [f"Lost: {kind} {key}" for kind, key in missing]
+        complaints += [f"Not completed: {job} is {job.state}: {job.error}" for job in unended]
+        complaints += [f"Doubled: {kind} {key}" for kind, key in doubled]
+        complaints += [f"Out of a transaction that was rolled back: {kind} {key}" for kind, key in unwanted]
+        try:
+            assert_ledger_consistent()
+        except AssertionError as error:
+            complaints.append(f"The ledger contradicts itself: {error}")
+        return cls(
+            jobs=Job.objects.count(),
+            completed=Job.objects.filter(state="completed").count(),
+            lost=len({*missing}) + unended.count(),
+            doubled=len(doubled) + len(unwanted),
+            recoveries=_recoveries(deaths),
+            acts=acts,
+            complaints=complaints,
+        )
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For the terminal and for docs/guarantees.md."""
+        seconds = self.recoveries or [float("nan")]
+        return [
+            *((name, str(count)) for name, count in sorted(self.acts.items())),
+            ("jobs", str(self.jobs)),
+            ("completed", str(self.completed)),
+            ("lost", str(self.lost)),
+            ("doubled", str(self.doubled)),
+            ("runs cut short by a kill", str(len(self.recoveries))),
+            ("recovery seconds, median", f"{median(seconds):.1f}"),
+            ("recovery seconds, max", f"{max(seconds):.1f}"),
+        ]
+
+
+def _named(word: str) -> list[tuple[str, str]]:
+    """Kind and key of every wish, or of every effect."""
+    names = Group.objects.filter(name__startswith=f"{word} ").values_list("name", flat=True)
+    return [(parts[1], parts[2]) for name in names if (parts := name.split(" "))]
+
+
+def _recoveries(deaths: list[Death]) -> list[float]:
+    """Seconds from the death of a run to the start of the next run of its job."""
+    found = []
+    for death in deaths:
+        for job in Job.objects.filter(pk__in=death.running).prefetch_related("attempts"):
+            runs: list[Attempt] = list(job.attempts.all())
+            died = [run for run in runs if run.outcome == "stalled" and run.started_at < death.at < run.ended_at]
+            starts = [run.started_at for run in runs if run.started_at] + [job.started_at]
+            later = [start for start in starts if start and start > death.at]
+            if died and later:
+                found.append((min(later) - death.at).total_seconds())
+    return found
