@@ -153,7 +153,7 @@ class Stack:
             Program(
                 name="beat",
                 launch=lambda: self._celery("beat"),
-                is_ready=lambda _: readiness.beat_is_ready(self.database_url),
+                is_ready=lambda pid: readiness.beat_is_ready(self.database_url, pid),
                 stage=Stage.INTAKE,
                 where="daily digest and other recurring jobs",
                 reloads=True,
