@@ -5,6 +5,7 @@ Two leaders for a moment do no harm: every duty is a compare-and-set, an extra h
 
 import logging
 from datetime import timedelta
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Case, F, Q, When
@@ -39,9 +40,14 @@ def hold() -> bool:
 def let_go() -> None:
     """Gives the lease up, so that another leads at once."""
     try:
-        Duty.objects.filter(name=NAME, holder_id=identity.incarnation()).update(holder_id=None, lease_expires_at=None)
+        free(identity.incarnation())
     except DATABASE_AWAY as error:
         logger.warning("Could not give the dispatcher's lease up (%s): another leads when it ends.", error)
+
+
+def free(holder_id: UUID) -> None:
+    """Ends the leadership of a worker, if it leads."""
+    Duty.objects.filter(name=NAME, holder_id=holder_id).update(holder_id=None, lease_expires_at=None)
 
 
 def _lease_seconds() -> float:

@@ -5,10 +5,11 @@ import time
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from jobs import settle
+from jobs.dispatcher import leader
 from jobs.models import Job, Worker
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,7 @@ class Rescuer:
     def _give_up_the_silent(self) -> None:
         silent = Worker.objects.filter(dead_at__isnull=True, lease_expires_at__lt=Now())
         for worker in silent:
-            with settle.atomic():
-                # Compare-and-set: a worker that renewed in this moment has won.
-                if silent.filter(pk=worker.pk).update(dead_at=Now()):
-                    again, failed = _settle_jobs_of(worker.pk, f"worker {worker.node} (pid {worker.pid}) fell silent")
-                    logger.warning(
-                        "Worker %s is given up: %d of its jobs run again, %d failed.", worker.node, again, failed
-                    )
+            give_up(worker, silent, evidence=f"worker {worker.node} (pid {worker.pid}) fell silent")
 
     def _take_from_the_dead(self) -> None:
         """Jobs that a dead worker claimed in the moment in which it was given up, or that were locked then."""
@@ -62,6 +57,20 @@ class Rescuer:
         orphans = Job.objects.filter(~Exists(living), state="active")
         for worker_id in orphans.values_list("worker_id", flat=True).distinct():
             _settle_jobs_of(worker_id, "its worker is gone")
+
+
+def give_up(worker: Worker, those: QuerySet[Worker], *, evidence: str) -> None:
+    """Marks a worker dead, takes its jobs and ends its leadership, in one transaction.
+
+    A compare-and-set: nothing happens where it is none of `those` any more, because it has renewed its lease in this
+    moment, or somebody else has given it up.
+    """
+    with settle.atomic():
+        if not those.filter(pk=worker.pk).update(dead_at=Now()):
+            return
+        again, failed = _settle_jobs_of(worker.pk, evidence)
+        leader.free(worker.pk)
+    logger.warning("Given up: %s; %d of its jobs run again, %d failed.", evidence, again, failed)
 
 
 def _settle_jobs_of(worker_id: UUID | None, evidence: str) -> tuple[int, int]:

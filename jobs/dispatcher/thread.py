@@ -3,7 +3,7 @@
 from celery import Celery
 from django.conf import settings
 
-from jobs.dispatcher import due, leader
+from jobs.dispatcher import due, leader, neighbours
 from jobs.dispatcher.rescue import Rescuer
 from jobs.dispatcher.topup import TopUp
 from jobs.worker.thread import DutyThread
@@ -18,7 +18,8 @@ class DispatcherThread(DutyThread):
         self.top_up = TopUp(app)
 
     def run_once(self) -> None:
-        """One round, if this worker leads."""
+        """One round: what each worker looks at for itself, and, if this one leads, every duty."""
+        neighbours.run_once()
         leads = leader.hold()
         self.rescuer.look()
         if not leads:

@@ -34,7 +34,7 @@ class LedgerStep(bootsteps.StartStopStep):
         # The ledger's modules need Django set up and the tasks imported, which is so only from here on.
         from jobs import checks
         from jobs.dispatcher.thread import DispatcherThread
-        from jobs.worker import lease
+        from jobs.worker import lease, process
         from jobs.worker.audit import AuditThread
         from jobs.worker.shutdown import Shutdown
 
@@ -43,6 +43,8 @@ class LedgerStep(bootsteps.StartStopStep):
             node=worker.hostname,
             host=socket.gethostname(),
             pid=os.getpid(),
+            pid_space=process.pid_space(),
+            pid_started_ticks=process.started_ticks(os.getpid()),
             pool=type(worker.pool).__module__.rpartition(".")[2],
             concurrency=worker.concurrency,
             queues=sorted(worker.app.amqp.queues.consume_from),

@@ -37,6 +37,8 @@ def lines(path: Path, word: str) -> int:
 def test_the_jobs_of_a_killed_worker_run_elsewhere(processes: Processes, tmp_path: Path) -> None:
     file = tmp_path / "lines"
     victim = processes.worker("default", concurrency=2)
+    # On its own host its death would be noticed at once; to others only the lease tells of it.
+    Worker.objects.update(pid_space="another host")
     results = [sample_tasks.append_line.delay(str(file), "x", 2) for _ in range(2)]
     wait_until(lambda: lines(file, "begin") == 2)
     victim.kill()
@@ -58,6 +60,27 @@ def test_the_job_of_a_killed_pool_process_runs_again_at_once(processes: Processe
     wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=30)
     assert lines(file, "end") == 1
     assert Job.objects.get().attempts.get().error.startswith("WorkerLostError: Worker exited prematurely: signal 9")
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("successor", ["started after its death", "living beside it"])
+def test_a_killed_worker_is_noticed_at_once_on_its_own_host(
+    processes: Processes, tmp_path: Path, successor: str
+) -> None:
+    file, lease = tmp_path / "lines", {"JOBS_LEASE_SECONDS": "600"}
+    victim = processes.worker("default", env=lease)
+    if successor == "living beside it":
+        processes.worker("crm", env=lease)
+    result = sample_tasks.append_line.delay(str(file), "x", 0.5)
+    wait_until(lambda: lines(file, "begin") == 1)
+    victim.kill()
+    processes.worker("default", env=lease)
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=30)
+    dead = Worker.objects.get(pid=victim.pid)
+    assert Job.objects.get().started_at < dead.lease_expires_at, "it ran again only because the lease had ended"
+    assert Job.objects.get().attempts.get().error == f"the process of worker {dead.node} (pid {dead.pid}) is gone"
+    assert lines(file, "begin") == 2
     assert_ledger_consistent()
 
 
