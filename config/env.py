@@ -117,7 +117,7 @@ class Environment(BaseSettings):
             env_settings,
             MountedFiles(settings_cls),
             DotEnvSettingsSource(settings_cls, env_file=BASE_DIR / ".env"),
-            DotEnvSettingsSource(settings_cls, env_file=handoff_home() / "env"),
+            LocalStack(settings_cls, env_file=handoff_home() / "env"),
         )
 
 
@@ -132,6 +132,17 @@ class MountedFiles(EnvSettingsSource):
                     values[name] = Path(path).read_text().strip()
                 except OSError as error:
                     raise ImproperlyConfigured(f"{name.upper()}_FILE: cannot read {path}: {error.strerror}") from error
+        return values
+
+
+class LocalStack(DotEnvSettingsSource):
+    """What `bin/up` wrote. Its REDIS_URL gives way to a REDIS_HOST that a person has set, which it would otherwise
+    outdo: the two names are one thing."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        if self.current_state.get("redis_host"):
+            values.pop("redis_url", None)
         return values
 
 

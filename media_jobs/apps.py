@@ -11,7 +11,7 @@ class MediaJobsConfig(AppConfig):
     """Pictures and videos that people upload."""
 
     name = "media_jobs"
-    verbose_name = "media"
+    verbose_name = "Media"
 
     def ready(self) -> None:
         """Pillow only warns of a decompression bomb, from 89 million pixels on: here it refuses, and earlier."""

@@ -90,3 +90,13 @@ def test_what_the_local_stack_wrote_comes_last(complete: pytest.MonkeyPatch, tmp
     (tmp_path / "env").write_text(f"SECRET_KEY={'w' * 40}\nEMAIL_PORT=2525\n")
     assert env.read().email_port == 2525
     assert env.read().secret_key.get_secret_value() == "k" * 32
+
+
+def test_a_redis_that_a_person_names_in_parts_comes_before_that_of_the_local_stack(
+    complete: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "env").write_text("REDIS_URL=redis://:local@127.0.0.1:8002/0\n")
+    complete.delenv("REDIS_URL")
+    assert str(env.read().redis_url) == "redis://:local@127.0.0.1:8002/0"
+    complete.setenv("REDIS_HOST", "redis.internal")
+    assert env.read().redis_url is None
