@@ -28,6 +28,7 @@ WHERE job.id = hint.job_id
   AND CASE job.state WHEN 'waiting' THEN job.claim_token <> hint.token
                      WHEN 'active' THEN %(repeated)s AND job.claim_token = hint.token
                      ELSE FALSE END
+  AND (%(task)s::text IS NULL OR job.task = %(task)s)
   AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
   AND NOT EXISTS (
       SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
@@ -91,16 +92,18 @@ class Claim:
     parent_id: UUID | None
 
 
-def claim(hints: dict[UUID, str], *, worker_id: UUID, repeated: bool = False) -> list[Claim]:
+def claim(hints: dict[UUID, str], *, worker_id: UUID, task: str | None = None, repeated: bool = False) -> list[Claim]:
     """Claims jobs for a worker: `hints` maps job ids to claim tokens. Returns those it got, durably committed.
 
     A job that is not waiting, has expired, stands in a paused queue or was claimed with that token before is left out.
-    Call it outside of any transaction. `repeated` says that an earlier answer to the same call may have been lost.
+    So is one of another task than `task`, where that is named: its hint is from before the job was replaced. Call it
+    outside of any transaction. `repeated` says that an earlier answer to the same call may have been lost.
     """
     parameters: dict[str, Any] = {
         "job_ids": list(hints),
         "tokens": list(hints.values()),
         "worker_id": worker_id,
+        "task": task,
         "repeated": repeated,
     }
     with connections[router.db_for_write(Job)].cursor() as cursor:

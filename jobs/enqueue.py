@@ -5,21 +5,20 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from celery.result import AsyncResult
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from django.conf import settings
 from django.db import router, transaction
-from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 from kombu import Queue as KombuQueue
 from kombu.utils.json import JSONEncoder
 
 from jobs import publish
+from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
-from jobs.models import LIVE, Job
+from jobs.models import Job
 from jobs.queues import Queue, queue_named
 from jobs.states import State
 
@@ -84,35 +83,27 @@ def enqueue(
     """Writes the job's row and, once the caller's transaction has committed, sends a hint to a worker.
 
     Options: Celery's (`countdown`, `eta`, `expires`, `priority`, `queue`, `link`, `chain`, time limits, `task_id` …)
-    and `dedup_key`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong with a call raises before anything
-    is written. Rolled back, nothing is left; committed, the job will run even when this process dies before the hint.
+    and `dedup_key`, `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong
+    with a call raises before anything is written. Rolled back, nothing is left; committed, the job will run even when
+    this process dies before the hint.
 
-    With `dedup_key`, or a `task_id` that exists, the result is that of the job which is already there. Another caller's
-    uncommitted job with the same key is waited for.
+    With `dedup_key`, or a `task_id` that exists, the result may be that of a job which is already there, or will be
+    there when another ends: see `jobs.dedup`. Another caller's uncommitted job with the same key is waited for.
     """
+    options = dict(options)
+    dedup = Dedup.taken_from(options)
     job = _job(app, task, args, kwargs, dict(options))
+    job.dedup_key = dedup.key
     using = router.db_for_write(Job)
-    job_id = job.pk
-    if job.dedup_key is None and options.get("task_id") is None:
+    job_id, is_written = job.pk, True
+    if dedup.key is None and options.get("task_id") is None:
         job.save(using=using, force_insert=True)
     else:
-        job_id = _insert_or_find(job, using)
-    if job_id == job.pk and job.state == State.WAITING:
+        job_id, is_written = place(job, dedup, using)
+    if is_written and job.state == State.WAITING:
         transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=using, robust=True)
     result_class = options.get("result_cls") or app.AsyncResult
     return result_class(str(job_id))
-
-
-def _insert_or_find(job: Job, using: str) -> UUID:
-    """Inserts, or finds the job that is in the way; a holder that just ends in between costs another round."""
-    rows = Job.objects.using(using)
-    in_the_way = Q(pk=job.pk) | Q(dedup_key=job.dedup_key, state__in=LIVE) if job.dedup_key else Q(pk=job.pk)
-    for _ in range(3):
-        rows.bulk_create([job], ignore_conflicts=True)
-        found = rows.filter(in_the_way).values_list("pk", flat=True).first()
-        if found is not None:
-            return found
-    raise RuntimeError(f"The job with dedup_key={job.dedup_key!r} changed three times while this call looked at it.")
 
 
 def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Job:
@@ -150,7 +141,6 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
         max_attempts=task.attempts_allowed(queue) if max_attempts is None else max(1, int(max_attempts)),
         soft_time_limit_seconds=soft_seconds,
         time_limit_seconds=hard_seconds,
-        dedup_key=_checked_key(options.pop("dedup_key", None)),
         ignore_result=bool(options.pop("ignore_result", None)),
         owner_id=options.pop("owner_id", None),
         parent_id=parse_id(parent_id) if parent_id else None,
@@ -245,14 +235,6 @@ def _checked_priority(priority: Any) -> int:
     if not isinstance(priority, int) or not 0 <= priority <= 9:
         raise ValueError(f"priority={priority!r}: expected 0 to 9, where a lower number runs sooner.")
     return priority
-
-
-def _checked_key(key: Any) -> str | None:
-    if key is None:
-        return None
-    if not isinstance(key, str) or not key or len(key) > 255 or "\0" in key:
-        raise ValueError(f"dedup_key={key!r}: expected a text of 1 to 255 characters.")
-    return key
 
 
 def _check_payload(name: str, payload: list[Any]) -> None:

@@ -75,6 +75,11 @@ def after_stop(job: Job) -> None:
     _abandon(job, f"An earlier step of its chain did not complete: job {job.pk}.")
 
 
+def after_replacement(job: Job) -> None:
+    """A newer call takes a job's place before it has started: what was to follow the older one comes no more."""
+    _abandon(job, f"The first step of its chain was replaced by a newer call: job {job.pk}.")
+
+
 def reopen(job: Job) -> None:
     """An operator runs a job again: the steps after it, stored as cancelled when it failed, are to come once more."""
     _later_steps(job).delete()

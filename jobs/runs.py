@@ -43,7 +43,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     job_id = _adopted(task, request, args, kwargs) if not getattr(request, "hint_id", None) else parse_id(request.id)
 
     def take(repeated: bool) -> list[claims.Claim]:
-        return claims.claim({job_id: token}, worker_id=identity.incarnation(), repeated=repeated)
+        return claims.claim({job_id: token}, worker_id=identity.incarnation(), task=task.name, repeated=repeated)
 
     try:
         claimed = patiently(take, seconds=_CLAIM_PATIENCE_SECONDS)

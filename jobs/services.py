@@ -8,7 +8,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from jobs import audit, follow_ups, publish
+from jobs import audit, dedup, follow_ups, publish
 from jobs.models import LIVE, Attempt, Job, QueueControl
 from jobs.queues import queue_named
 from jobs.states import Cause, State
@@ -42,9 +42,10 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
 
     What the last run left is cleared; failed runs stay readable as Attempt rows. An expiry of the job is lifted: the
     operator wants it now. The later steps of a chain, cancelled when this one failed, follow once more. Raises
-    ActionRefused when the job is gone, has not ended, is such a later step itself, or when a live job holds its dedup
-    key. Of two operators who press the button at once one wins and the other is refused. A process that dies in the
-    middle leaves the job as it was; one that dies after the commit leaves a waiting job, which the dispatcher hints.
+    ActionRefused when the job is gone, has not ended, is such a later step itself, or when another job holds its dedup
+    key, by being live or for a time. Of two operators who press the button at once one wins and the other is refused. A
+    process that dies in the middle leaves the job as it was; one that dies after the commit leaves a waiting job, which
+    the dispatcher hints.
     """
     try:
         with transaction.atomic():
@@ -53,6 +54,12 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
                 raise ActionRefused(
                     f"Job {job_id} is a later step of a chain and has no arguments yet: run job {job.parent_id}, the "
                     "step that did not complete, again."
+                )
+            window = dedup.open_window(job.dedup_key) if job.dedup_key is not None else None
+            if window is not None and window.job_id != job_id:
+                raise ActionRefused(
+                    f"Job {job_id} was not run again: job {window.job_id} has taken its dedup key {job.dedup_key!r} "
+                    f"until {window.until:%Y-%m-%d %H:%M:%S} UTC."
                 )
             changes = {**_BEFORE_THE_FIRST_RUN, "run_at": Now(), "expires_at": None}
             if not transition(Job.objects.filter(pk=job_id), Cause.RUN_AGAIN, **changes):
@@ -94,6 +101,7 @@ def cancel_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
                 started_at=job.started_at,
                 error=words,
             )
+        dedup.succeed(job_id)
         follow_ups.after_stop(job)
         audit.record(actor=actor, thing=job, what=f"Cancelled (was {job.state}).")
 
@@ -101,15 +109,17 @@ def cancel_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
 def revoke_job(*, job_id: UUID) -> bool:
     """Cancels a job that has not ended, on the wish of code (`AsyncResult.revoke()`); False where there is no such job.
 
-    As with `cancel_job`, the process of an active job is not stopped. Twice is as good as once.
+    As with `cancel_job`, the process of an active job is not stopped. Twice is as good as once. A job that is to come
+    when the one before it with its dedup key ends is cancelled as well.
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().filter(pk=job_id).first()
         if job is not None and transition(
             Job.objects.filter(pk=job_id), Cause.CANCELLED, finished_at=Now(), error="Revoked."
         ):
+            dedup.succeed(job_id)
             follow_ups.after_stop(job)
-    return job is not None
+        return job is not None or dedup.cancel_successor(job_id, reason="Revoked.")
 
 
 def pause_queue(*, queue: str, actor: AbstractBaseUser) -> bool:

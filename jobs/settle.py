@@ -20,7 +20,7 @@ from django.db.models.functions import Greatest, Now
 from django.db.models.sql import UpdateQuery
 from django.db.models.sql.constants import ROW_COUNT
 
-from jobs import claims, follow_ups, publish, signals
+from jobs import claims, dedup, follow_ups, publish, signals
 from jobs.claims import Claim
 from jobs.models import Attempt, Job
 from jobs.patience import DATABASE_AWAY
@@ -81,6 +81,7 @@ def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
     with atomic():
         landed = bool(transition(run.row(), Cause.COMPLETED, **changes))
         if landed:
+            dedup.succeed(run.job_id)
             if claim is None:
                 follow_ups.after_stop(Job.objects.get(pk=run.job_id))
             else:
@@ -132,6 +133,7 @@ def cancel(run: Run, *, reason: str) -> bool:
         if job is None:
             return False
         transition(run.row(), Cause.CANCELLED, finished_at=Now(), error=reason)
+        dedup.succeed(job.pk)
         follow_ups.after_stop(job)
     return True
 
@@ -239,6 +241,7 @@ def fail_locked(
     """Fails a job that the current transaction has locked while it was active: every final failure passes here."""
     ended = {"finished_at": Now(), "error": error, "exception": exception, "traceback": traceback}
     transition(Job.objects.filter(pk=job.pk), Cause.FAILED, **ended, **changes)
+    dedup.succeed(job.pk)
     follow_ups.after_failure(job, error=error, traceback=traceback, exception=exception, cause=cause)
     signals.announce(signals.job_failed, job, error=error, traceback=traceback)
 

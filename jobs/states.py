@@ -26,6 +26,8 @@ class Cause(StrEnum):
     STALLED = "stalled"
     HANDED_BACK = "handed back"
     REPLACED = "replaced"
+    RENEWED = "renewed"
+    POSTPONED = "postponed"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     RUN_AGAIN = "run again"
@@ -41,6 +43,10 @@ class Transition(NamedTuple):
 
 TRANSITIONS = (
     Transition(State.DELAYED, Cause.DUE, State.WAITING),
+    Transition(State.DELAYED, Cause.RENEWED, State.WAITING),
+    Transition(State.WAITING, Cause.RENEWED, State.WAITING),
+    Transition(State.DELAYED, Cause.POSTPONED, State.DELAYED),
+    Transition(State.WAITING, Cause.POSTPONED, State.DELAYED),
     Transition(State.WAITING, Cause.CLAIMED, State.ACTIVE),
     Transition(State.ACTIVE, Cause.COMPLETED, State.COMPLETED),
     Transition(State.ACTIVE, Cause.FAILED, State.FAILED),

@@ -30,7 +30,8 @@ class JobTask(DjangoTask):
     """A Celery task whose jobs are rows of the ledger.
 
     Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and, of `apply_async()`,
-    the options `dedup_key`, `owner_id`, `max_attempts` and `correlation_id`. Jitter is off unless asked for.
+    the options `dedup_key`, `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts` and `correlation_id`. Jitter is
+    off unless asked for.
     """
 
     abstract = True

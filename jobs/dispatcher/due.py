@@ -3,7 +3,7 @@
 import logging
 from uuid import UUID
 
-from jobs import claims, follow_ups, settle
+from jobs import claims, dedup, follow_ups, settle
 from jobs.models import Job
 
 logger = logging.getLogger(__name__)
@@ -15,6 +15,7 @@ def run_once() -> list[UUID]:
     """One batch of each. Returns the ids of the jobs that are due, which want a hint now."""
     with settle.atomic():
         expired = claims.cancel_expired(limit=_BATCH)
+        dedup.succeed(*expired)
         for job in Job.objects.filter(pk__in=expired).exclude(follow_ups={}):
             follow_ups.after_stop(job)
     if expired:

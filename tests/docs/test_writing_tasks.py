@@ -27,6 +27,8 @@ OPTIONS: dict[str, Any] = {
     "link": sample_tasks.add.s(1),
     "link_error": sample_tasks.add.si(1, 2),
     "dedup_key": "contact-7",
+    "dedup_seconds": 60,
+    "dedup_latest": True,
     "owner_id": None,
     "max_attempts": 9,
     "correlation_id": "request-1",
@@ -63,6 +65,9 @@ def test_every_option_of_the_table_is_taken(option: str) -> None:
     value = OPTIONS[option]
     if option == "owner_id":
         value = User.objects.create_user("ada@example.com", name="Ada").pk
+    if option in ("dedup_seconds", "dedup_latest"):
+        _call_twice_with_a_key(option, value)
+        return
     plain, with_option = (
         Job.objects.get(pk=sample_tasks.add.apply_async((1, 2), **chosen).id) for chosen in ({}, {option: value})
     )
@@ -70,10 +75,21 @@ def test_every_option_of_the_table_is_taken(option: str) -> None:
     assert getattr(plain, column) != getattr(with_option, column)
 
 
+def _call_twice_with_a_key(mode: str, value: Any) -> None:
+    """The first job has ended, or not started, when the second call comes."""
+    options = {"dedup_key": "contact-7", mode: value}
+    first = sample_tasks.add.apply_async((1, 2), **options)
+    if mode == "dedup_seconds":
+        Job.objects.update(state="completed", finished_at=timezone.now())
+    assert sample_tasks.add.apply_async((3, 4), **options).id == first.id
+    assert Job.objects.get().args == ([1, 2] if mode == "dedup_seconds" else [3, 4])
+
+
 def test_the_options_that_are_not_celerys_come_last_and_are_told_by_the_task() -> None:
     told = re.findall(r"`(\w+)`", (JobTask.__doc__ or "").partition("the options ")[2])
-    assert set(options()[-4:]) == {"dedup_key", "owner_id", "max_attempts", "correlation_id"}
-    assert set(options()[-4:]) <= set(told)
+    ours = {"dedup_key", "dedup_seconds", "dedup_latest", "owner_id", "max_attempts", "correlation_id"}
+    assert set(options()[-6:]) == ours
+    assert ours <= set(told)
 
 
 def test_the_default_priority_is_the_one_that_is_told(settings: Any) -> None:

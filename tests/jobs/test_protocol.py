@@ -94,6 +94,8 @@ class Expected:
     owner: "Run | None" = None
     last_hint: tuple[UUID, str] | None = None
     history: list[str] = field(default_factory=list)
+    started: bool = False
+    successor: "Expected | None" = None
 
 
 @dataclass(eq=False)
@@ -121,6 +123,7 @@ class Protocol(RuleBasedStateMachine):
         self.dead: set[UUID] = set()
         self.silent: set[UUID] = set()
         self.paused = False
+        self.names = 0
         self.effects = 0
         self.events: Counter[str] = Counter()
         self.heard: Counter[str] = Counter()
@@ -152,6 +155,9 @@ class Protocol(RuleBasedStateMachine):
         if event is not None:
             self.events[event] += 1
         job.state, job.owner = state, None
+        if job.successor is not None and state in ENDED:
+            self.expected[job.successor.id] = job.successor
+            job.successor = None
 
     def completes(self, job: Expected, *, links: bool = True) -> None:
         self.ends(job, "completed", event="completed")
@@ -187,8 +193,32 @@ class Protocol(RuleBasedStateMachine):
         holder = next((job.id for job in self.expected.values() if key and job.key == key and job.state in LIVE), None)
         delayed = draw(st.booleans())
         link = draw(st.sampled_from([None, "link"]))
-        job_id = self._enqueue(draw(st.sampled_from([plain, whole])), delayed=delayed, link=link, key=key)
+        task = draw(st.sampled_from([plain, whole]))
+        if key and draw(st.booleans()):
+            self._enqueue_the_latest(task, self.expected[holder] if holder else None, delayed=delayed, link=link)
+            return
+        job_id = self._enqueue(task, delayed=delayed, link=link, key=key)
         assert holder in (None, job_id)
+
+    def _enqueue_the_latest(self, task: Any, holder: Expected | None, *, delayed: bool, link: str | None) -> None:
+        """The call becomes a job, takes the place of one that never started, or comes after one that has."""
+        self.names += 1
+        name = f"latest {self.names}"
+        options = {"countdown": 600} if delayed else {}
+        result = task.apply_async((name,), dedup_key="key", dedup_latest=True, link=link and plain.si(link), **options)
+        job_id, state = UUID(result.id), "delayed" if delayed else "waiting"
+        latest = Expected(job_id, task, name, state, due=not delayed, key="key", link=link)
+        if holder is None:
+            assert job_id not in self.expected
+            self.expected[job_id] = latest
+        elif not holder.started:
+            assert job_id == holder.id
+            holder.task, holder.name, holder.state, holder.link = task, name, state, link
+            holder.due, holder.expired = not delayed, False
+        else:
+            assert job_id == (holder.successor.id if holder.successor else job_id)
+            assert job_id not in self.expected
+            holder.successor = latest
 
     def _enqueue(self, task: Any, *, delayed: bool = False, link: str | None = None, key: str | None = None) -> UUID:
         name = f"job {len(self.expected)}"
@@ -248,7 +278,7 @@ class Protocol(RuleBasedStateMachine):
         assert wins
         assert (args, request.retries) == ([job.name], job.attempt - 1)
         job.state, job.owner = "active", Run(job.id, job.task, worker_id, request, job.attempt, job.name)
-        job.last_hint = (worker_id, hint_id)
+        job.last_hint, job.started = (worker_id, hint_id), True
         self.runs.append(job.owner)
 
     def end(self, draw: Draw) -> None:
@@ -443,6 +473,7 @@ class Protocol(RuleBasedStateMachine):
         assert job.state in ENDED
         assert not holders
         job.state, job.attempt, job.stalled_count, job.due, job.expired = "waiting", 1, 0, True, False
+        job.started = False
 
     def _cancel(self, job: Expected, *, in_code: bool) -> None:
         if in_code:

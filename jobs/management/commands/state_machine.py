@@ -27,6 +27,8 @@ CAUSE_MEANINGS = {
     Cause.STALLED: ("Its worker died. Counts the stall, not the attempt.", "jobs.settle.lose"),
     Cause.HANDED_BACK: ("Its worker shut down before the run ended. Counts nothing.", "jobs.settle.hand_back"),
     Cause.REPLACED: ("The task called `self.replace`: the job goes on as another task's.", "jobs.settle.replace"),
+    Cause.RENEWED: ("A newer call with `dedup_latest` took its place, for now.", "jobs.dedup.renew"),
+    Cause.POSTPONED: ("A newer call with `dedup_latest` took its place, for later.", "jobs.dedup.renew"),
     Cause.EXPIRED: ("`expires_at` came before a worker could start it.", "jobs.claims.cancel_expired"),
     Cause.CANCELLED: ("An operator or the task's own worker ended it.", "jobs.services.cancel_job"),
     Cause.RUN_AGAIN: ("An operator wants it once more. Attempts and stalls start over.", "jobs.services.retry_job"),
