@@ -1,32 +1,72 @@
-"""The dispatcher's thread in a worker: leads if it may, and then does each duty in turn."""
+"""The dispatcher's thread in a worker: what each worker looks at for itself, and, if it leads, every duty in turn."""
+
+import logging
+from collections.abc import Callable, Iterable
+from uuid import UUID
 
 from celery import Celery
 from django.conf import settings
+from django.db import connections
 
+from jobs import settle
 from jobs.dispatcher import due, leader, neighbours
 from jobs.dispatcher.rescue import Rescuer
 from jobs.dispatcher.topup import TopUp
+from jobs.patience import DATABASE_AWAY
+from jobs.worker.audit import Audit
 from jobs.worker.thread import DutyThread
+
+logger = logging.getLogger(__name__)
+
+Duty = Callable[[], None]
 
 
 class DispatcherThread(DutyThread):
-    """Every duty once, every half second, while this worker leads."""
+    """Every duty once, every half second, one after the other: all of them share one connection to PostgreSQL."""
 
     def __init__(self, app: Celery) -> None:
         super().__init__("jobs-dispatcher", settings.JOBS_DISPATCH_SECONDS)
         self.rescuer = Rescuer()
         self.top_up = TopUp(app)
+        self.own: list[Duty] = [neighbours.run_once, Audit().run_once]
+        self.leading: list[Duty] = [self.rescuer.run_once, self._make_due, self._hint]
+        self._due: list[UUID] = []
 
     def run_once(self) -> None:
-        """One round: what each worker looks at for itself, and, if this one leads, every duty."""
-        neighbours.run_once()
+        """One round."""
+        self._each(self.own)
         leads = leader.hold()
         self.rescuer.look()
-        if not leads:
-            return
-        self.rescuer.run_once()
-        self.top_up.run_once(due.run_once())
+        if leads:
+            self._each(self.leading)
 
     def recovered(self) -> None:
         """The database is back: the living get the time to renew their leases."""
         self.rescuer.wait()
+
+    def _make_due(self) -> None:
+        self._due = due.run_once()
+
+    def _hint(self) -> None:
+        ids, self._due = self._due, []
+        self.top_up.run_once(ids)
+
+    def _each(self, duties: Iterable[Duty]) -> None:
+        """Does each of them, whatever becomes of the others. Raises only where PostgreSQL is away, which ends all."""
+        for duty in duties:
+            try:
+                duty()
+            except DATABASE_AWAY as error:
+                self._connect_anew()
+                logger.warning("%s: %s broke off (%s).", self.name, _name(duty), str(error).strip())
+            except Exception:
+                self._connect_anew()
+                logger.exception("%s: unexpected error in %s.", self.name, _name(duty))
+
+    def _connect_anew(self) -> None:
+        connections.close_all()
+        connections[settle.ledger()].ensure_connection()
+
+
+def _name(duty: Duty) -> str:
+    return f"{duty.__module__}.{duty.__qualname__}"

@@ -13,16 +13,14 @@ from jobs import settle
 from jobs.models import Job
 from jobs.worker import identity
 from jobs.worker.requests import running_tokens
-from jobs.worker.thread import DutyThread
 
 logger = logging.getLogger(__name__)
 
 
-class AuditThread(DutyThread):
+class Audit:
     """Settles active jobs of this worker that were in none of its requests for half a lease."""
 
     def __init__(self) -> None:
-        super().__init__("jobs-audit", settings.JOBS_HEARTBEAT_SECONDS)
         self._since: dict[str, float] = {}
 
     def run_once(self) -> None:

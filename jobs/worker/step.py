@@ -35,7 +35,6 @@ class LedgerStep(bootsteps.StartStopStep):
         from jobs import checks
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.worker import lease, process
-        from jobs.worker.audit import AuditThread
         from jobs.worker.shutdown import Shutdown
 
         checks.refuse_unsafe_tasks(worker.app)
@@ -49,7 +48,7 @@ class LedgerStep(bootsteps.StartStopStep):
             concurrency=worker.concurrency,
             queues=sorted(worker.app.amqp.queues.consume_from),
         )
-        self.threads = [lease.LeaseThread(), AuditThread(), DispatcherThread(worker.app)]
+        self.threads = [lease.LeaseThread(), DispatcherThread(worker.app)]
         for thread in self.threads:
             thread.start()
         worker_shutdown.connect(self.resign, weak=False)

@@ -36,6 +36,11 @@ def test_every_worker_group_is_listed_with_its_queues_and_slots(group: WorkerGro
     assert f"| `{group.name}` | queues {queues}; {slots} |" in PAGE
 
 
+def test_the_connections_of_one_worker_of_each_type_are_as_the_page_says() -> None:
+    # One per slot and two for duties: tests/jobs/test_connections.py counts them.
+    assert f"takes {sum(group.concurrency + 2 for group in WORKER_GROUPS)} together" in PAGE.replace("\n", " ")
+
+
 def test_the_commands_are_those_that_are_tested_by_hand() -> None:
     (block,) = re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     tested = (BASE_DIR / "tests" / "integration" / "test_by_hand.py").read_text()

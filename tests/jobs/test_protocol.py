@@ -40,7 +40,7 @@ from jobs.queues import QUEUES
 from jobs.services import ActionRefused
 from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS
 from jobs.worker import identity, lease
-from jobs.worker.audit import AuditThread
+from jobs.worker.audit import Audit
 from tests.jobs.factories import make_worker
 
 ARROWS = {(str(arrow.source), str(arrow.target)) for arrow in TRANSITIONS}
@@ -408,10 +408,10 @@ class Protocol(RuleBasedStateMachine):
 
     def _audit(self, worker_id: UUID) -> None:
         """A worker finds that it runs none of the jobs that it owns."""
-        thread = AuditThread()
-        thread._since = dict.fromkeys(Job.objects.values_list("claim_token", flat=True), -1e9)
+        audit = Audit()
+        audit._since = dict.fromkeys(Job.objects.values_list("claim_token", flat=True), -1e9)
         with running_on(worker_id):
-            thread.run_once()
+            audit.run_once()
         for job in self.expected.values():
             if job.owner is not None and job.owner.worker_id == worker_id:
                 self.stalls(job)

@@ -1,0 +1,69 @@
+"""The duties of a round: none of them stops the others, unless PostgreSQL itself is away."""
+
+from collections.abc import Iterator
+
+import pytest
+from celery import current_app
+from django.db import OperationalError, connection, connections
+
+from devstack.throwaway import Server
+from jobs.dispatcher import leader
+from jobs.dispatcher.thread import DispatcherThread, Duty
+
+done: list[str] = []
+
+
+def succeed() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    done.append("succeeded")
+
+
+def have_a_bug() -> None:
+    raise ZeroDivisionError
+
+
+def lose_the_connection() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def fail_in_sql() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 / 0")
+
+
+@pytest.fixture
+def dispatcher(monkeypatch: pytest.MonkeyPatch, empty_redis: None) -> Iterator[DispatcherThread]:
+    monkeypatch.setattr(leader, "hold", lambda: True)
+    done.clear()
+    thread = DispatcherThread(current_app)
+    yield thread
+    thread.top_up.close()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("first", [have_a_bug, lose_the_connection, fail_in_sql])
+def test_a_duty_that_fails_does_not_stop_those_after_it(dispatcher: DispatcherThread, first: Duty) -> None:
+    dispatcher.own, dispatcher.leading = [first, succeed], [first, succeed]
+    dispatcher.run_once()
+    assert done == ["succeeded", "succeeded"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_postgresql_the_round_is_over(dispatcher: DispatcherThread, postgres_server: Server) -> None:
+    tried: list[str] = []
+
+    def ask() -> None:
+        tried.append("asked")
+        succeed()
+
+    dispatcher.own = [ask, ask, ask]
+    postgres_server.stop()
+    with pytest.raises(OperationalError):
+        dispatcher.run_once()
+    assert tried == ["asked"]
+    postgres_server.start()
+    connections.close_all()
+    dispatcher.run_once()
+    assert tried == ["asked"] * 4
