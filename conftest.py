@@ -24,7 +24,14 @@ os.environ.setdefault("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.1/32")
 SERVERS.start()
 django.setup()
 
-pytest_plugins = ["tests.servers", "tests.smtp", "tests.http_server", "tests.crm_stand_in", "tests.processes"]
+pytest_plugins = [
+    "tests.servers",
+    "tests.slow_redis",
+    "tests.smtp",
+    "tests.http_server",
+    "tests.crm_stand_in",
+    "tests.processes",
+]
 
 
 @pytest.fixture(autouse=True, scope="session")

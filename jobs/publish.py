@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -20,8 +21,12 @@ from jobs.redaction import redacted_repr
 
 logger = logging.getLogger(__name__)
 
-# What a request may wait for Redis, in all: one such wait opens the breaker.
+# What a step of a request may wait for Redis: one such wait opens the breaker.
 _REQUEST_TIMEOUT_SECONDS = 0.15
+# A Redis that answers, but so late, is no better than one that is away. Once may be this process's own fault, which
+# loads modules for the first hint, or was not given the processor: so it takes two in a row.
+_SLOW_SECONDS = 0.1
+_SLOW_SENDS = 2
 _REQUEST_TRANSPORT = {
     "socket_timeout": _REQUEST_TIMEOUT_SECONDS,
     "socket_connect_timeout": _REQUEST_TIMEOUT_SECONDS,
@@ -116,7 +121,8 @@ def send(app: Celery, producer: Any, hint: Hint) -> None:
 
 
 class Publisher:
-    """Sends hints from a process that must not wait: one bounded try, then nothing at all until Redis is back.
+    """Sends hints from a process that must not wait: one bounded try, or two slow ones, then nothing at all until Redis
+    is back and quick.
 
     A thread of its own looks at Redis twice a second while hints are being sent: it closes the breaker after an outage,
     and tells which queues have their window full, so that no request ever asks Redis anything.
@@ -130,6 +136,7 @@ class Publisher:
         self._watcher: threading.Thread | None = None
         self._sent_since_look = False
         self._broken = False
+        self._slow_count = 0
         self._full: frozenset[str] = frozenset()
 
     def send(self, hint: Hint) -> bool:
@@ -138,6 +145,7 @@ class Publisher:
         self._watch()
         if self._broken or hint.queue in self._full:
             return False
+        began = time.monotonic()
         try:
             with pools.producers[self._connection].acquire(block=True, timeout=_REQUEST_TIMEOUT_SECONDS) as producer:
                 send(self.app, producer, hint)
@@ -146,7 +154,12 @@ class Publisher:
             logger.warning(
                 "Redis does not take hints (%s). Jobs are safe in the database; sending resumes by itself.", error
             )
-        return not self._broken
+            return False
+        self._slow_count = self._slow_count + 1 if time.monotonic() - began > _SLOW_SECONDS else 0
+        if self._slow_count >= _SLOW_SENDS:
+            self._broken = True
+            logger.warning("Redis is slow to take hints. Jobs are safe in the database; sending resumes by itself.")
+        return True
 
     def _watch(self) -> None:
         if self._watcher is not None and self._watcher.is_alive():
@@ -170,15 +183,17 @@ class Publisher:
             client.close()
 
     def _look(self, client: "redis.Redis") -> None:
+        began = time.monotonic()
         try:
             lengths = queue_lengths(client)
         except (redis.RedisError, OSError):
             self._broken = True
             return
-        if self._broken:
-            logger.info("Redis takes hints again.")
         self._full = frozenset(name for name, length in lengths.items() if length >= settings.JOBS_WINDOW)
-        self._broken = False
+        if self._broken and time.monotonic() - began <= _SLOW_SECONDS:
+            logger.info("Redis takes hints again.")
+            self._slow_count = 0
+            self._broken = False
 
 
 def hint_lists(queue: str) -> list[str]:

@@ -1,9 +1,11 @@
 """G02: Redis may be down, hung or wiped; no job is lost and no request waits."""
 
 import time
+from typing import Any
 
 import pytest
 import redis
+from celery import current_app
 from django.conf import settings
 
 from devstack.throwaway import Server
@@ -12,6 +14,7 @@ from jobs.models import Job
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
+from tests.slow_redis import SlowRedis
 from tests.waiting import wait_until
 
 
@@ -50,6 +53,27 @@ def test_a_hung_redis_costs_one_wait_and_not_one_per_job(redis_server: Server) -
     # The bound of a wait is 0.15 s; a machine that is busy may need longer, but no second job may wait at all.
     assert sum(wait > 0.1 for wait in waits) <= 3
     assert Job.objects.count() == 51
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_slow_redis_is_left_alone_until_it_is_quick(
+    slow_redis: SlowRedis, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.CELERY_BROKER_URL = slow_redis.url
+    monkeypatch.setattr(current_app.conf, "broker_write_url", slow_redis.url)
+    for number in range(20):
+        sample_tasks.add.delay(number, 1)
+    # A machine that is busy can only make it fewer.
+    assert slow_redis.count(b"LPUSH") <= 2
+    assert Job.objects.filter(state="waiting").count() == 20
+    sent = slow_redis.count(b"LPUSH")
+    slow_redis.delay_seconds = 0
+
+    def sends_again() -> bool:
+        sample_tasks.add.delay(0, 0)
+        return slow_redis.count(b"LPUSH") > sent
+
+    wait_until(sends_again, timeout=30)
 
 
 @pytest.mark.django_db(transaction=True)
