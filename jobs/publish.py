@@ -131,7 +131,7 @@ class Publisher:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self.pid = os.getpid()
-        self._connection = app.connection_for_write(transport_options=_REQUEST_TRANSPORT)
+        self._connection = app.connection_for_write(settings.CELERY_BROKER_URL, transport_options=_REQUEST_TRANSPORT)
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
         self._sent_since_look = False
