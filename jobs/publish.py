@@ -91,9 +91,9 @@ class Hint:
         )
 
 
-def send(app: Celery, producer: Any, hint: Hint) -> None:
-    """Sends one hint through a producer. Raises what kombu or Redis raise; then it may or may not have arrived."""
-    message = app.amqp.create_task_message(
+def message_of(app: Celery, hint: Hint) -> Any:
+    """A hint as Celery's message."""
+    return app.amqp.create_task_message(
         str(hint.job_id),
         hint.task,
         (),
@@ -106,13 +106,22 @@ def send(app: Celery, producer: Any, hint: Hint) -> None:
         argsrepr=hint.args_text,
         kwargsrepr=hint.kwargs_text,
     )
+
+
+def headers_of(hint: Hint) -> dict[str, Any]:
+    """What the headers of a hint's message say beside Celery's own."""
+    return {**hint.headers, "hint_id": hint.hint_id}
+
+
+def send(app: Celery, producer: Any, hint: Hint) -> None:
+    """Sends one hint through a producer. Raises what kombu or Redis raise; then it may or may not have arrived."""
     app.amqp.send_task_message(
         producer,
         hint.task,
-        message,
+        message_of(app, hint),
         queue=hint.queue,
         priority=hint.priority,
-        headers={**hint.headers, "hint_id": hint.hint_id},
+        headers=headers_of(hint),
         # Redis needs no declaration of a list, and looking it up costs a quarter of the sending.
         declare=[],
         retry=True,

@@ -1,5 +1,7 @@
 """Who this worker process is: a fresh id at each start, which pool processes inherit when they are forked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +16,17 @@ def assume(incarnation: UUID) -> None:
     """Makes this process, and those forked from it, the worker of that id."""
     global _incarnation
     _incarnation = incarnation
+
+
+@contextmanager
+def assumed(incarnation: UUID) -> Iterator[None]:
+    """Makes this process the worker of that id for a moment."""
+    global _incarnation
+    before, _incarnation = _incarnation, incarnation
+    try:
+        yield
+    finally:
+        _incarnation = before
 
 
 def incarnation() -> UUID:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import unittest
 from datetime import timedelta
 from typing import Any
 
@@ -57,6 +58,17 @@ def test_the_code_is_python() -> None:
     assert blocks
     for block in blocks:
         ast.parse(block)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_example_of_a_test_passes() -> None:
+    (example,) = re.findall(r"^## Testing\n.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    outcome = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(names["SignUpTests"]).run(outcome)
+    assert [problem for _, problem in outcome.errors + outcome.failures] == []
+    assert outcome.testsRun == 1
 
 
 @pytest.mark.django_db
