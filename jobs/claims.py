@@ -1,4 +1,4 @@
-"""Claims, and the dispatcher's bulk moves: the only raw SQL of the project.
+"""Claims, the dispatcher's bulk moves, and the fold of statistics: the only raw SQL of the project.
 
 Above each statement stands what it locks, which index serves it, and why two of them at once are safe. States are
 literals, so that the planner may use the partial indexes. Where the primary key must serve, they stand in a CASE, which
@@ -7,13 +7,16 @@ the shorter way, and each claim would read the whole backlog.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.contrib.auth import get_user_model
 from django.db import connections, router
 from kombu.utils import json as kombu_json
 
 from jobs.models import Job
+from jobs.statistics import BOUNDS_SECONDS
 
 # Locks: the job's row, for the length of this statement. Index: primary key.
 # Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim
@@ -72,6 +75,83 @@ WHERE state IN ('waiting', 'delayed') AND id IN (
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 RETURNING id
 """
+
+# Put together from constants alone.
+_BUCKETS = range(len(BOUNDS_SECONDS) + 1)
+_STAT_COLUMNS = """queue, task, minute, completed_count, failed_count, retried_count, stalled_count, cancelled_count,
+    wait_seconds_sum, run_seconds_sum, wait_buckets, run_buckets"""
+_ADD_TO_STAT = """ON CONFLICT (queue, task, minute) DO UPDATE SET
+    completed_count = stat.completed_count + EXCLUDED.completed_count,
+    failed_count = stat.failed_count + EXCLUDED.failed_count,
+    retried_count = stat.retried_count + EXCLUDED.retried_count,
+    stalled_count = stat.stalled_count + EXCLUDED.stalled_count,
+    cancelled_count = stat.cancelled_count + EXCLUDED.cancelled_count,
+    wait_seconds_sum = stat.wait_seconds_sum + EXCLUDED.wait_seconds_sum,
+    run_seconds_sum = stat.run_seconds_sum + EXCLUDED.run_seconds_sum,
+    wait_buckets = ARRAY(SELECT one + other FROM unnest(stat.wait_buckets, EXCLUDED.wait_buckets)
+                         WITH ORDINALITY AS pair (one, other, place) ORDER BY place),
+    run_buckets = ARRAY(SELECT one + other FROM unnest(stat.run_buckets, EXCLUDED.run_buckets)
+                        WITH ORDINALITY AS pair (one, other, place) ORDER BY place)"""
+
+# Locks: the events it takes, skipping those that others hold, and the rows it adds to, until its end.
+# Index: the primary keys and the unique constraints of the three tables.
+# Two at once: SKIP LOCKED gives each event to one of them, which deletes and counts it, or neither. Where both add to
+# one row, the second waits for the first and adds to its sum; both take rows in the order of their keys.
+FOLD_EVENTS = f"""
+WITH taken AS (
+    DELETE FROM jobs_jobevent WHERE id IN (
+        SELECT id FROM jobs_jobevent ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+    RETURNING *, width_bucket(wait_seconds, %(bounds)s::double precision[]) AS wait_bucket,
+              width_bucket(run_seconds, %(bounds)s::double precision[]) AS run_bucket
+), owned AS (
+    INSERT INTO jobs_ownerstat AS stat
+        (owner_id, quarter, task, completed_count, failed_count, cancelled_count, error)
+    SELECT owner_id, date_bin('15 minutes', at, TIMESTAMPTZ 'epoch') AS quarter, task,
+        count(*) FILTER (WHERE kind = 'completed'), count(*) FILTER (WHERE kind = 'failed'),
+        count(*) FILTER (WHERE kind = 'cancelled'),
+        COALESCE((array_agg(error ORDER BY at DESC) FILTER (WHERE kind = 'failed'))[1], '')
+    FROM taken
+    WHERE kind IN ('completed', 'failed', 'cancelled')
+      AND EXISTS (SELECT FROM {{users}} AS owner WHERE owner.{{key}} = taken.owner_id)
+    GROUP BY owner_id, quarter, task ORDER BY owner_id, quarter, task
+    ON CONFLICT (owner_id, quarter, task) DO UPDATE SET
+        completed_count = stat.completed_count + EXCLUDED.completed_count,
+        failed_count = stat.failed_count + EXCLUDED.failed_count,
+        cancelled_count = stat.cancelled_count + EXCLUDED.cancelled_count,
+        error = CASE EXCLUDED.failed_count WHEN 0 THEN stat.error ELSE EXCLUDED.error END
+), counted AS (
+    INSERT INTO jobs_stat AS stat ({_STAT_COLUMNS})
+    SELECT queue, task, date_trunc('minute', at) AS minute,
+        count(*) FILTER (WHERE kind = 'completed'), count(*) FILTER (WHERE kind = 'failed'),
+        count(*) FILTER (WHERE kind = 'retried'), count(*) FILTER (WHERE kind = 'stalled'),
+        count(*) FILTER (WHERE kind = 'cancelled'),
+        COALESCE(sum(wait_seconds), 0), COALESCE(sum(run_seconds), 0),
+        ARRAY[{", ".join(f"count(*) FILTER (WHERE wait_bucket = {bucket})" for bucket in _BUCKETS)}],
+        ARRAY[{", ".join(f"count(*) FILTER (WHERE run_bucket = {bucket})" for bucket in _BUCKETS)}]
+    FROM taken GROUP BY queue, task, minute ORDER BY queue, task, minute
+    {_ADD_TO_STAT}
+)
+SELECT count(*) FROM taken
+"""  # noqa: S608
+
+# Locks: the rows of minutes that it takes, and those of the days that it adds to, until its end. Index: stat_minute.
+# Two at once: the second waits for the first, and finds the minutes gone. A late event may still be folded into such a
+# minute: that row is then another one, and is taken the next time.
+FOLD_DAYS = f"""
+WITH taken AS (
+    DELETE FROM jobs_stat
+    WHERE minute < date_trunc('day', statement_timestamp() - %(age)s, 'UTC')
+      AND minute <> date_trunc('day', minute, 'UTC')
+    RETURNING *, date_trunc('day', minute, 'UTC') AS day
+)
+INSERT INTO jobs_stat AS stat ({_STAT_COLUMNS})
+SELECT queue, task, day, sum(completed_count), sum(failed_count), sum(retried_count), sum(stalled_count),
+    sum(cancelled_count), sum(wait_seconds_sum), sum(run_seconds_sum),
+    ARRAY[{", ".join(f"sum(wait_buckets[{bucket + 1}])" for bucket in _BUCKETS)}],
+    ARRAY[{", ".join(f"sum(run_buckets[{bucket + 1}])" for bucket in _BUCKETS)}]
+FROM taken GROUP BY queue, task, day ORDER BY queue, task, day
+{_ADD_TO_STAT}
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +215,25 @@ def promote_due(*, limit: int) -> list[UUID]:
 def cancel_expired(*, limit: int) -> list[UUID]:
     """Cancels jobs that expired before they were started; returns their ids."""
     return _moved(CANCEL_EXPIRED, limit)
+
+
+def fold_events(*, limit: int) -> int:
+    """Takes a batch of events away and adds them to the statistics; returns how many it took.
+
+    One statement: an event is counted once, or still there.
+    """
+    users: Any = get_user_model()._meta
+    statement = FOLD_EVENTS.format(users=users.db_table, key=users.pk.column)
+    with connections[router.db_for_write(Job)].cursor() as cursor:
+        cursor.execute(statement, {"limit": limit, "bounds": list(BOUNDS_SECONDS)})
+        return int(cursor.fetchone()[0])
+
+
+def fold_days(*, age: timedelta) -> None:
+    """Makes one row of the minutes of each UTC day that ended longer ago than `age`."""
+    parameters: dict[str, Any] = {"age": age}
+    with connections[router.db_for_write(Job)].cursor() as cursor:
+        cursor.execute(FOLD_DAYS, parameters)
 
 
 def _moved(statement: str, limit: int) -> list[UUID]:

@@ -1,6 +1,7 @@
 """The ledger's tables. A row of Job is the job; what Redis holds is only a hint that wakes a worker."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +12,7 @@ from django.db.models.functions import Now
 from kombu.utils import json as kombu_json
 
 from jobs.ids import new_id
+from jobs.queues import Queue
 from jobs.states import END_STATES, LIVE_STATES, State
 
 LIVE = [str(state) for state in LIVE_STATES]
@@ -123,6 +125,8 @@ class Job(models.Model):
                 name="job_expiring",
             ),
             models.Index(fields=["queue", "state", "-finished_at"], condition=Q(state__in=ENDED), name="job_ended"),
+            # Retention asks whether a job has children that are still to run.
+            models.Index(fields=["parent_id"], condition=Q(parent_id__isnull=False), name="job_children"),
             models.Index(fields=["owner", "-created_at"], name="job_owner"),
             models.Index(fields=["-created_at"], name="job_created"),
         ]
@@ -203,6 +207,8 @@ class Duty(models.Model):
 class QueueControl(models.Model):
     """What an operator has set for a queue, over the declaration in `jobs.queues`."""
 
+    OVERRIDES = ("waiting_threshold_count", "failed_threshold_count", "keep_completed_count", "keep_failed_count")
+
     name = models.CharField(primary_key=True, max_length=64)
     paused_at = models.DateTimeField(null=True, blank=True)
     waiting_threshold_count = models.PositiveIntegerField(null=True, blank=True)
@@ -212,6 +218,11 @@ class QueueControl(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def over(self, queue: Queue) -> Queue:
+        """The declaration with the operator's values over it: what is in force."""
+        own = {name: getattr(self, name) for name in self.OVERRIDES}
+        return replace(queue, **{name: value for name, value in own.items() if value is not None})
 
 
 class DedupWindow(models.Model):
@@ -250,13 +261,27 @@ class JobEvent(models.Model):
     at = models.DateTimeField(db_default=Now())
     wait_seconds = models.FloatField(null=True, blank=True, help_text="From the moment it was due to its start")
     run_seconds = models.FloatField(null=True, blank=True)
+    # No constraint: an event must not lock its owner's row, and may outlive it for a moment.
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    error = models.TextField(blank=True, default="", help_text="Why an owner's job failed: its first 200 characters")
 
     def __str__(self) -> str:
         return f"{self.task} {self.kind}"
 
 
 class Stat(models.Model):
-    """Counts of one task in one queue in one minute: what every rate, total and percentile reads."""
+    """Counts of one task in one queue in one minute: what every rate, total and percentile reads.
+
+    After two days, the minutes of a UTC day are one row, at the day's beginning (see `jobs.statistics`).
+    """
 
     queue = models.CharField(max_length=64)
     task = models.CharField(max_length=255)
@@ -277,3 +302,27 @@ class Stat(models.Model):
 
     def __str__(self) -> str:
         return f"{self.task} {self.minute}"
+
+
+class OwnerStat(models.Model):
+    """How many jobs of one user and task ended in one quarter of an hour: what digests and reports read.
+
+    A quarter of an hour, because a day begins at one in every time zone.
+    """
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, db_index=False, related_name="+")
+    quarter = models.DateTimeField(help_text="Its beginning")
+    task = models.CharField(max_length=255)
+    completed_count = models.PositiveIntegerField(default=0)
+    failed_count = models.PositiveIntegerField(default=0)
+    cancelled_count = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True, default="", help_text="Why the last of those that failed did")
+
+    class Meta:
+        constraints = [
+            # In the order in which it is read: the index of the constraint is the only one.
+            models.UniqueConstraint(fields=["owner", "quarter", "task"], name="ownerstat_one_per_task_and_quarter")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.quarter}"

@@ -1,7 +1,9 @@
 """The dispatcher's thread in a worker: what each worker looks at for itself, and, if it leads, every duty in turn."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
+from functools import wraps
 from uuid import UUID
 
 from celery import Celery
@@ -9,7 +11,7 @@ from django.conf import settings
 from django.db import connections
 
 from jobs import settle
-from jobs.dispatcher import due, leader, neighbours
+from jobs.dispatcher import due, leader, neighbours, retention, statistics
 from jobs.dispatcher.rescue import Rescuer
 from jobs.dispatcher.topup import TopUp
 from jobs.patience import DATABASE_AWAY
@@ -22,14 +24,21 @@ Duty = Callable[[], None]
 
 
 class DispatcherThread(DutyThread):
-    """Every duty once, every half second, one after the other: all of them share one connection to PostgreSQL."""
+    """Every duty once, every half second or more seldom, one after the other: all of them share one connection."""
 
     def __init__(self, app: Celery) -> None:
         super().__init__("jobs-dispatcher", settings.JOBS_DISPATCH_SECONDS)
         self.rescuer = Rescuer()
         self.top_up = TopUp(app)
         self.own: list[Duty] = [neighbours.run_once, Audit().run_once]
-        self.leading: list[Duty] = [self.rescuer.run_once, self._make_due, self._hint]
+        self.leading: list[Duty] = [
+            self.rescuer.run_once,
+            self._make_due,
+            self._hint,
+            seldom(statistics.run_once, seconds=statistics.EVENTS_SECONDS),
+            seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
+            seldom(retention.run_once, seconds=retention.SECONDS),
+        ]
         self._due: list[UUID] = []
 
     def run_once(self) -> None:
@@ -66,6 +75,23 @@ class DispatcherThread(DutyThread):
     def _connect_anew(self) -> None:
         connections.close_all()
         connections[settle.ledger()].ensure_connection()
+
+
+def seldom(run_once: Callable[[], bool], *, seconds: float) -> Duty:
+    """A duty that is done every so many seconds, and at the very next look while it says that more is left."""
+    not_before = 0.0
+
+    @wraps(run_once)
+    def look() -> None:
+        nonlocal not_before
+        now = time.monotonic()
+        if now >= not_before:
+            # Set first: a duty that fails has to wait as well.
+            not_before = now + seconds
+            if run_once():
+                not_before = now
+
+    return look
 
 
 def _name(duty: Duty) -> str:

@@ -1,14 +1,18 @@
 """The duties of a round: none of them stops the others, unless PostgreSQL itself is away."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from celery import current_app
 from django.db import OperationalError, connection, connections
+from django.utils import timezone
 
 from devstack.throwaway import Server
 from jobs.dispatcher import leader
-from jobs.dispatcher.thread import DispatcherThread, Duty
+from jobs.dispatcher.thread import DispatcherThread, Duty, seldom
+from jobs.models import JobEvent, Worker
+from tests.jobs.factories import make_worker
 
 done: list[str] = []
 
@@ -67,3 +71,41 @@ def test_without_postgresql_the_round_is_over(dispatcher: DispatcherThread, post
     connections.close_all()
     dispatcher.run_once()
     assert tried == ["asked"] * 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_statistics_and_retention_are_duties_of_the_leader(
+    dispatcher: DispatcherThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    JobEvent.objects.create(queue="default", task="t", kind="completed")
+    make_worker(dead_at=timezone.now() - timedelta(days=2))
+    monkeypatch.setattr(leader, "hold", lambda: False)
+    dispatcher.run_once()
+    assert JobEvent.objects.exists()
+    assert Worker.objects.exists()
+    monkeypatch.setattr(leader, "hold", lambda: True)
+    dispatcher.run_once()
+    assert not JobEvent.objects.exists()
+    assert not Worker.objects.exists()
+
+
+def test_a_seldom_duty_comes_again_at_once_only_while_more_is_left() -> None:
+    left = [True, True, False, True]
+    look = seldom(lambda: left.pop(0), seconds=3600)
+    for _ in range(5):
+        look()
+    assert left == [True]
+
+
+def test_a_seldom_duty_that_fails_has_to_wait() -> None:
+    tries = []
+
+    def fail() -> bool:
+        tries.append(1)
+        raise ValueError("odd")
+
+    look = seldom(fail, seconds=3600)
+    with pytest.raises(ValueError, match="odd"):
+        look()
+    look()
+    assert len(tries) == 1

@@ -1,0 +1,91 @@
+"""What is kept of the past: the last jobs of each queue that ended. All counts are in the statistics."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from jobs import settle
+from jobs.models import ENDED, LIVE, DedupWindow, Job, QueueControl, Worker
+from jobs.queues import QUEUES, Queue
+from jobs.states import State
+
+SECONDS = 10.0
+# Whoever waits for a result has so long to fetch it.
+KEPT_AT_LEAST = timedelta(hours=1)
+WORKERS_KEPT = timedelta(days=1)
+# Per queue and state. Some 50 ms; so long do the dispatcher's other duties wait.
+_BATCH = 500
+
+
+def run_once() -> bool:
+    """Removes a batch of what need not be kept, of each kind; returns whether more is left.
+
+    Of each queue the last jobs stay, as many as `jobs.queues` or an operator says; cancelled ones as many as completed
+    ones. Never removed: what ended within the last hour, what is alive, and what has children that did not run yet.
+    Killed in the middle, each batch is removed or whole; two at once skip what the other has locked.
+    """
+    controls = QueueControl.objects.in_bulk()
+    counts = [_remove_expired_windows(), _remove_ended_workers()]
+    for name in _queues_with_ended_jobs():
+        queue = controls.get(name, QueueControl()).over(QUEUES.get(name) or Queue(name=name, purpose=""))
+        for state, keep_count in (
+            (State.COMPLETED, queue.keep_completed_count),
+            (State.CANCELLED, queue.keep_completed_count),
+            (State.FAILED, queue.keep_failed_count),
+        ):
+            counts.append(_remove_jobs(name, state, keep_count=keep_count))
+    return _BATCH in counts
+
+
+def _queues_with_ended_jobs() -> Iterator[str]:
+    """Also those that are not declared any more. From one to the next by the index `job_ended`: a DISTINCT would read
+    all of it."""
+    ended = Job.objects.filter(state__in=ENDED).order_by("queue").values_list("queue", flat=True)
+    name = ended.first()
+    while name is not None:
+        yield name
+        name = ended.filter(queue__gt=name).first()
+
+
+def _remove_jobs(queue: str, state: State, *, keep_count: int) -> int:
+    with settle.atomic():
+        # Locked, so that an operator who runs one of them again comes before or after.
+        locked = removable(queue, state, keep_count=keep_count).select_for_update(skip_locked=True, of=("self",))
+        ids = list(locked.values_list("pk", flat=True)[:_BATCH])
+        if ids:
+            Job.objects.filter(pk__in=ids).only("pk").delete()
+    return len(ids)
+
+
+def removable(queue: str, state: State, *, keep_count: int) -> QuerySet[Job]:
+    """The jobs of a queue in one end state that need not be kept, oldest first.
+
+    The index `job_ended` serves it: the last `keep_count` are passed over in the index alone, whatever lies behind.
+    """
+    # The literal's value: the condition of the partial index is recognised by it.
+    ended = Job.objects.filter(queue=queue, state=state.value)
+    newest_first = ended.order_by("-finished_at", "-pk").values_list("finished_at", "pk")
+    first_beyond = newest_first[keep_count : keep_count + 1].first()
+    if first_beyond is None:
+        return Job.objects.none()
+    finished_at, pk = first_beyond
+    # A step of a chain that was cancelled with its job in mind still needs it: an operator may run the job again.
+    to_come = Q(state__in=LIVE) | Q(state=State.CANCELLED.value, started_at__isnull=True)
+    return (
+        ended.filter(finished_at__lte=finished_at, finished_at__lt=Now() - KEPT_AT_LEAST)
+        .exclude(finished_at=finished_at, pk__gt=pk)
+        .exclude(Exists(Job.objects.filter(to_come, parent_id=OuterRef("pk"))))
+        .order_by("finished_at")
+    )
+
+
+def _remove_expired_windows() -> int:
+    expired = DedupWindow.objects.filter(until__lt=Now()).order_by("until").values("pk")[:_BATCH]
+    return DedupWindow.objects.filter(pk__in=expired, until__lt=Now()).delete()[0]
+
+
+def _remove_ended_workers() -> int:
+    """A worker that wakes up without its row is as dead as before: it cannot renew its lease, and claims nothing."""
+    return Worker.objects.filter(dead_at__lt=Now() - WORKERS_KEPT).delete()[0]

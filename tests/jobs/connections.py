@@ -1,0 +1,40 @@
+"""A second connection, for tests of two that meet: each in a transaction of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+@contextmanager
+def another_connection() -> Iterator[BaseDatabaseWrapper]:
+    """A connection in a transaction that the test commits, or leaves to be rolled back."""
+    other = connections["default"].copy()
+    other.set_autocommit(False)
+    try:
+        yield other
+        if other.is_usable():
+            other.rollback()
+    finally:
+        other.close()
+
+
+@contextmanager
+def over(other: BaseDatabaseWrapper) -> Iterator[None]:
+    """Whatever is done inside goes over that connection."""
+    mine, connections["default"] = connections["default"], other
+    try:
+        yield
+    finally:
+        connections["default"] = mine
+
+
+def kill(other: BaseDatabaseWrapper) -> None:
+    """What happens to a transaction whose process dies."""
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        assert cursor.fetchone() == (True,)
