@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobs import selectors
+from jobs.models import Worker
 from jobs.selectors import QueueStatus
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def check() -> Health:
     broker = Question("Redis", _ping_redis)
     health = Health()
     try:
-        statuses, ages_seconds = ledger.answer(DATABASE_PATIENCE_SECONDS)
+        statuses, ages_seconds, stuck = ledger.answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
@@ -82,6 +83,10 @@ def check() -> Health:
         ]
         health.tick_ages_seconds = {name: ages_seconds.get(name) for name in DUTIES}
         health.reasons += _tick_reasons(health.tick_ages_seconds)
+        health.reasons += [
+            f"{worker.node}: {worker.stuck_count} of {worker.concurrency} slots are stuck past a time limit."
+            for worker in stuck
+        ]
     try:
         broker.answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
@@ -136,8 +141,8 @@ class Question(Generic[Answer]):
         self._answers.put(answer)
 
 
-def _read_ledger() -> tuple[dict[str, QueueStatus], dict[str, float | None]]:
-    return selectors.queue_statuses(), selectors.tick_ages_seconds()
+def _read_ledger() -> tuple[dict[str, QueueStatus], dict[str, float | None], list[Worker]]:
+    return selectors.queue_statuses(), selectors.tick_ages_seconds(), list(selectors.stuck_workers())
 
 
 def _unapplied_migrations() -> list[str]:

@@ -83,7 +83,7 @@ def queue_named(name: object) -> Queue:
 @dataclass(frozen=True, kw_only=True)
 class WorkerGroup:
     """One type of worker process: the queues it consumes, and how. Scaled by itself, so that a slow report never delays
-    a mail. Threads for what waits on the network, processes for what burns processor time or needs hard limits."""
+    a mail. Threads for what waits on the network, processes for what burns processor time or must end at its limits."""
 
     name: str
     queues: tuple[str, ...]

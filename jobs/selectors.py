@@ -82,6 +82,11 @@ def living_workers() -> QuerySet[Worker]:
     return Worker.objects.filter(dead_at__isnull=True, lease_expires_at__gt=Now()).order_by("node")
 
 
+def stuck_workers() -> QuerySet[Worker]:
+    """Living workers with threads that outlived the time limit of their job."""
+    return living_workers().filter(stuck_count__gt=0)
+
+
 def jobs_of(*, owner_id: int, start_at: datetime, end_at: datetime) -> QuerySet[Job]:
     """A user's jobs that were made in a span of time, its end not included. The index `job_owner` serves it."""
     return Job.objects.filter(owner=owner_id, created_at__gte=start_at, created_at__lt=end_at)

@@ -229,3 +229,11 @@ def report_after_a_nested_fence(self: Any) -> None:
     with fenced():
         Group.objects.create(name="fenced")
     self.progress(50, 100, "after the fence")
+
+
+@shared_task(bind=True, queue="default", autoretry_for=(Flaky,), retry_backoff=1, max_retries=1)
+def wait_for_file_at_first(self: Any, path: str) -> int:
+    """Runs until the file is there, and in a retry not at all."""
+    while self.request.retries == 0 and not Path(path).exists():
+        time.sleep(0.05)
+    return self.request.retries

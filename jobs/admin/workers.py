@@ -44,8 +44,9 @@ class WorkerAdmin(ReadOnlyAdmin):
 
     @display(description="slots")
     def slots(self, worker: Worker) -> str:
-        """How many jobs it runs at once, and in what kind of pool."""
-        return f"{worker.concurrency} × {worker.pool}"
+        """How many jobs it runs at once, in what kind of pool, and how many of them will not end."""
+        slots = f"{worker.concurrency} × {worker.pool}"
+        return f"{slots}, {worker.stuck_count} stuck" if worker.stuck_count else slots
 
     @display(description="process")
     def process(self, worker: Worker) -> str:

@@ -1,12 +1,14 @@
 """How a worker ends (G13): it stops taking, lets running jobs finish for a while, and hands the rest back.
 
-The first SIGTERM or SIGINT begins that; a second one, or SIGQUIT, hands back at once. Celery's own soft shutdown is not
-used: it sleeps its full time also when nothing runs, and its warm one waits without end.
+The first SIGTERM or SIGINT begins that; a second one, or SIGQUIT, hands back at once. A worker half of whose slots are
+stuck does the same by itself, and begins anew. Celery's own soft shutdown is not used: it sleeps its full time also
+when nothing runs, and its warm one waits without end.
 """
 
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from celery.worker import state
 from django.conf import settings
 
 from jobs.worker.requests import running_tokens
+from jobs.worker.time_limits import TimeLimits
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +35,14 @@ def handing_back() -> bool:
 
 
 class Shutdown:
-    """The signal handlers of a worker's main process."""
+    """The end of a worker's main process, with its signal handlers."""
 
-    def __init__(self, worker: Any, *, resign: Callable[[], None]) -> None:
+    def __init__(self, worker: Any, *, limits: TimeLimits, resign: Callable[[], None]) -> None:
         self.worker = worker
+        self._limits = limits
         self._resign = resign
         self._begun = False
+        self._begins_anew = False
         self._at_once = threading.Event()
 
     def install(self) -> None:
@@ -46,17 +51,31 @@ class Shutdown:
             platforms.signals[name] = self._end
         platforms.signals["SIGQUIT"] = self._end_at_once
 
+    def replace_the_stuck(self) -> None:
+        """Ends this worker for another in the same process, once half of its slots are stuck."""
+        if self._limits.half_is_stuck and not self._begun:
+            logger.error("Half of the slots are stuck: this worker replaces itself.")
+            self._begins_anew = True
+            self._begin()
+
     def _end(self, *_: Any) -> None:
-        if self._begun:
+        if not self._begun:
+            self._begin()
+        elif self._begins_anew:
+            # Not anew after all; what is left of the grace period still counts.
+            self._begins_anew = False
+        else:
             self._at_once.set()
-            return
+
+    def _end_at_once(self, *_: Any) -> None:
+        self._begins_anew = False
+        self._at_once.set()
+        self._end()
+
+    def _begin(self) -> None:
         self._begun = True
         # A handler may do next to nothing: it has interrupted the main thread, which may hold any lock.
         threading.Thread(target=self._run, name="jobs-shutdown", daemon=True).start()
-
-    def _end_at_once(self, *_: Any) -> None:
-        self._at_once.set()
-        self._end()
 
     def _run(self) -> None:
         consumer = self.worker.consumer
@@ -66,9 +85,13 @@ class Shutdown:
         logger.info("Ending: takes no more jobs; %d still run and have %g s.", len(running_tokens()), grace_seconds)
         deadline = time.monotonic() + grace_seconds
         while time.monotonic() < deadline and not self._at_once.wait(_LOOK_SECONDS):
-            if not running_tokens():
+            running = running_tokens()
+            if not running and not self._begins_anew:
                 state.should_stop = os.EX_OK
                 return
+            if running <= self._limits.stuck:
+                # Celery would wait for those threads.
+                break
         self._hand_back()
 
     def _hand_back(self) -> None:
@@ -80,4 +103,17 @@ class Shutdown:
                     os.kill(process.pid, signal.SIGKILL)
         self._resign()
         logging.shutdown()
+        if self._begins_anew:
+            _begin_anew()
         os._exit(os.EX_OK)
+
+
+def _begin_anew() -> None:
+    """Runs this process's own command in its place. The pid stays, so no supervisor takes it for an end.
+
+    Where that cannot be, the supervisor starts it again.
+    """
+    try:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # our own command
+    except OSError:
+        os._exit(os.EX_TEMPFAIL)

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from celery import bootsteps
+from celery.concurrency import prefork
 from celery.signals import worker_process_init, worker_shutdown
 
 from jobs.worker import identity
@@ -36,6 +37,7 @@ class LedgerStep(bootsteps.StartStopStep):
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.worker import lease, process
         from jobs.worker.shutdown import Shutdown
+        from jobs.worker.time_limits import TimeLimits
 
         checks.refuse_unsafe_tasks(worker.app)
         lease.register(
@@ -48,11 +50,16 @@ class LedgerStep(bootsteps.StartStopStep):
             concurrency=worker.concurrency,
             queues=sorted(worker.app.amqp.queues.consume_from),
         )
-        self.threads = [lease.LeaseThread(), DispatcherThread(worker.app)]
+        limits = TimeLimits(concurrency=worker.concurrency)
+        shutdown = Shutdown(worker, limits=limits, resign=self.resign)
+        dispatcher = DispatcherThread(worker.app)
+        if not isinstance(worker.pool, prefork.TaskPool):
+            dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
+        self.threads = [lease.LeaseThread(), dispatcher]
         for thread in self.threads:
             thread.start()
         worker_shutdown.connect(self.resign, weak=False)
-        Shutdown(worker, resign=self.resign).install()
+        shutdown.install()
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Looks often for pool processes that died.
