@@ -3,9 +3,12 @@
 from typing import Any
 
 from celery import Celery, current_app
+from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
 
 from jobs.queues import QUEUES
 
@@ -59,6 +62,28 @@ def check_queues(**_: Any) -> list[CheckMessage]:
         )
         for queue in QUEUES.values()
         if queue.soft_time_limit_seconds >= queue.time_limit_seconds
+    ]
+
+
+@register()
+def check_database(**_: Any) -> list[CheckMessage]:
+    """All of the ledger, and the users that own jobs, are in one PostgreSQL database, for reads and writes alike."""
+    models = [*apps.get_app_config("jobs").get_models(), get_user_model()]
+    aliases = {router_says(model) for model in models for router_says in (router.db_for_read, router.db_for_write)}
+    if len(aliases) > 1:
+        problem = f"DATABASE_ROUTERS spread the ledger over {', '.join(sorted(aliases))}"
+    elif not aliases <= set(connections):
+        problem = f"DATABASE_ROUTERS put the ledger into {aliases.pop()!r}, which is not in DATABASES"
+    elif (vendor := connections[next(iter(aliases))].vendor) != "postgresql":
+        problem = f"The ledger is in a database of the kind {vendor}"
+    else:
+        return []
+    return [
+        Error(
+            f"{problem}: an end would not be one transaction with what it brings about.",
+            hint="Send the app 'jobs' and the users to one alias, on PostgreSQL and without replicas.",
+            id="jobs.E004",
+        )
     ]
 
 

@@ -16,6 +16,7 @@ from kombu import Queue as KombuQueue
 from kombu.utils.json import JSONEncoder
 
 from jobs import publish
+from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
 from jobs.models import Job
@@ -90,11 +91,12 @@ def enqueue(
     With `dedup_key`, or a `task_id` that exists, the result may be that of a job which is already there, or will be
     there when another ends: see `jobs.dedup`. Another caller's uncommitted job with the same key is waited for.
     """
+    using = router.db_for_write(Job)
+    refuse_unsafe(task.name, ledger=using)
     options = dict(options)
     dedup = Dedup.taken_from(options)
     job = _job(app, task, args, kwargs, dict(options))
     job.dedup_key = dedup.key
-    using = router.db_for_write(Job)
     job_id, is_written = job.pk, True
     if dedup.key is None and options.get("task_id") is None:
         job.save(using=using, force_insert=True)

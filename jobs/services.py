@@ -8,7 +8,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from jobs import audit, dedup, follow_ups, publish
+from jobs import audit, dedup, follow_ups, publish, settle
 from jobs.models import LIVE, Attempt, Job, QueueControl
 from jobs.queues import queue_named
 from jobs.states import Cause, State
@@ -48,7 +48,7 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
     the dispatcher hints.
     """
     try:
-        with transaction.atomic():
+        with settle.atomic():
             job = _locked(job_id)
             if follow_ups.is_later_step(job):
                 raise ActionRefused(
@@ -69,7 +69,7 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
             follow_ups.reopen(job)
             audit.record(actor=actor, thing=job, what=f"Run again (was {job.state}).")
             # robust: the row is there, so a hint that cannot be sent is the dispatcher's to send.
-            transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), robust=True)
+            transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
     except IntegrityError as error:
         holder = _holder_of_key(job_id)
         if holder is None:
@@ -87,7 +87,7 @@ def cancel_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
     and whatever its run still reports (progress, result, failure, retry) is refused by the fence. Side effects that it
     has outside of fenced transactions go on until it ends. Raises ActionRefused when the job is gone or has ended.
     """
-    with transaction.atomic():
+    with settle.atomic():
         job = _locked(job_id)
         words = f"Cancelled by {actor}."
         if not transition(Job.objects.filter(pk=job_id), Cause.CANCELLED, finished_at=Now(), error=words):
@@ -112,7 +112,7 @@ def revoke_job(*, job_id: UUID) -> bool:
     As with `cancel_job`, the process of an active job is not stopped. Twice is as good as once. A job that is to come
     when the one before it with its dedup key ends is cancelled as well.
     """
-    with transaction.atomic():
+    with settle.atomic():
         job = Job.objects.select_for_update().filter(pk=job_id).first()
         if job is not None and transition(
             Job.objects.filter(pk=job_id), Cause.CANCELLED, finished_at=Now(), error="Revoked."
@@ -136,7 +136,7 @@ def resume_queue(*, queue: str, actor: AbstractBaseUser) -> bool:
 
 
 def _set_paused(queue: str, actor: AbstractBaseUser, *, pause: bool) -> bool:
-    with transaction.atomic():
+    with settle.atomic():
         control, _ = QueueControl.objects.get_or_create(name=queue_named(queue).name)
         changed = QueueControl.objects.filter(pk=control.pk, paused_at__isnull=pause).update(
             paused_at=Now() if pause else None

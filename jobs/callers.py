@@ -1,0 +1,43 @@
+"""Who may enqueue from where: a job that would block its caller, or that its caller could not roll back, is refused."""
+
+import asyncio
+
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connections
+
+
+class CalledFromAsyncCode(SynchronousOnlyOperation):
+    """`delay()` or `apply_async()` in a running event loop, which would stand still until the row is written."""
+
+    def __init__(self, task_name: str) -> None:
+        name = task_name.rpartition(".")[2]
+        super().__init__(
+            f"{task_name} was enqueued from async code. Use `await {name}.adelay(…)` or "
+            f"`await {name}.aapply_async(…)`; for a chain or a group, `await sync_to_async(signature.apply_async)()`."
+        )
+
+
+class OutsideOfTheTransaction(RuntimeError):
+    """The caller's transaction is on another database than the ledger, so the job would not be part of it."""
+
+    def __init__(self, task_name: str, *, ledger: str, other: str) -> None:
+        super().__init__(
+            f"{task_name} was enqueued in a transaction on the database {other!r}, but jobs are in {ledger!r}: the job "
+            f"would stay when that transaction is rolled back. Enqueue it by transaction.on_commit(…, "
+            f"using={other!r}), or in a transaction.atomic(using={ledger!r}) of its own if it is meant to stay."
+        )
+
+
+def refuse_unsafe(task_name: str, *, ledger: str) -> None:
+    """Raises CalledFromAsyncCode or OutsideOfTheTransaction; costs no query."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise CalledFromAsyncCode(task_name)
+    if connections[ledger].in_atomic_block:
+        return
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block:
+            raise OutsideOfTheTransaction(task_name, ledger=ledger, other=connection.alias)

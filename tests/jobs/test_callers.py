@@ -1,0 +1,165 @@
+"""From where jobs are enqueued: savepoints, async code, other databases."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from celery import chain
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import connections, transaction
+from django.http import HttpRequest, JsonResponse
+from django.test import AsyncClient
+from django.urls import path
+
+from jobs.callers import CalledFromAsyncCode
+from jobs.models import Job
+from tests import sample_tasks
+from tests.processes import Processes
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def enqueue_in_a_view(request: HttpRequest) -> JsonResponse:
+    plain = await sample_tasks.add.adelay(1, 2)
+    result = await sample_tasks.add.aapply_async((3, 4), countdown=60, dedup_key="view")
+    return JsonResponse({"ids": [plain.id, result.id]})
+
+
+urlpatterns = [path("enqueue", enqueue_in_a_view)]
+
+
+@pytest.fixture
+def other_database() -> Iterator[str]:
+    """A second alias, of the same server: what counts is that it is another transaction."""
+    connections.settings["other"] = connections.settings["default"]
+    yield "other"
+    del connections.settings["other"]
+
+
+@pytest.mark.django_db(transaction=False)
+def test_a_savepoint_that_is_rolled_back_takes_its_job_and_its_hint_with_it(
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    with django_capture_on_commit_callbacks() as hints, transaction.atomic():
+        with transaction.atomic():
+            sample_tasks.add.delay(1, 2)
+            transaction.set_rollback(True)
+        with transaction.atomic():
+            kept = sample_tasks.add.delay(3, 4)
+    assert [str(job.pk) for job in Job.objects.all()] == [kept.id]
+    assert len(hints) == 1
+
+
+def test_an_async_view_enqueues(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    answer = async_to_sync(AsyncClient().get)("/enqueue")
+    assert {str(job.pk): job.args for job in Job.objects.all()} == dict(
+        zip(answer.json()["ids"], ([1, 2], [3, 4]), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: sample_tasks.add.delay(1, 2),
+        lambda: sample_tasks.add.apply_async((1, 2)),
+        lambda: chain(sample_tasks.add.s(1, 2), sample_tasks.add.s(3)).apply_async(),
+    ],
+    ids=["delay", "apply_async", "a chain"],
+)
+def test_a_blocking_call_in_an_event_loop_is_refused_and_names_the_other_way(call: Any) -> None:
+    async def view() -> None:
+        call()
+
+    with pytest.raises(
+        CalledFromAsyncCode, match=r"sample_tasks\.add was .* `await add\.adelay\(…\)` or `await add\.a"
+    ):
+        asyncio.run(view())
+    assert not Job.objects.exists()
+
+
+def test_a_chain_is_enqueued_from_async_code_in_a_thread() -> None:
+    async def view() -> None:
+        await sync_to_async(chain(sample_tasks.add.s(1, 2), sample_tasks.add.s(3)).apply_async)()
+
+    async_to_sync(view)()
+    assert Job.objects.count() == 1
+
+
+# In a process of its own: within a test, Django forbids other databases.
+IN_A_TRANSACTION_ELSEWHERE = """
+import django
+django.setup()
+from django.db import connections, transaction
+from jobs.callers import OutsideOfTheTransaction
+from tests.sample_tasks import add
+connections.settings["other"] = connections.settings["default"]
+with transaction.atomic(using="other"):
+    try:
+        add.delay(1, 2)
+    except OutsideOfTheTransaction as refusal:
+        print(refusal)
+    with transaction.atomic():
+        add.delay(3, 4)
+    transaction.on_commit(lambda: add.delay(5, 6), using="other")
+"""
+
+
+def test_a_job_that_would_outlive_the_callers_rollback_on_another_database_is_refused(processes: Processes) -> None:
+    script = processes.start("tests.script", env={"SCRIPT": IN_A_TRANSACTION_ELSEWHERE})
+    assert script.wait() == 0
+    assert "in a transaction on the database 'other', but jobs are in 'default'" in script.output
+    assert [job.args for job in Job.objects.order_by("created_at")] == [[3, 4], [5, 6]]
+
+
+class SplitRouter:
+    def __init__(self, *, read: str, write: str) -> None:
+        self.read, self.write = read, write
+
+    def db_for_read(self, model: Any, **_: Any) -> str | None:
+        return self.read if model is Job else None
+
+    def db_for_write(self, model: Any, **_: Any) -> str | None:
+        return self.write if model is Job else None
+
+
+@pytest.mark.parametrize(
+    ("read", "write", "words"),
+    [
+        ("other", "default", "DATABASE_ROUTERS spread the ledger over default, other"),
+        ("other", "other", "DATABASE_ROUTERS spread the ledger over default, other"),
+    ],
+)
+def test_a_ledger_in_two_databases_is_refused(
+    other_database: str, settings: Any, read: str, write: str, words: str
+) -> None:
+    settings.DATABASE_ROUTERS = [SplitRouter(read=read, write=write)]
+    with pytest.raises(SystemCheckError, match=words) as refusal:
+        call_command("check")
+    assert "jobs.E004" in str(refusal.value)
+
+
+class EverythingElsewhere:
+    def db_for_read(self, model: Any, **_: Any) -> str:
+        return "elsewhere"
+
+    db_for_write = db_for_read
+
+
+def test_a_ledger_in_a_database_that_is_not_declared_or_is_no_postgresql_is_refused(settings: Any) -> None:
+    settings.DATABASE_ROUTERS = [EverythingElsewhere()]
+    with pytest.raises(SystemCheckError, match="'elsewhere', which is not in DATABASES"):
+        call_command("check")
+    connections.settings["elsewhere"] = {
+        **connections.settings["default"],
+        "ENGINE": "django.db.backends.sqlite3",
+        "OPTIONS": {},
+    }
+    try:
+        with pytest.raises(SystemCheckError, match="in a database of the kind sqlite"):
+            call_command("check")
+    finally:
+        del connections["elsewhere"], connections.settings["elsewhere"]
