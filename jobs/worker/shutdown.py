@@ -26,6 +26,8 @@ from jobs.worker.time_limits import TimeLimits
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
+# What is promised is five; a server that hangs would keep its caller for longer.
+_HAND_BACK_SECONDS = 4
 _handing_back = threading.Event()
 
 
@@ -97,11 +99,18 @@ class Shutdown:
     def _hand_back(self) -> None:
         """Ends the pool processes, gives their jobs back, and is gone. Threads cannot be stopped: they go with us."""
         _handing_back.set()
+        last_moment = threading.Timer(_HAND_BACK_SECONDS, self._leave, ["PostgreSQL hangs: the leases must end."])
+        last_moment.daemon = True
+        last_moment.start()
         if isinstance(self.worker.pool, prefork.TaskPool):
             for process in list(self.worker.pool._pool._pool):
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
         self._resign()
+        self._leave("What still ran is handed back.")
+
+    def _leave(self, why: str) -> None:
+        logger.info("Gone. %s", why)
         logging.shutdown()
         if self._begins_anew:
             _begin_anew()
