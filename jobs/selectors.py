@@ -12,7 +12,8 @@ from django.db.models import Count, DurationField, ExpressionWrapper, F, Min, Qu
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
-from jobs.models import Duty, Job, QueueControl, Worker
+from jobs import statistics
+from jobs.models import LIVE, Duty, Job, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
@@ -21,7 +22,10 @@ FAILED_WINDOW = timedelta(hours=1)
 
 @dataclass(kw_only=True)
 class QueueStatus:
-    """One queue at this moment. A waiting job of a paused queue counts as paused, not as waiting."""
+    """One queue at this moment. A waiting job of a paused queue counts as paused, not as waiting.
+
+    What ended is counted since the beginning, whether the jobs are still kept or not.
+    """
 
     name: str
     purpose: str = ""
@@ -56,7 +60,7 @@ class QueueStatus:
 
 
 def queue_statuses() -> dict[str, QueueStatus]:
-    """Every declared queue in the order of its declaration, then undeclared ones that still have jobs. Five queries."""
+    """Every declared queue in the order of its declaration, then undeclared ones that ever had jobs. Four queries."""
     controls = {control.name: control for control in QueueControl.objects.all()}
     statuses = {name: _declared(queue, controls.get(name)) for name, queue in QUEUES.items()}
     for row in _live_counts():
@@ -65,11 +69,11 @@ def queue_statuses() -> dict[str, QueueStatus]:
         setattr(status, "paused" if status.is_paused and state is State.WAITING else state.value, row["count"])
         if state is State.WAITING and row["age"] is not None:
             status.oldest_waiting_seconds = max(0.0, row["age"].total_seconds())
-    for row in _ended_counts():
-        status = statuses.setdefault(row["queue"], QueueStatus(name=row["queue"], is_declared=False))
-        setattr(status, row["state"], row["count"])
-    for row in _failed_lately(statuses):
-        statuses[row["queue"]].failed_last_hour_count = row["count"]
+    for name, completed, failed, failed_lately in statistics.totals(failed_for=FAILED_WINDOW):
+        status = statuses.setdefault(name, QueueStatus(name=name, is_declared=False))
+        status.completed += completed
+        status.failed += failed
+        status.failed_last_hour_count += failed_lately
     for worker in living_workers():
         for name in worker.queues:
             if name in statuses:
@@ -87,9 +91,10 @@ def stuck_workers() -> QuerySet[Worker]:
     return living_workers().filter(stuck_count__gt=0)
 
 
-def jobs_of(*, owner_id: int, start_at: datetime, end_at: datetime) -> QuerySet[Job]:
-    """A user's jobs that were made in a span of time, its end not included. The index `job_owner` serves it."""
-    return Job.objects.filter(owner=owner_id, created_at__gte=start_at, created_at__lt=end_at)
+def unfinished_jobs_of(*, owner_id: int, start_at: datetime, end_at: datetime) -> QuerySet[Job]:
+    """A user's jobs that were made in a span of time, its end not included, and have not ended yet. Those that have are
+    in `jobs.statistics`. The index `job_owner` serves it."""
+    return Job.objects.filter(owner=owner_id, created_at__gte=start_at, created_at__lt=end_at, state__in=LIVE)
 
 
 def paused_queues() -> list[str]:
@@ -104,14 +109,13 @@ def tick_ages_seconds() -> dict[str, float | None]:
 
 
 def _declared(queue: Queue, control: QueueControl | None) -> QueueStatus:
-    control = control or QueueControl(name=queue.name)
-    waiting_threshold, failed_threshold = control.waiting_threshold_count, control.failed_threshold_count
+    in_force = control.over(queue) if control else queue
     return QueueStatus(
         name=queue.name,
         purpose=queue.purpose,
-        is_paused=control.paused_at is not None,
-        waiting_threshold_count=queue.waiting_threshold_count if waiting_threshold is None else waiting_threshold,
-        failed_threshold_count=queue.failed_threshold_count if failed_threshold is None else failed_threshold,
+        is_paused=control is not None and control.paused_at is not None,
+        waiting_threshold_count=in_force.waiting_threshold_count,
+        failed_threshold_count=in_force.failed_threshold_count,
     )
 
 
@@ -125,18 +129,6 @@ def _live_counts() -> Iterable[Any]:
     nothing = Value(None, output_field=DurationField())
     waiting = of(State.WAITING, _since(Min("run_at")))
     return waiting.union(of(State.ACTIVE, nothing), of(State.DELAYED, nothing), all=True)
-
-
-def _ended_counts() -> Iterable[Any]:
-    """Ended jobs per queue and state: a scan of the index `job_ended` alone, while the rows are few enough to count."""
-    jobs = Job.objects.filter(state__in=[State.COMPLETED.value, State.FAILED.value]).order_by()
-    return jobs.values("queue", "state").annotate(count=Count("*"))
-
-
-def _failed_lately(queues: Iterable[str]) -> Iterable[Any]:
-    """Failures of the last hour: naming the queues lets PostgreSQL go straight to each one's end of `job_ended`."""
-    jobs = Job.objects.filter(queue__in=list(queues), state=State.FAILED.value, finished_at__gte=Now() - FAILED_WINDOW)
-    return jobs.order_by().values("queue").annotate(count=Count("*"))
 
 
 def _since(moment: Any) -> Combinable:

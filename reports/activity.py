@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 from django.db.models import Count, Model, QuerySet
 from django.db.models.functions import TruncDate
 
-from jobs import rendering
+from jobs import rendering, statistics
 from jobs import selectors as job_selectors
-from jobs.models import Job
-from jobs.states import State
 from notifications import selectors as notification_selectors
 from notifications.models import EmailLog
 from reports.periods import Period
@@ -21,22 +19,33 @@ M = TypeVar("M", bound=Model)
 
 
 def jobs(owner: Any, period: Period) -> Section:
-    """The owner's jobs that were made in the period."""
-    found = job_selectors.jobs_of(owner_id=owner.pk, start_at=period.start_at, end_at=period.end_at)
-    by_state = Counter(_state_counts(found))
-    rows, day_counts, count = listed(found, period=period, row=lambda job: _job_row(job, period))
+    """The owner's jobs that ended in the period, by day and kind: as they are counted, whether they are kept or not."""
+    span: Any = {"start_at": period.start_at, "end_at": period.end_at}
+    ended = Counter[str]()
+    days: dict[tuple[date, str], Counter[str]] = {}
+    errors: dict[tuple[date, str], str] = {}
+    for one in statistics.of_owners([owner.pk], **span):
+        key = (one.quarter.astimezone(period.zone).date(), one.task)
+        counts = {"completed": one.completed, "failed": one.failed, "cancelled": one.cancelled}
+        days.setdefault(key, Counter()).update(counts)
+        ended.update(counts)
+        errors[key] = one.error or errors.get(key, "")
+    day_counts = Counter[date]()
+    for (day, _), counts in days.items():
+        day_counts[day] += counts.total()
+    unfinished_count = job_selectors.unfinished_jobs_of(owner_id=owner.pk, **span).count()
     return Section(
         title="Jobs",
         figures=(
-            Figure(label="Jobs done", value=by_state[State.COMPLETED]),
-            Figure(label="Jobs failed", value=by_state[State.FAILED], is_bad=True),
-            Figure(label="Jobs cancelled", value=by_state[State.CANCELLED]),
-            Figure(label="Jobs not finished yet", value=sum(by_state[state] for state in _UNFINISHED)),
+            Figure(label="Jobs done", value=ended["completed"]),
+            Figure(label="Jobs failed", value=ended["failed"], is_bad=True),
+            Figure(label="Jobs cancelled", value=ended["cancelled"]),
+            Figure(label="Jobs not finished yet", value=unfinished_count),
         ),
         day_counts=day_counts,
-        columns=("Time", "Job", "Queue", "State", "Took"),
-        rows=rows,
-        row_count=count,
+        columns=("Day", "Job", "Done", "Failed", "Cancelled"),
+        rows=tuple(_job_row(*key, counts, errors[key]) for key, counts in sorted(days.items())[-MOST_ROWS:]),
+        row_count=len(days),
     )
 
 
@@ -72,22 +81,15 @@ def _state_counts(found: QuerySet[Any]) -> dict[str, int]:
     return dict(found.order_by().values("state").annotate(count=Count("pk")).values_list("state", "count"))
 
 
-_UNFINISHED = (State.DELAYED, State.WAITING, State.ACTIVE)
-
-
-def _job_row(job: Job, period: Period) -> Row:
-    took = job.finished_at - job.started_at if job.finished_at and job.started_at else None
-    is_failed = job.state == State.FAILED
+def _job_row(day: date, task: str, counts: Counter[str], error: str) -> Row:
     return Row(
         cells=(
-            period.local(job.created_at),
-            rendering.in_words(job.task),
-            job.queue,
-            job.state,
-            rendering.duration(took),
+            day.isoformat(),
+            rendering.in_words(task),
+            *(str(counts[end] or "–") for end in ("completed", "failed", "cancelled")),
         ),
-        note=job.error if is_failed else "",
-        is_bad=is_failed,
+        note=error,
+        is_bad=counts["failed"] > 0,
     )
 
 

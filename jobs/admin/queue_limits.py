@@ -1,4 +1,4 @@
-"""The operators' own thresholds of a queue, over the declared ones. Pausing has its buttons on the dashboard."""
+"""The operators' own limits of a queue, over the declared ones. Pausing has its buttons on the dashboard."""
 
 from typing import Any
 
@@ -16,28 +16,32 @@ from jobs.queues import QUEUES
 
 
 class QueueLimitsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Two thresholds of a declared queue; what is left empty stays as declared."""
+    """Thresholds of a declared queue, and how many ended jobs are kept; what is left empty stays as declared."""
 
     class Meta:
         model = QueueControl
-        fields = ("name", "waiting_threshold_count", "failed_threshold_count")
+        fields = ("name", *QueueControl.OVERRIDES)
         labels = {
             "name": "Queue",
             "waiting_threshold_count": "Waiting jobs",
             "failed_threshold_count": "Failures in an hour",
+            "keep_completed_count": "Completed jobs kept",
+            "keep_failed_count": "Failed jobs kept",
         }
         help_texts = {
             "waiting_threshold_count": "From this many on, /health is degraded. Empty: as declared in jobs/queues.py",
             "failed_threshold_count": "From this many on, /health is degraded. Empty: as declared in jobs/queues.py",
+            "keep_completed_count": "And as many cancelled ones. All stay for an hour. Empty: as declared",
+            "keep_failed_count": "All stay for an hour. Empty: as declared",
         }
 
 
 @admin.register(QueueControl)
 class QueueLimitsAdmin(ModelAdmin):
-    """Thresholds per queue. Rows appear when a queue is paused or gets thresholds for the first time."""
+    """Limits per queue. Rows appear when a queue is paused or gets limits for the first time."""
 
     form = QueueLimitsForm
-    list_display = ("name", "waiting", "failed", "paused")
+    list_display = ("name", "waiting", "failed", "kept_completed", "kept_failed", "paused")
     ordering = ("name",)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -52,18 +56,28 @@ class QueueLimitsAdmin(ModelAdmin):
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody: with the row of a paused queue its pause would go, unrecorded. Empty the thresholds instead."""
+        """Nobody: with the row of a paused queue its pause would go, unrecorded. Empty the limits instead."""
         return False
 
     @display(description="waiting jobs")
     def waiting(self, control: QueueControl) -> str:
         """The threshold in force."""
-        return _in_force(control.waiting_threshold_count, control.name, "waiting_threshold_count")
+        return _in_force(control, "waiting_threshold_count")
 
     @display(description="failures in an hour")
     def failed(self, control: QueueControl) -> str:
         """The threshold in force."""
-        return _in_force(control.failed_threshold_count, control.name, "failed_threshold_count")
+        return _in_force(control, "failed_threshold_count")
+
+    @display(description="completed jobs kept")
+    def kept_completed(self, control: QueueControl) -> str:
+        """How many of the last ones stay."""
+        return _in_force(control, "keep_completed_count")
+
+    @display(description="failed jobs kept")
+    def kept_failed(self, control: QueueControl) -> str:
+        """How many of the last ones stay."""
+        return _in_force(control, "keep_failed_count")
 
     @display(description="paused")
     def paused(self, control: QueueControl) -> SafeString | str:
@@ -71,7 +85,8 @@ class QueueLimitsAdmin(ModelAdmin):
         return rendering.recent(control.paused_at)
 
 
-def _in_force(own: int | None, queue: str, field: str) -> str:
+def _in_force(control: QueueControl, field: str) -> str:
+    own = getattr(control, field)
     if own is not None:
         return str(own)
-    return f"{getattr(QUEUES[queue], field)} (declared)" if queue in QUEUES else "–"
+    return f"{getattr(QUEUES[control.name], field)} (declared)" if control.name in QUEUES else "–"

@@ -18,7 +18,7 @@ from django.utils import timezone
 from accounts.models import User
 from jobs.models import Attempt, Duty, Job, QueueControl
 from notifications.models import EmailLog
-from tests.jobs.factories import make_job, make_worker, state_of
+from tests.jobs.factories import make_events, make_job, make_worker, state_of
 
 JOBS = "/admin/jobs/job/"
 QUEUES = "/admin/queues/"
@@ -244,7 +244,7 @@ def test_everybody_else_is_sent_to_the_login(client: Client, path: str) -> None:
 # -- The other pages -----------------------------------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
 def test_the_queues_page_counts_links_and_gives_hints(admin_client: Client) -> None:
-    make_job(queue="email", state="failed")
+    make_events(queue="email", kind="failed")
     make_job(queue="images")
     make_worker(queues=["email"])
     text = page(admin_client.get(QUEUES))
@@ -280,17 +280,19 @@ def test_a_queue_is_paused_and_resumed_from_its_page(admin_client: Client) -> No
     assert admin_client.post(reverse("queue-pause", args=["nonsense"])).status_code == 404
 
 
-def test_thresholds_are_set_for_declared_queues_and_a_pause_stays(admin_client: Client) -> None:
+def test_limits_are_set_for_declared_queues_and_a_pause_stays(admin_client: Client) -> None:
     url = "/admin/jobs/queuecontrol/"
     admin_client.post(reverse("queue-pause", args=["email"]))
-    form = {"waiting_threshold_count": "7", "failed_threshold_count": ""}
+    form = {"waiting_threshold_count": "7", "failed_threshold_count": "", "keep_completed_count": "0"}
     assert admin_client.post(f"{url}email/change/", form).status_code == 302
     control = QueueControl.objects.get(name="email")
     assert (control.waiting_threshold_count, control.failed_threshold_count) == (7, None)
+    assert (control.keep_completed_count, control.keep_failed_count) == (0, None)
     assert control.paused_at is not None
     assert admin_client.post(f"{url}add/", {**form, "name": "video"}).status_code == 302
     assert "Select a valid choice" in page(admin_client.post(f"{url}add/", {**form, "name": "nonsense"}))
-    assert "50 (declared)" in page(admin_client.get(url))
+    shown = page(admin_client.get(url))
+    assert all(f"{count} (declared)" in shown for count in (50, 500))
     assert admin_client.post(f"{url}email/delete/", {"post": "yes"}).status_code == 403
 
 

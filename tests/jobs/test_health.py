@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.models import F
 from django.db.models.functions import Now
 from django.test import Client
 from django.utils import timezone
 
 from devstack.throwaway import Server
-from jobs import health
-from jobs.models import Duty, Job, QueueControl
+from jobs import health, settle
+from jobs.dispatcher import retention, statistics
+from jobs.models import Duty, Job, JobEvent, QueueControl, Stat
 from jobs.queues import QUEUES
-from tests.jobs.factories import make_job
+from tests.jobs.factories import claim_job, make_events, make_job, make_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -45,8 +47,11 @@ def test_an_idle_system_is_ok_and_names_every_declared_queue(client: Client) -> 
 
 @pytest.mark.usefixtures("ticking")
 def test_jobs_are_counted_by_queue_and_state(client: Client) -> None:
-    for state in ("waiting", "waiting", "delayed", "completed", "failed", "cancelled"):
+    for state in ("waiting", "waiting", "delayed"):
         make_job(queue="email", state=state)
+    worker = make_worker()
+    settle.complete(claim_job(make_job(queue="email"), worker), result=None)
+    settle.fail(claim_job(make_job(queue="email"), worker), error="no")
     assert client.get("/health").json()["queues"]["email"] == {
         **NOTHING,
         "waiting": 2,
@@ -69,12 +74,35 @@ def test_a_thousand_waiting_jobs_degrade_and_999_do_not(client: Client) -> None:
 
 @pytest.mark.usefixtures("ticking")
 def test_fifty_failures_degrade_for_an_hour(client: Client) -> None:
-    make_jobs(50, queue="crm", state="failed", finished_at=Now() - timedelta(minutes=59))
+    make_events(30, queue="crm", kind="failed", at=Now() - timedelta(minutes=59))
+    statistics.run_once()
+    make_events(20, queue="crm", kind="failed", at=Now() - timedelta(minutes=59))
     assert client.get("/health").json()["reasons"] == ["crm: 50 jobs failed in the last hour (threshold 50)."]
-    Job.objects.update(finished_at=Now() - timedelta(minutes=61))
+    Stat.objects.update(minute=F("minute") - timedelta(minutes=2))
+    JobEvent.objects.update(at=Now() - timedelta(minutes=61))
     answer = client.get("/health")
     assert answer.status_code == 200
     assert answer.json()["queues"]["crm"]["failed"] == 50
+
+
+@pytest.mark.usefixtures("ticking")
+def test_no_figure_changes_when_retention_removes_the_jobs(client: Client) -> None:
+    worker = make_worker()
+    for number in range(4):
+        run = claim_job(make_job(queue="email", created_at=Now() - timedelta(hours=3)), worker)
+        if number:
+            settle.complete(run, result=None)
+        else:
+            settle.fail(run, error="no")
+    QueueControl.objects.create(name="email", keep_completed_count=1, keep_failed_count=0, failed_threshold_count=1)
+    before = client.get("/health").json()
+    assert before["reasons"] == ["email: 1 jobs failed in the last hour (threshold 1)."]
+    Job.objects.update(finished_at=Now() - timedelta(hours=2))
+    retention.run_once()
+    assert Job.objects.count() == 1
+    after = client.get("/health").json()
+    assert (after["queues"], after["reasons"]) == (before["queues"], before["reasons"])
+    assert after["queues"]["email"] == {**NOTHING, "completed": 3, "failed": 1}
 
 
 @pytest.mark.usefixtures("ticking")

@@ -41,16 +41,14 @@ def test_only_living_workers_take_a_queue() -> None:
     assert statuses["images"].has_no_worker
 
 
-def test_all_counts_take_six_queries_however_many_queues_have_jobs() -> None:
+def test_all_counts_take_five_queries_however_many_queues_have_jobs() -> None:
     for queue in ("email", "images", "retired"):
         make_job(queue=queue)
     QueueControl.objects.create(name="email", paused_at=timezone.now())
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+    with CaptureQueriesContext(connection) as queries:
         selectors.queue_statuses()
         selectors.tick_ages_seconds()
-    assert len(queries) == 6
+    assert len(queries) == 5
 
 
 def test_every_count_of_jobs_has_an_index() -> None:
@@ -59,7 +57,7 @@ def test_every_count_of_jobs_has_an_index() -> None:
         Job(task="tests.sample_tasks.add", queue="default", state="cancelled", finished_at=timezone.now())
         for _ in range(3000)
     )
-    for state in ("waiting", "delayed", "completed", "failed"):
+    for state in ("waiting", "delayed"):
         make_job(state=state)
     with CaptureQueriesContext(connection) as queries:
         selectors.queue_statuses()
@@ -67,9 +65,9 @@ def test_every_count_of_jobs_has_an_index() -> None:
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE jobs_job")
         for query in queries:
-            if "jobs_job" in query["sql"]:
+            if '"jobs_job"' in query["sql"]:
                 cursor.execute(f"EXPLAIN {query['sql']}")
                 plans.append("\n".join(row[0] for row in cursor.fetchall()))
-    assert len(plans) == 3
+    assert len(plans) == 1
     # A filter would mean that the index holds rows of other states too.
     assert all("Seq Scan" not in plan and "Filter" not in plan for plan in plans), plans

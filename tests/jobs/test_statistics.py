@@ -15,7 +15,7 @@ from jobs.models import JobEvent, OwnerStat, Stat
 from jobs.settle import Run
 from jobs.statistics import BOUNDS_SECONDS, Counts, Histogram
 from tests.jobs.connections import another_connection, kill, over
-from tests.jobs.factories import claim_job, make_job, make_worker
+from tests.jobs.factories import claim_job, make_events, make_job, make_worker
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -25,9 +25,8 @@ def user(db: None) -> User:
     return User.objects.create(email="ann@example.com", name="Ann")
 
 
-def make_events(count: int = 1, **fields: Any) -> None:
-    values = {"queue": "email", "task": "a.tasks.mail", "kind": "completed", "at": NOON, **fields}
-    JobEvent.objects.bulk_create(JobEvent(**values) for _ in range(count))
+def make_mails(count: int = 1, **fields: Any) -> None:
+    make_events(count, **{"queue": "email", "task": "a.tasks.mail", "at": NOON, **fields})
 
 
 def completed() -> tuple[int, int]:
@@ -63,9 +62,9 @@ def test_every_end_of_a_run_is_counted_under_its_kind_with_its_wait_and_its_leng
 def test_a_reader_says_the_same_before_and_after_the_fold_and_between_two_batches(user: User) -> None:
     for second, run_seconds in enumerate((None, 0.0, 0.015625, 0.375, 7.0, 3600.0, 9000.0)):
         at = NOON + timedelta(seconds=20 * second)
-        make_events(at=at, run_seconds=run_seconds, wait_seconds=run_seconds, owner=user)
-        make_events(at=at, kind="failed", task="a.tasks.other", owner=user, error=f"number {second}")
-        make_events(at=at, kind="retried", queue="crm")
+        make_mails(at=at, run_seconds=run_seconds, wait_seconds=run_seconds, owner=user)
+        make_mails(at=at, kind="failed", task="a.tasks.other", owner=user, error=f"number {second}")
+        make_mails(at=at, kind="retried", queue="crm")
 
     def told() -> list[Any]:
         span = {"start_at": NOON, "end_at": NOON + timedelta(hours=1)}
@@ -97,7 +96,7 @@ def test_a_reader_says_the_same_before_and_after_the_fold_and_between_two_batche
 @pytest.mark.django_db
 def test_each_length_of_time_is_in_the_bucket_under_the_first_bound_above_it() -> None:
     for seconds in (0.0, *BOUNDS_SECONDS):
-        make_events(run_seconds=seconds, wait_seconds=seconds + 0.001)
+        make_mails(run_seconds=seconds, wait_seconds=seconds + 0.001)
     duty.run_once()
     stat = Stat.objects.get()
     assert stat.run_buckets == stat.wait_buckets == [1] * (len(BOUNDS_SECONDS) + 1)
@@ -106,7 +105,7 @@ def test_each_length_of_time_is_in_the_bucket_under_the_first_bound_above_it() -
 @pytest.mark.django_db
 def test_ten_thousand_events_are_folded_a_batch_at_a_time() -> None:
     for number in range(10):
-        make_events(1000, task=f"a.tasks.number_{number % 3}", at=NOON + timedelta(seconds=30 * number))
+        make_mails(1000, task=f"a.tasks.number_{number % 3}", at=NOON + timedelta(seconds=30 * number))
     assert [duty.run_once() for _ in range(3)] == [True, True, False]
     assert completed() == (10_000, 0)
     # Of ten half minutes, three tasks take turns.
@@ -116,7 +115,7 @@ def test_ten_thousand_events_are_folded_a_batch_at_a_time() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_two_that_fold_at_once_count_each_event_once() -> None:
-    make_events(10)
+    make_mails(10)
     with another_connection() as other:
         with other.cursor() as cursor:
             cursor.execute("SELECT FROM jobs_jobevent ORDER BY id LIMIT 4 FOR UPDATE")
@@ -129,7 +128,7 @@ def test_two_that_fold_at_once_count_each_event_once() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_two_that_add_to_one_row_at_once_lose_nothing() -> None:
-    make_events(5)
+    make_mails(5)
     # The same statement, of another leader, which has not committed yet.
     with another_connection() as other:
         with over(other):
@@ -147,7 +146,7 @@ def test_two_that_add_to_one_row_at_once_lose_nothing() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_fold_that_dies_in_the_middle_has_counted_nothing() -> None:
-    make_events(10)
+    make_mails(10)
     with another_connection() as other:
         with over(other):
             assert claims.fold_events(limit=100) == 10
@@ -162,7 +161,7 @@ def test_the_minutes_of_a_day_become_one_row_when_it_is_over_for_two_days() -> N
     today = timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for age in range(5):
         for minute in (0, 1, 719, 1439):
-            make_events(at=today - timedelta(days=age) + timedelta(minutes=minute), run_seconds=0.375)
+            make_mails(at=today - timedelta(days=age) + timedelta(minutes=minute), run_seconds=0.375)
     duty.run_once()
     before = statistics.counts(start_at=today - timedelta(days=9))
     for _ in range(2):
@@ -172,8 +171,8 @@ def test_the_minutes_of_a_day_become_one_row_when_it_is_over_for_two_days() -> N
     assert list(rows)[:2] == [(today - timedelta(days=4), 4), (today - timedelta(days=3), 4)]
     assert len(rows) == 2 + 3 * 4
     # A late event finds the day's row, or makes a minute that joins it.
-    make_events(at=today - timedelta(days=4))
-    make_events(at=today - timedelta(days=4) + timedelta(minutes=7))
+    make_mails(at=today - timedelta(days=4))
+    make_mails(at=today - timedelta(days=4) + timedelta(minutes=7))
     duty.run_once()
     duty.fold_days()
     assert Stat.objects.get(minute=today - timedelta(days=4)).completed_count == 6
@@ -182,7 +181,7 @@ def test_the_minutes_of_a_day_become_one_row_when_it_is_over_for_two_days() -> N
 
 @pytest.mark.django_db
 def test_a_span_that_began_long_ago_is_counted_by_whole_days() -> None:
-    make_events(at=NOON)
+    make_mails(at=NOON)
     duty.run_once()
     spans = {}
     for hour in (11, 13, 36):
@@ -209,8 +208,8 @@ def test_a_percentile_is_found_within_its_bucket() -> None:
 def test_an_owners_day_begins_at_a_quarter_of_an_hour_in_every_zone(user: User) -> None:
     # Midnight in Kathmandu, which is 5 h 45 min ahead.
     midnight = datetime(2026, 2, 28, 18, 15, tzinfo=UTC)
-    make_events(at=midnight - timedelta(microseconds=1), owner=user, task="a.tasks.yesterday")
-    make_events(at=midnight, owner=user, task="a.tasks.today")
+    make_mails(at=midnight - timedelta(microseconds=1), owner=user, task="a.tasks.yesterday")
+    make_mails(at=midnight, owner=user, task="a.tasks.today")
     for _ in range(2):
         found = statistics.of_owners([user.pk], start_at=midnight, end_at=midnight + timedelta(days=1))
         assert [(one.task, one.quarter) for one in found] == [("a.tasks.today", midnight)]
@@ -222,7 +221,7 @@ def test_what_is_counted_for_a_user_goes_with_the_user_and_late_events_stop_noth
     worker = make_worker()
     job = make_job(owner=user, max_attempts=1)
     settle.fail(claim_job(job, worker), error="x" * 300)
-    make_events(owner=user)
+    make_mails(owner=user)
     claims.fold_events(limit=1)
     assert OwnerStat.objects.get().error == "x" * 200
     user.delete()

@@ -1,6 +1,6 @@
 """Fixtures of the report tests."""
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from pypdf import PdfReader
 
 from accounts.models import User
 from accounts.services import create_token
-from jobs.models import Job
 from reports.making import make_report
 from reports.models import Report
+from tests.jobs.factories import make_events
 
 FIRST = date(2026, 3, 1)
 LAST = date(2026, 3, 7)
@@ -55,12 +55,9 @@ def ask(client: Client, **fields: Any) -> Any:
     return client.post("/api/reports", body, content_type="application/json")
 
 
-def ended_job(owner: User, task: str = "notifications.tasks.send_welcome", *, day: date = FIRST, **fields: Any) -> Job:
-    """A job that was made and ended on a day."""
-    at = datetime.combine(day, time(12), tzinfo=UTC)
-    values = {"state": "completed", "queue": "email", "created_at": at, "started_at": at + timedelta(seconds=2)}
-    values["progress_percent"] = 100
-    return Job.objects.create(task=task, owner=owner, **{**values, "finished_at": at + timedelta(seconds=5), **fields})
+def ended_job(owner: User, task: str = "notifications.tasks.send_welcome", *, day: date = FIRST, **event: Any) -> None:
+    """A job ended at noon of a day; the job itself is kept no longer."""
+    make_events(**{"task": task, "owner": owner, "at": datetime.combine(day, time(12), tzinfo=UTC), **event})
 
 
 def asked(owner: User, *, from_date: date = FIRST, to_date: date = LAST) -> Report:

@@ -12,12 +12,17 @@ from accounts.models import User
 from notifications.models import EmailLog
 from reports import activity, sections
 from reports.typesetting import BundledOnly, NotOurAsset, typeset
+from tests.jobs.factories import make_job
 from tests.reports.conftest import FIRST, LAST, asked, ended_job, made, text_of
 
 
 def test_a_report_tells_of_the_owners_jobs_and_mails_of_the_period_and_of_nobody_elses(user: User, other: User) -> None:
     ended_job(user)
-    ended_job(user, "media.tasks.failing", state="failed", error="The picture is broken.")
+    ended_job(user)
+    ended_job(user, kind="retried")
+    ended_job(user, "media.tasks.failing", kind="failed", error="The picture is broken.")
+    ended_job(user, "media.tasks.failing", kind="cancelled", at=datetime(2026, 3, 7, 23, 59, tzinfo=UTC))
+    make_job(owner=user, created_at=datetime(2026, 3, 1, tzinfo=UTC))
     ended_job(user, "too.tasks.early", day=date(2026, 2, 28))
     ended_job(user, "too.tasks.late", day=date(2026, 3, 8))
     ended_job(other, "of.tasks.somebody_else")
@@ -27,9 +32,12 @@ def test_a_report_tells_of_the_owners_jobs_and_mails_of_the_period_and_of_nobody
     )
     document = made(asked(user))
     text = text_of(document)
-    for told in ("1 March 2026 – 7 March 2026", "Jobs done 1", "Jobs failed 1", "Mails sent 1", "Send welcome"):
+    for told in (
+        *("1 March 2026 – 7 March 2026", "Jobs done 2", "Jobs failed 1", "Jobs cancelled 1", "Jobs not finished yet 1"),
+        *("2026-03-01 Send welcome 2 – –", "Failing The picture is broken. – 1 –", "2026-03-07 Failing – – 1"),
+        "Mails sent 1",
+    ):
         assert told in text
-    assert "Failing The picture is broken." in text
     assert "2026-03-07 23:59 Welcome ann@example.com sent" in text
     for untold in ("Early", "Late", "Somebody else", "bob@example.com"):
         assert untold not in text
@@ -49,7 +57,7 @@ def test_a_long_table_breaks_over_pages_under_its_head_and_every_page_has_its_nu
     for number, page in enumerate(document.pages, start=1):
         text = " ".join(page.extract_text().split())
         assert f"Page {number} of {count}" in text
-        assert "Time Job Queue State Took" in text or "Nothing in this period." in text
+        assert "Day Job Done Failed Cancelled" in text or "Nothing in this period." in text
     whole = text_of(document)
     assert all(f"Number {number:03} end" in whole for number in range(120))
 
@@ -59,7 +67,7 @@ def test_a_table_that_is_too_long_shows_the_newest_and_says_how_many_there_are(
 ) -> None:
     monkeypatch.setattr(activity, "MOST_ROWS", 3)
     for number in range(5):
-        ended_job(user, f"tasks.number_{number}", created_at=datetime(2026, 3, 2, number, tzinfo=UTC), started_at=None)
+        ended_job(user, f"tasks.number_{number}", at=datetime(2026, 3, 2, number, tzinfo=UTC))
     text = text_of(made(asked(user)))
     assert "The newest 3 of 5 are listed." in text
     assert "Number 1" not in text
@@ -70,7 +78,7 @@ def test_a_table_that_is_too_long_shows_the_newest_and_says_how_many_there_are(
 def test_what_looks_like_markup_is_shown_as_it_is(user: User) -> None:
     user.name = "<b>Ann</b> & Sons"
     user.save()
-    ended_job(user, "<script>alert(1)</script>", state="failed", error="<img src='http://127.0.0.1:9/x'> \"quoted\"")
+    ended_job(user, "<script>alert(1)</script>", kind="failed", error="<img src='http://127.0.0.1:9/x'> \"quoted\"")
     text = text_of(made(asked(user)))
     assert "For <b>Ann</b> & Sons, ann@example.com" in text
     assert "<script>alert(1)</script>" in text.replace("</ script>", "</script>")
@@ -81,10 +89,10 @@ def test_the_days_are_those_of_the_owners_clock(user: User) -> None:
     user.timezone = "America/New_York"
     user.save()
     user.refresh_from_db()
-    ended_job(user, "tasks.still_yesterday", created_at=datetime(2026, 3, 1, 4, 59, tzinfo=UTC), started_at=None)
-    ended_job(user, "tasks.just_today", created_at=datetime(2026, 3, 1, 5, tzinfo=UTC), started_at=None)
+    ended_job(user, "tasks.still_yesterday", at=datetime(2026, 3, 1, 4, 59, tzinfo=UTC))
+    ended_job(user, "tasks.just_today", at=datetime(2026, 3, 1, 5, tzinfo=UTC))
     text = text_of(made(asked(user)))
-    assert "2026-03-01 00:00 Just today" in text
+    assert "2026-03-01 Just today" in text
     assert "Still yesterday" not in text
     assert "All times in America/New_York." in text
 

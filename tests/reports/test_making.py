@@ -27,8 +27,8 @@ def files() -> list[Path]:
 
 
 def test_progress_goes_up_by_stage_and_page(user: User) -> None:
-    for _ in range(80):
-        ended_job(user)
+    for number in range(80):
+        ended_job(user, f"tasks.number_{number}")
     told: list[tuple[int, int, str]] = []
     report = make_report(report_id=asked(user).pk, progress=lambda *step: told.append(step))
     percents = [done for done, _, _ in told]

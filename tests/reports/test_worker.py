@@ -54,8 +54,8 @@ def job_of(client: Client, job_id: str) -> dict[str, Any]:
 def test_a_report_is_made_mailed_and_downloaded(
     ann: User, processes: Processes, smtp_server: SmtpServer, home: dict[str, str], tmp_path: Path
 ) -> None:
-    for _ in range(60):
-        ended_job(ann)
+    for number in range(60):
+        ended_job(ann, f"tasks.number_{number}")
     processes.worker("reports", "email", env=home)
     client = signed_in(ann)
     asked_for = ask(client).json()
