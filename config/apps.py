@@ -4,11 +4,12 @@ from django.apps import AppConfig
 
 
 class ConfigConfig(AppConfig):
-    """Holds the checks of the environment and connects the apps' domain events."""
+    """Holds the checks of the environment and connects the apps' domain events and the error tracker."""
 
     name = "config"
 
     def ready(self) -> None:
-        from config import checks, subscriptions  # noqa: F401  # checks registers itself
+        from config import checks, sentry, subscriptions  # noqa: F401  # checks registers itself
 
         subscriptions.connect()
+        sentry.start()

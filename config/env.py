@@ -83,6 +83,11 @@ class Environment(BaseSettings):
     flower_url: str = Field(
         "http://127.0.0.1:5555", pattern=r"^https?://[^/]+$", description="Where Flower listens; never public"
     )
+    sentry_dsn: str = Field(
+        "",
+        pattern=r"^(https?://[^@/\s]+@[^/\s]+/\S+)?$",
+        description="Error tracker that hears of jobs that failed for good, like https://key@host/1; empty: none",
+    )
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
     jobs_lease_seconds: float = Field(20, gt=0, description="A worker that is silent for so long is given up")
