@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import django
 from celery import Celery
 from celery.result import AsyncResult
+from django.apps import apps
 
 from jobs.worker.hints import KeepNoHints
 from jobs.worker.monitoring import BunchEvents
@@ -40,6 +42,10 @@ class LedgerCelery(Celery):
 
         Raises UnknownTask for a name that nobody registered. A task with a foreign base class stays plain Celery.
         """
+        if not apps.models_ready:
+            # `celery call` comes here without either; workers, beat and Django's own processes have both.
+            django.setup()
+            self.loader.import_default_modules()
         from jobs import enqueue  # models can only be imported once Django is set up
         from jobs.task import JobTask
 

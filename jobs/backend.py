@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from celery import states
+from celery import current_app, states
 from celery.exceptions import Ignore, Reject
 from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, maybe_make_aware
 from django.db import connections
@@ -24,6 +24,7 @@ from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.runs import log
 from jobs.states import State
+from jobs.task import JobTask
 from jobs.worker import identity, shutdown
 
 logger = logging.getLogger(__name__)
@@ -304,7 +305,10 @@ class LedgerBackend(DatabaseBackend):
 
 
 def _run(task_id: str, request: Any) -> settle.Run | None:
-    """The run that a request of Celery's speaks of, or None where it cannot own a job."""
+    """The run that a request of Celery's speaks of, or None where it cannot own a job, as with a foreign base class."""
+    task = current_app.tasks.get(getattr(request, "task", None))
+    if task is not None and not isinstance(task, JobTask):
+        return None
     token = identity.token_of(request) if request is not None else None
     if token is None:
         return None

@@ -113,7 +113,9 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
     if options.pop("task_type", None) is None:
         # Called by name: what `Task.apply_async` would have done.
         task.__header__(*args, **kwargs)
-        options = {**{key: value for key, value in task._get_exec_options().items() if value is not None}, **options}
+        # `celery call` names every option, with None for those that nobody gave.
+        given = {name: value for name, value in options.items() if value is not None}
+        options = {**task._get_exec_options(), **given}
     if options.pop("chord", None) is not None:
         raise NotSupported(f"{task.name}: {_NO_CHORDS}")
     stamps = options.pop("stamped_headers", None) or []

@@ -1,0 +1,241 @@
+"""More of what Celery's users know: names, groups, callbacks, callers and messages that are not the ledger's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Task, chain, current_app, group, shared_task, signature
+from celery.result import AsyncResult, GroupResult
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db.models.functions import Now
+
+from accounts.models import User
+from jobs import publish, services
+from jobs.models import Job
+from jobs.testing import run_due_jobs
+from tests import sample_tasks
+from tests.guarantees.ledger import assert_ledger_consistent
+from tests.jobs.factories import make_job, state_of
+from tests.processes import Processes
+from tests.waiting import wait_until
+
+CALLED: list[Any] = []
+
+
+class Recording(Task):
+    """A foreign base class: its tasks stay plain Celery."""
+
+
+@shared_task(name="billing.charge")
+def charge_with_a_name_of_its_own(amount: int) -> int:
+    return amount
+
+
+@shared_task(bind=True, queue="default", ignore_result=True)
+def retry_and_ignore_the_result(self: Any) -> int:
+    if self.request.retries == 0:
+        raise self.retry(countdown=60)
+    return 7
+
+
+@shared_task(queue="default", autoretry_for=(Exception,), dont_autoretry_for=(KeyError,), retry_backoff=1)
+def fail_by_kind(kind: str) -> None:
+    raise {"key": KeyError("k"), "value": ValueError("v")}[kind]
+
+
+@shared_task(base=Recording)
+def stay_plain(path: str) -> str:
+    Path(path).touch()
+    return "plain"
+
+
+def remember(name: str) -> Any:
+    def handler(self: Any, *args: Any) -> None:
+        CALLED.append((name, *[arg for arg in args if isinstance(arg, (list, dict, int))]))
+
+    return handler
+
+
+HANDLERS = {name: remember(name) for name in ("on_success", "on_failure", "on_retry", "after_return")}
+
+
+@shared_task(bind=True, queue="default", max_retries=1, **HANDLERS)
+def call_the_handlers(self: Any, end: str, *, factor: int) -> int:
+    if end == "fail":
+        raise ValueError(end)
+    if end == "retry" and self.request.retries == 0:
+        raise self.retry(countdown=0)
+    return factor
+
+
+def operator() -> User:
+    return User.objects.create_user("operator@example.com", name="Operator", is_staff=True)
+
+
+# -- In this process --------------------------------------------------------------------------------------------------
+@pytest.mark.django_db
+def test_a_task_has_the_name_that_it_was_given_and_is_called_by_it() -> None:
+    results = [
+        charge_with_a_name_of_its_own.delay(1),
+        current_app.send_task("billing.charge", (2,), countdown=0),
+        current_app.send_task("billing.charge", kwargs={"amount": 3}, queue="crm", priority=9),
+        signature("billing.charge", (4,)).apply_async(),
+    ]
+    assert {job.task for job in run_due_jobs()} == {"billing.charge"}
+    assert [result.get(timeout=1) for result in results] == [1, 2, 3, 4]
+    assert [Job.objects.get(pk=result.id).queue for result in results] == ["default", "default", "crm", "default"]
+
+
+@pytest.mark.django_db
+def test_a_group_is_so_many_jobs_with_one_result() -> None:
+    result = group(sample_tasks.add.s(1, 1), sample_tasks.add.s(2, 2)).apply_async()
+    result.save()
+    run_due_jobs()
+    assert GroupResult.restore(result.id).get(timeout=1) == [2, 4]
+    assert {job.group_id for job in Job.objects.all()} == {result.id}
+
+
+@pytest.mark.django_db
+def test_a_chain_may_end_in_a_group() -> None:
+    result = chain(sample_tasks.add.s(1, 1), group(sample_tasks.add.s(10), sample_tasks.add.s(20))).apply_async()
+    run_due_jobs()
+    assert result.get(timeout=1) == [12, 22]
+
+
+@pytest.mark.django_db
+def test_a_task_id_of_the_caller_finds_the_result() -> None:
+    task_id = "01a20b67-9a24-7497-ab53-2dd40b9ada34"
+    sample_tasks.add.apply_async((1, 2), task_id=task_id)
+    run_due_jobs()
+    result = AsyncResult(task_id)
+    assert (result.state, result.result, result.name, result.args) == ("SUCCESS", 3, sample_tasks.add.name, [1, 2])
+    assert result.date_done is not None
+    result.forget()
+    assert AsyncResult(task_id).result is None
+    assert state_of(task_id) == "completed"
+
+
+@pytest.mark.django_db
+def test_a_retry_of_a_task_that_ignores_its_result_is_written() -> None:
+    result = retry_and_ignore_the_result.delay()
+    (job,) = run_due_jobs()
+    assert (job.state, job.attempt, result.state) == ("delayed", 2, "RETRY")
+    Job.objects.update(run_at=Now())
+    (job,) = run_due_jobs()
+    assert (job.state, job.result, AsyncResult(result.id).state) == ("completed", None, "SUCCESS")
+
+
+@pytest.mark.django_db
+def test_an_exception_that_is_not_to_be_retried_fails_at_once() -> None:
+    results = [fail_by_kind.delay(kind) for kind in ("key", "value")]
+    run_due_jobs()
+    assert [(state_of(result.id), Job.objects.get(pk=result.id).attempt) for result in results] == [
+        ("failed", 1),
+        ("delayed", 2),
+    ]
+
+
+@pytest.mark.django_db
+def test_handlers_are_called_with_the_arguments_of_the_row() -> None:
+    CALLED.clear()
+    call_the_handlers.delay("return", factor=5)
+    run_due_jobs()
+    assert CALLED == [("on_success", 5, ["return"], {"factor": 5}), ("after_return", 5, ["return"], {"factor": 5})]
+    CALLED.clear()
+    call_the_handlers.delay("fail", factor=5)
+    call_the_handlers.delay("retry", factor=6)
+    run_due_jobs()
+    assert [name for name, *_ in CALLED] == [
+        *("on_failure", "after_return"),
+        # As in Celery, a retry is no return.
+        *("on_retry", "on_success", "after_return"),
+    ]
+
+
+@pytest.mark.django_db
+def test_an_edited_job_runs_what_its_row_says() -> None:
+    result = sample_tasks.add.delay(1, 2)
+    Job.objects.update(args=[30, 4])
+    run_due_jobs()
+    assert result.get(timeout=1) == 34
+
+
+@pytest.mark.django_db
+def test_a_job_that_expired_is_revoked() -> None:
+    result = sample_tasks.add.apply_async((1, 2), expires=60)
+    Job.objects.update(expires_at=Now())
+    assert run_due_jobs() == []
+    assert result.state == "REVOKED"
+
+
+@pytest.mark.django_db
+def test_a_worker_that_would_take_more_than_it_runs_is_refused(settings: Any) -> None:
+    before = current_app.conf.worker_prefetch_multiplier
+    current_app.conf.worker_prefetch_multiplier = 4
+    try:
+        with pytest.raises(SystemCheckError, match="WORKER_PREFETCH_MULTIPLIER is 4; the ledger needs 1"):
+            call_command("check")
+    finally:
+        current_app.conf.worker_prefetch_multiplier = before
+
+
+# -- With a worker ----------------------------------------------------------------------------------------------------
+@pytest.mark.django_db(transaction=True)
+def test_celery_call_enqueues_a_task_of_the_project(processes: Processes) -> None:
+    call = processes.start(
+        "celery", "-A", "config", "call", "notifications.tasks.send_welcome", "--kwargs", '{"user_id": 7}'
+    )
+    assert call.wait() == 0, call.output
+    job = Job.objects.get()
+    assert (job.task, job.queue, job.kwargs, job.state) == (
+        "notifications.tasks.send_welcome",
+        "email",
+        {"user_id": 7},
+        "waiting",
+    )
+    assert str(job.pk) in call.output
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_with_a_foreign_base_class_stays_plain_celery(processes: Processes, tmp_path: Path) -> None:
+    worker = processes.worker("default", include=("tests.sample_tasks", "tests.jobs.test_celery_api"))
+    stay_plain.delay(str(tmp_path / "ran"))
+    wait_until((tmp_path / "ran").exists)
+    assert not Job.objects.exists()
+    result = sample_tasks.add.delay(1, 2)
+    assert result.get(timeout=30) == 3
+    assert "Traceback" not in worker.output
+    assert stay_plain.name not in worker.output
+
+
+@pytest.mark.django_db(transaction=True)
+def test_messages_for_unregistered_tasks_end_neither_the_worker_nor_their_jobs(processes: Processes) -> None:
+    worker = processes.worker("default")
+    lost = make_job(task="gone.task")
+    publish.soon(publish.Hint.of(lost))
+    foreign = current_app.amqp.create_task_message("01a20b67-9a24-7497-ab53-2dd40b9ada34", "gone.too", (), {})
+    with current_app.producer_pool.acquire() as producer:
+        current_app.amqp.send_task_message(producer, "gone.too", foreign, queue="default")
+    wait_until(lambda: "gone.task" in worker.output and "gone.too" in worker.output)
+    assert sample_tasks.add.delay(1, 2).get(timeout=30) == 3
+    assert worker.status is None
+    # Another worker may know it.
+    assert state_of(lost.pk) == "waiting"
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_cancelled_job_that_an_operator_runs_again_runs_on_the_same_worker(
+    processes: Processes, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    processes.worker("default", concurrency=2)
+    result = sample_tasks.wait_for_file.delay(str(gate))
+    wait_until(lambda: Job.objects.get().progress_percent == 10)
+    services.cancel_job(job_id=Job.objects.get().pk, actor=operator())
+    assert result.state == "REVOKED"
+    services.retry_job(job_id=Job.objects.get().pk, actor=User.objects.get())
+    wait_until(lambda: Job.objects.get().state == "active")
+    gate.touch()
+    wait_until(lambda: Job.objects.get().state == "completed")
