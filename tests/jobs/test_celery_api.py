@@ -1,5 +1,6 @@
 """More of what Celery's users know: names, groups, callbacks, callers and messages that are not the ledger's."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def fail_by_kind(kind: str) -> None:
 def stay_plain(path: str) -> str:
     Path(path).touch()
     return "plain"
+
+
+@shared_task(bind=True, queue="default")
+def look_at_the_request(self: Any, _: Any) -> None:
+    names = ("args", "retries", "parent_id", "root_id", "correlation_id", "callbacks", "eta", "expires", "group")
+    CALLED.append({"tenant": self.request.get("tenant"), **{name: self.request.get(name) for name in names}})
+
+
+@shared_task(bind=True, queue="default")
+def retry_elsewhere(self: Any, word: str) -> str:
+    if self.request.retries == 0:
+        raise self.retry(args=("second",), countdown=60, queue="crm", priority=0, link=sample_tasks.ignore.si())
+    return word
 
 
 def remember(name: str) -> Any:
@@ -101,6 +115,41 @@ def test_a_chain_may_end_in_a_group() -> None:
     result = chain(sample_tasks.add.s(1, 1), group(sample_tasks.add.s(10), sample_tasks.add.s(20))).apply_async()
     run_due_jobs()
     assert result.get(timeout=1) == [12, 22]
+
+
+@pytest.mark.django_db
+def test_map_starmap_and_chunks_are_jobs() -> None:
+    pairs = [(1, 1), (2, 2), (3, 3)]
+    starmap, chunks = sample_tasks.add.starmap(pairs).apply_async(), sample_tasks.add.chunks(pairs, 2).apply_async()
+    mapped = charge_with_a_name_of_its_own.map([1, 2]).apply_async()
+    assert [job.state for job in run_due_jobs()] == ["completed"] * 4
+    assert starmap.get(timeout=1) == [2, 4, 6]
+    assert chunks.get(timeout=1) == [[2, 4], [6]]
+    assert mapped.get(timeout=1) == [1, 2]
+
+
+@pytest.mark.django_db
+def test_a_request_knows_its_run_and_its_callers_headers() -> None:
+    CALLED.clear()
+    parent = chain(sample_tasks.add.s(1, 1), look_at_the_request.s()).apply_async(headers={"tenant": "north"})
+    look_at_the_request.apply_async(
+        (0,), headers={"tenant": "south"}, correlation_id="c-1", link=sample_tasks.add.si(1, 1)
+    )
+    run_due_jobs()
+    (alone,) = [seen for seen in CALLED if seen["correlation_id"] == "c-1"]
+    assert (alone["tenant"], alone["retries"], alone["args"]) == ("south", 0, [0])
+    assert (alone["callbacks"], alone["eta"], alone["expires"], alone["group"]) == (None, None, None, None)
+    (step,) = [seen for seen in CALLED if seen is not alone]
+    assert step["parent_id"] == step["root_id"] == parent.parent.id
+
+
+@pytest.mark.django_db
+def test_a_retry_moves_a_job_in_time_and_changes_its_arguments_and_nothing_else() -> None:
+    result = retry_elsewhere.apply_async(("first",), link=sample_tasks.add.si(1, 1))
+    (job,) = run_due_jobs()
+    assert (job.state, job.queue, job.priority, job.args) == ("delayed", "default", 5, ["second"])
+    assert [ran.result for ran in run_due_jobs(ahead=timedelta(hours=1))] == ["second", 2]
+    assert result.get(timeout=1) == "second"
 
 
 @pytest.mark.django_db
