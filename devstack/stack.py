@@ -173,16 +173,7 @@ class Stack:
         kind = "thread" if group.pool == "threads" else "process"
         return Program(
             name=group.name,
-            launch=lambda: self._celery(
-                "worker",
-                # Workers need nothing from each other: what they share is in the database.
-                "--without-mingle",
-                "--without-gossip",
-                f"--queues={','.join(group.queues)}",
-                f"--concurrency={group.concurrency}",
-                f"--pool={group.pool}",
-                f"--hostname={group.name}@%h",
-            ),
+            launch=lambda: self._python("celery", *group.arguments),
             is_ready=lambda pid: readiness.worker_is_ready(self.database_url, pid),
             stage=Stage.WORK,
             grace_seconds=worker_grace_seconds(),

@@ -90,6 +90,22 @@ class WorkerGroup:
     pool: str
     concurrency: int
 
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `celery` to start one such worker; its node is named after the host, so after its container."""
+        return [
+            "-A",
+            "config",
+            "worker",
+            # Workers need nothing from each other: what they share is in the database.
+            "--without-mingle",
+            "--without-gossip",
+            f"--queues={','.join(self.queues)}",
+            f"--concurrency={self.concurrency}",
+            f"--pool={self.pool}",
+            f"--hostname={self.name}@%h",
+        ]
+
 
 WORKER_GROUPS = [
     WorkerGroup(name="worker-email", queues=("email",), pool="threads", concurrency=5),
@@ -97,3 +113,13 @@ WORKER_GROUPS = [
     WorkerGroup(name="worker-reports", queues=("reports",), pool="prefork", concurrency=1),
     WorkerGroup(name="worker-default", queues=("default", "webhooks", "crm"), pool="threads", concurrency=5),
 ]
+
+
+def worker_group_named(name: str) -> WorkerGroup:
+    """The declaration of a type of worker; raises LookupError, which lists the declared ones."""
+    for group in WORKER_GROUPS:
+        if group.name == name:
+            return group
+    raise LookupError(
+        f"There is no worker group {name!r}. Declared: {', '.join(group.name for group in WORKER_GROUPS)}."
+    )
