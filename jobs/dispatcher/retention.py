@@ -1,5 +1,7 @@
 """What is kept of the past: the last jobs of each queue that ended. All counts are in the statistics."""
 
+import random
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -15,28 +17,38 @@ SECONDS = 10.0
 # Whoever waits for a result has so long to fetch it.
 KEPT_AT_LEAST = timedelta(hours=1)
 WORKERS_KEPT = timedelta(days=1)
-# Per queue and state. Some 50 ms; so long do the dispatcher's other duties wait.
 _BATCH = 500
+# A round ends with the batch in which it gets as long as this: the dispatcher's other duties wait for it.
+_ROUND_SECONDS = 0.2
 
 
 def run_once() -> bool:
-    """Removes a batch of what need not be kept, of each kind; returns whether more is left.
+    """Removes a batch of what need not be kept, of each kind; returns whether more may be left.
 
     Of each queue the last jobs stay, as many as `jobs.queues` or an operator says; cancelled ones as many as completed
     ones. Never removed: what ended within the last hour, what is alive, and what has children that did not run yet.
     Killed in the middle, each batch is removed or whole; two at once skip what the other has locked.
     """
-    controls = QueueControl.objects.in_bulk()
+    started = time.monotonic()
     counts = [_remove_expired_windows(), _remove_ended_workers()]
+    kept = list(_kept())
+    # Where there is more than can be removed in time, no queue is always the last.
+    random.shuffle(kept)
+    for queue, state, keep_count in kept:
+        if time.monotonic() - started > _ROUND_SECONDS:
+            return True
+        counts.append(_remove_jobs(queue, state, keep_count=keep_count))
+    return _BATCH in counts
+
+
+def _kept() -> Iterator[tuple[str, State, int]]:
+    """How many jobs of each queue stay, by end state."""
+    controls = QueueControl.objects.in_bulk()
     for name in _queues_with_ended_jobs():
         queue = controls.get(name, QueueControl()).over(QUEUES.get(name) or Queue(name=name, purpose=""))
-        for state, keep_count in (
-            (State.COMPLETED, queue.keep_completed_count),
-            (State.CANCELLED, queue.keep_completed_count),
-            (State.FAILED, queue.keep_failed_count),
-        ):
-            counts.append(_remove_jobs(name, state, keep_count=keep_count))
-    return _BATCH in counts
+        yield name, State.COMPLETED, queue.keep_completed_count
+        yield name, State.CANCELLED, queue.keep_completed_count
+        yield name, State.FAILED, queue.keep_failed_count
 
 
 def _queues_with_ended_jobs() -> Iterator[str]:
