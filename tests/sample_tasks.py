@@ -237,3 +237,14 @@ def wait_for_file_at_first(self: Any, path: str) -> int:
     while self.request.retries == 0 and not Path(path).exists():
         time.sleep(0.05)
     return self.request.retries
+
+
+@shared_task(bind=True, queue="default", atomic=True)
+def hold_the_row_for(self: Any, seconds: float) -> None:
+    """Locks its own job's row, as a task may that reads its job, and reports beside the transaction."""
+    from jobs.models import Job
+
+    Job.objects.select_for_update().get(pk=self.request.id)
+    for step in range(10):
+        time.sleep(seconds / 10)
+        self.progress(step, 10)

@@ -12,7 +12,7 @@ class NeverHappened(AssertionError):
     """What a test waited for did not come true in time."""
 
 
-def wait_until(predicate: Callable[[], T | None], *, timeout: float = 15, reason: str = "") -> T:
+def wait_until(predicate: Callable[[], T | None], *, timeout: float = 40, reason: str = "") -> T:
     """Calls `predicate` until it returns something true, and returns that.
 
     An AssertionError in it counts as "not yet". Raises NeverHappened after `timeout` seconds, with the reason or the

@@ -2,6 +2,7 @@
 
 import pytest
 
+from devstack.throwaway import Server
 from jobs.models import Job
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
@@ -31,6 +32,29 @@ def test_a_process_that_dies_between_the_commit_and_the_hint_has_enqueued(proces
     assert Job.objects.get().state == "waiting"
     processes.worker("default")
     wait_until(lambda: Job.objects.get().state == "completed")
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_that_dies_right_after_the_hint_has_enqueued_once(processes: Processes) -> None:
+    assert run_script(processes, after="transaction.on_commit(lambda: os._exit(9))") == 9
+    worker = processes.worker("default")
+    wait_until(lambda: Job.objects.get().state == "completed")
+    assert worker.output.count("started id=") == 1
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_that_dies_while_redis_takes_its_hint_has_enqueued_once(
+    processes: Processes, redis_server: Server
+) -> None:
+    redis_server.freeze()
+    # The hint is on its way: Redis may take it when it goes on, or may not.
+    assert run_script(processes, after="transaction.on_commit(lambda: os._exit(9))") == 9
+    redis_server.thaw()
+    worker = processes.worker("default")
+    wait_until(lambda: Job.objects.get().state == "completed")
+    assert worker.output.count("started id=") == 1
     assert_ledger_consistent()
 
 

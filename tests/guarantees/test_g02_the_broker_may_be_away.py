@@ -45,13 +45,13 @@ def test_a_hung_redis_costs_one_wait_and_not_one_per_job(redis_server: Server) -
     sample_tasks.add.delay(0, 0)
     redis_server.freeze()
     waits = []
-    for number in range(50):
+    for number in range(200):
         begun = time.monotonic()
         sample_tasks.add.delay(number, 1)
         waits.append(time.monotonic() - begun)
     # The bound of a wait is 0.15 s; a machine that is busy may need longer, but no second job may wait at all.
     assert sum(wait > 0.1 for wait in waits) <= 3
-    assert Job.objects.count() == 51
+    assert Job.objects.count() == 201
 
 
 @pytest.mark.django_db(transaction=True)
@@ -74,13 +74,13 @@ def test_a_slow_redis_is_left_alone_until_it_is_quick(slow_redis: SlowRedis, set
 
 @pytest.mark.django_db(transaction=True)
 def test_a_wiped_redis_is_refilled(processes: Processes) -> None:
-    for number in range(200):
+    for number in range(2000):
         sample_tasks.add.delay(number, 1)
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
-        assert publish.queue_lengths(client)["default"] == 200
-        client.flushall()
     processes.worker("default", concurrency=2)
-    wait_until(lambda: all_completed(200), timeout=40)
+    wait_until(lambda: Job.objects.filter(state="completed").count() > 100, timeout=40)
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.flushall()
+    wait_until(lambda: all_completed(2000), timeout=90)
     assert_ledger_consistent()
 
 

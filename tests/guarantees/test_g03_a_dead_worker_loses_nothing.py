@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from django.contrib.auth.models import Group
 from django.utils import timezone
 
 from jobs.models import Job, Worker
-from tests import crash_points, sample_tasks
+from tests import crash_points, often_killed, sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
 from tests.waiting import wait_until
@@ -136,4 +137,60 @@ def test_a_run_that_dies_at_any_point_ends_once_with_one_effect(
         assert (kind, point, job.attempt, job.stalled_count) == (kind, point, attempts, stalls)
         assert (kind, point, Group.objects.filter(name__startswith=f"{kind} {point} ").count()) == (kind, point, writes)
         assert (kind, point, len(re.findall(f"completed id={job_id}", output))) <= (kind, point, 1)
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_by_default_the_job_of_a_worker_that_hangs_runs_again_when_the_lease_of_20_s_is_over(
+    processes: Processes, tmp_path: Path
+) -> None:
+    defaults = {"JOBS_LEASE_SECONDS": "20", "JOBS_HEARTBEAT_SECONDS": "5", "JOBS_DISPATCH_SECONDS": "0.5"}
+    file, gate = tmp_path / "lines", tmp_path / "gate"
+    hangs = processes.worker("default", env=defaults)
+    result = sample_tasks.wait_for_file.delay(str(gate))
+    wait_until(lambda: Job.objects.get(pk=result.id).progress_percent == 10)
+    processes.worker("default", env=defaults)
+    hangs.freeze()
+    gate.touch()
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=60)
+    assert not file.exists()
+    (stalled,) = Job.objects.get(pk=result.id).attempts.all()
+    assert stalled.outcome == "stalled"
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_holds_the_jobs_row_for_longer_than_the_lease_loses_nothing(processes: Processes) -> None:
+    for _ in range(2):
+        processes.worker("default", env={"JOBS_LEASE_SECONDS": "2", "JOBS_HEARTBEAT_SECONDS": "0.5"})
+    result = sample_tasks.hold_the_row_for.delay(5)
+    beside = [sample_tasks.run_for.delay(0.1) for _ in range(5)]
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=30)
+    wait_until(lambda: Job.objects.filter(state="completed").count() == len(beside) + 1)
+    assert Job.objects.get(pk=result.id).stalled_count == 0
+    assert Worker.objects.filter(dead_at__isnull=True).count() == 2
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_three_hundred_pool_processes_are_killed_and_no_job_hangs(processes: Processes) -> None:
+    worker = processes.worker("default", concurrency=10, include=["tests.often_killed"])
+    jobs = 1200
+    for number in range(jobs):
+        often_killed.write_at_once.delay(f"effect-{number}")
+    killed = 0
+    while killed < 300:
+        for pid in worker.children():
+            with suppress(ProcessLookupError):
+                worker.kill_child(pid)
+                killed += 1
+        assert worker.status is None
+        if Job.objects.filter(state="completed").count() > jobs * 0.9:
+            for number in range(jobs, jobs + 100):
+                often_killed.write_at_once.delay(f"effect-{number}")
+            jobs += 100
+        before = set(worker.children())
+        wait_until(lambda before=before: set(worker.children()) - before or len(worker.children()) >= 10)  # type: ignore[misc]
+    wait_until(lambda: Job.objects.filter(state="completed").count() == jobs, timeout=90)
+    assert Group.objects.count() == jobs
     assert_ledger_consistent()

@@ -6,7 +6,7 @@ from django.db import connections
 from pytest_django.live_server_helper import LiveServer
 
 from devstack.throwaway import Server
-from jobs.models import Duty, Job
+from jobs.models import Duty, Job, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
@@ -57,6 +57,27 @@ def test_an_end_that_cannot_be_written_at_once_is_written_when_postgresql_is_bac
     wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=30)
     assert Job.objects.get(pk=result.id).stalled_count == 0
     assert worker.output.count("started id=") == 1
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_outlive_an_outage_that_is_longer_than_their_lease(
+    processes: Processes, postgres_server: Server
+) -> None:
+    leases = {"JOBS_LEASE_SECONDS": "2", "JOBS_HEARTBEAT_SECONDS": "0.5"}
+    workers = [processes.worker("default", env=leases) for _ in range(2)]
+    result = sample_tasks.run_for.delay(1)
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "active")
+    postgres_server.stop()
+    connections.close_all()
+    # Five heartbeats are more than a lease.
+    wait_until(lambda: all(worker.output.count("jobs-lease: PostgreSQL does not answer") >= 5 for worker in workers))
+    postgres_server.start()
+    other = sample_tasks.add.delay(1, 2)
+    wait_until(lambda: Job.objects.filter(state="completed").count() == 2, timeout=40)
+    assert [worker.status for worker in workers] == [None, None]
+    assert Worker.objects.filter(dead_at__isnull=True).count() == 2
+    assert Job.objects.get(pk=other.id).result == 3
     assert_ledger_consistent()
 
 
