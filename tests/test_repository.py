@@ -154,7 +154,7 @@ def test_every_guarantee_is_tested_and_every_tested_guarantee_is_written_down() 
 @pytest.mark.parametrize("number", sorted(guarantee_tests()))
 def test_the_block_of_a_guarantee_names_its_limits_its_mechanism_and_its_tests(number: str) -> None:
     block, file = guarantee_blocks()[number], guarantee_tests()[number]
-    for label in ("Within", "Limits", "Mechanism", "Tests"):
+    for label in ("Holds when", "Within", "Limits", "Not promised", "Mechanism", "Tests"):
         assert f"\n* **{label}**: " in block
     assert named(file) in block
     claims = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
