@@ -51,8 +51,13 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def children(self) -> list[int]:
-        """The pids of its pool processes."""
-        return [child.pid for child in psutil.Process(self.pid).children()]
+        """The pids of its pool processes that live."""
+        found = []
+        for child in psutil.Process(self.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child.pid)
+        return found
 
     def kill(self) -> None:
         """SIGKILL for the whole group, as when a machine loses power."""
