@@ -181,7 +181,8 @@ def test_three_hundred_pool_processes_are_killed_and_no_job_hangs(processes: Pro
             for _ in range(100):
                 jobs += 1
                 often_killed.write_at_once.delay(f"effect-{jobs}")
-        for pid in wait_until(worker.children):
+        wait_until(lambda: Job.objects.filter(state="active").exists())
+        for pid in worker.children():
             worker.kill_child(pid)
             killed += 1
     wait_until(lambda: Job.objects.filter(state="completed").count() == jobs, timeout=120)
