@@ -118,6 +118,7 @@ class Storm:
             (1, self.restart_redis),
             (1, self.hang_redis),
             (1, self.restart_postgresql),
+            (1, self.kill_postgresql),
             (2, self.terminate_backends),
         ]
         (act,) = self._chance.choices([act for _, act in acts], [weight for weight, _ in acts])
@@ -187,6 +188,12 @@ class Storm:
         self._servers.postgres.start()
         connections.close_all()
 
+    def kill_postgresql(self) -> None:
+        assert self._servers.postgres
+        self._servers.postgres.kill()
+        self._servers.postgres.start()
+        connections.close_all()
+
     def terminate_backends(self) -> None:
         with connection.cursor() as cursor:
             cursor.execute(
@@ -206,7 +213,11 @@ class Storm:
 
         def at_rest() -> bool:
             self._look_after_players()
-            return not Job.objects.filter(state__in=["delayed", "waiting", "active"]).exists()
+            try:
+                return not Job.objects.filter(state__in=["delayed", "waiting", "active"]).exists()
+            except DATABASE_AWAY:
+                connections.close_all()
+                return False
 
         try:
             wait_until(at_rest, timeout=_REST_SECONDS)
