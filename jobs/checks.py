@@ -40,6 +40,10 @@ def check_delivery(**_: Any) -> list[CheckMessage]:
         "task_ignore_result": False,
         "task_store_errors_even_if_ignored": True,
         "task_create_missing_queues": False,
+        # However long Redis is away, no worker ends; Celery's own patience has an end.
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
     }
     return [
         Error(

@@ -25,6 +25,8 @@ class LedgerScheduler(DatabaseScheduler):
     """django-celery-beat's scheduler, whose jobs carry the tick in their id: two beats at one tick give one job."""
 
     sync_every_tasks = 1
+    # A tick writes a row. Celery's own producer would keep the ticks waiting for Redis.
+    producer = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

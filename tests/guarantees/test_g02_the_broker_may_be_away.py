@@ -1,15 +1,20 @@
 """G02: Redis may be down, hung or wiped; no job is lost and no request waits."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from django.conf import settings
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
+from devstack.ports import free_port
 from devstack.throwaway import Server
 from jobs import publish
 from jobs.models import Job
+from media_jobs.tasks import remove_orphans
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
@@ -21,6 +26,14 @@ from tests.waiting import wait_until
 def _own_publisher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test meets Redis as a fresh process does."""
     monkeypatch.setattr(publish, "_publisher", None)
+
+
+def flower_page(url: str) -> str:
+    """The workers that Flower knows of; nothing while it starts."""
+    try:
+        return httpx.get(f"{url}/admin/flower/workers?json=1", trust_env=False).text
+    except httpx.TransportError:
+        return ""
 
 
 def all_completed(count: int) -> bool:
@@ -37,6 +50,42 @@ def test_jobs_enqueued_while_redis_is_down_run_when_it_is_back(processes: Proces
     redis_server.start()
     wait_until(lambda: all_completed(20), timeout=40)
     assert worker.status is None
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_process_ends_while_redis_is_away_and_all_resume(
+    processes: Processes, redis_server: Server, tmp_path: Path
+) -> None:
+    flower_url = f"http://127.0.0.1:{free_port()}"
+    every_second, _ = IntervalSchedule.objects.get_or_create(every=1, period=IntervalSchedule.SECONDS)
+    PeriodicTask.objects.create(name="every second", task=remove_orphans.name, interval=every_second)
+    workers = [processes.worker("default"), processes.worker("crm", pool="threads")]
+    beat = processes.start("celery", "-A", "config", "beat")
+    flower = processes.start("celery", "-A", "config", "flower", env={"FLOWER_URL": flower_url})
+    wait_until(lambda: "worker1@" in flower_page(flower_url), timeout=60, reason="Flower has heard of the workers")
+    running = sample_tasks.wait_for_file.delay(str(tmp_path / "gate"))
+    wait_until(lambda: Job.objects.get(pk=running.id).progress_percent == 10)
+
+    redis_server.stop()
+    late = processes.worker("email", waits=False)
+    (tmp_path / "gate").touch()
+    # Neither the end of a run nor a tick of beat needs Redis.
+    wait_until(lambda: Job.objects.get(pk=running.id).state == "completed")
+    ticked = Job.objects.filter(task=remove_orphans.name, state="waiting")
+    wait_until(lambda: ticked.count() >= 3, timeout=60)
+    enqueued = [sample_tasks.add.apply_async((1, 2), queue=name) for name in ("default", "crm", "email")]
+    for worker in (*workers, late):
+        wait_until(lambda worker=worker: worker.output.count("Trying again") >= 3, timeout=60)  # type: ignore[misc]
+
+    first = ticked.order_by("pk").first()
+    redis_server.start()
+    for result in enqueued:
+        wait_until(lambda result=result: Job.objects.get(pk=result.id).state == "completed", timeout=60)  # type: ignore[misc]
+    wait_until(lambda: Job.objects.get(pk=first.pk).state == "completed", timeout=60)
+    # Flower looks again after pauses that double: it is back after as long again as Redis was away.
+    wait_until(lambda: "worker4@" in flower_page(flower_url), timeout=90, reason="Flower hears of the late worker")
+    assert [process.status for process in (*workers, late, beat, flower)] == [None] * 5
     assert_ledger_consistent()
 
 

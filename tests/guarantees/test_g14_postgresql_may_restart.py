@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from pytest_django.live_server_helper import LiveServer
 
 from devstack.throwaway import Server
@@ -13,6 +13,9 @@ from tests.processes import Processes
 from tests.waiting import wait_until
 
 COUNT = 300
+_BREAK_ALL_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +41,28 @@ def test_every_job_is_done_once_though_postgresql_restarts_twice_under_load(
     wait_until(lambda: Job.objects.filter(state="completed").count() == COUNT, timeout=90)
     ticked_at = wait_until(lambda: Duty.objects.filter(name="beat").values_list("ticked_at").first(), timeout=60)
     wait_until(lambda: Duty.objects.values_list("ticked_at").get(name="beat") > ticked_at, timeout=30)
+    assert [process.status for process in (*workers, beat)] == [None, None, None]
+    assert sample_tasks.effects() == COUNT
+    assert_ledger_consistent()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_every_job_is_done_once_though_all_connections_are_broken_again_and_again(
+    processes: Processes, pool: str
+) -> None:
+    for number in range(COUNT):
+        sample_tasks.write_after_a_while.delay(f"effect-{number}")
+    workers = [processes.worker("default", concurrency=2, pool=pool) for _ in range(2)]
+    beat = processes.start("celery", "-A", "config", "beat")
+    for tenth in range(1, 10):
+        wait_until(
+            lambda tenth=tenth: Job.objects.filter(state="completed").count() > COUNT * tenth / 10,  # type: ignore[misc]
+            timeout=90,
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(_BREAK_ALL_OTHERS)
+    wait_until(lambda: Job.objects.filter(state="completed").count() == COUNT, timeout=90)
     assert [process.status for process in (*workers, beat)] == [None, None, None]
     assert sample_tasks.effects() == COUNT
     assert_ledger_consistent()
