@@ -31,6 +31,6 @@ RUN python -m compileall -q .
 USER 10001:10001
 VOLUME /data
 EXPOSE 8000
-HEALTHCHECK --interval=60s --timeout=20s --start-period=60s --start-interval=5s CMD ["bin/entrypoint", "healthy"]
+HEALTHCHECK --interval=60s --timeout=20s --start-period=60s CMD ["bin/entrypoint", "healthy"]
 ENTRYPOINT ["/srv/handoff/bin/entrypoint"]
 CMD ["web"]
