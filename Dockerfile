@@ -27,7 +27,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /srv/handoff
 COPY . .
-RUN python -m compileall -q .
+# Readable for the user below, whatever the umask of the checkout.
+RUN chmod -R a+rX . && python -m compileall -q .
 USER 10001:10001
 VOLUME /data
 EXPOSE 8000
