@@ -1,9 +1,8 @@
 """Who may enqueue from where: a job that would block its caller, or that its caller could not roll back, is refused."""
 
-import asyncio
-
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
+from django.utils.asyncio import async_unsafe
 
 
 class CalledFromAsyncCode(SynchronousOnlyOperation):
@@ -31,13 +30,16 @@ class OutsideOfTheTransaction(RuntimeError):
 def refuse_unsafe(task_name: str, *, ledger: str) -> None:
     """Raises CalledFromAsyncCode or OutsideOfTheTransaction; costs no query."""
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
-        raise CalledFromAsyncCode(task_name)
+        _block()
+    except SynchronousOnlyOperation:
+        raise CalledFromAsyncCode(task_name) from None
     if connections[ledger].in_atomic_block:
         return
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block:
             raise OutsideOfTheTransaction(task_name, ledger=ledger, other=connection.alias)
+
+
+@async_unsafe
+def _block() -> None:
+    """What Django's own queries ask before they block, `DJANGO_ALLOW_ASYNC_UNSAFE` included."""
