@@ -151,6 +151,7 @@ UNFOLD = {
                 "title": "Jobs",
                 "items": [
                     {"title": "Queues", "icon": "dashboard", "link": reverse_lazy("queues")},
+                    {"title": "Statistics", "icon": "bar_chart", "link": reverse_lazy("statistics")},
                     {
                         "title": "Jobs",
                         "icon": "list_alt",

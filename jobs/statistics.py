@@ -110,11 +110,11 @@ def counts(
 
     Both are rounded down to the minute, and to the UTC day where they are more than two days ago (`MINUTES_KEPT`).
     """
-    start_at = _rounded(start_at)
+    start_at = counted_from(start_at)
     in_minutes, in_events = Q(minute__gte=start_at), Q(at__gte=start_at)
     if end_at is not None:
-        in_minutes &= Q(minute__lt=_rounded(end_at))
-        in_events &= Q(at__lt=_rounded(end_at))
+        in_minutes &= Q(minute__lt=counted_from(end_at))
+        in_events &= Q(at__lt=counted_from(end_at))
     folded: Any = Stat.objects.filter(in_minutes).order_by().values_list(*by)
     unfolded: Any = JobEvent.objects.filter(in_events).order_by().values_list(*by)
     rows = folded.annotate(**_sums_of_stats()).union(unfolded.annotate(**_sums_of_events()), all=True)
@@ -123,6 +123,13 @@ def counts(
         key = row[: len(by)]
         found[key] = found.get(key, Counts()) + _counts(row[len(by) :])
     return found
+
+
+def counted_from(moment: datetime) -> datetime:
+    """The beginning of the minute, or of the UTC day, that is counted as a whole where a span begins at a moment."""
+    moment = moment.astimezone(UTC).replace(second=0, microsecond=0)
+    today = timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return moment if moment >= today - MINUTES_KEPT else moment.replace(hour=0, minute=0)
 
 
 def total(several: Iterable[Counts]) -> Counts:
@@ -175,12 +182,6 @@ def of_owners(owner_ids: Collection[int], *, start_at: datetime, end_at: datetim
         one.cancelled += cancelled
         one.error = error or one.error
     return list(found.values())
-
-
-def _rounded(moment: datetime) -> datetime:
-    moment = moment.astimezone(UTC).replace(second=0, microsecond=0)
-    today = timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return moment if moment >= today - MINUTES_KEPT else moment.replace(hour=0, minute=0)
 
 
 def _sums_of_stats() -> dict[str, Any]:

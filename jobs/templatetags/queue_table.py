@@ -1,4 +1,4 @@
-"""What the table of queues is made of."""
+"""What the tables of queues and of statistics are made of."""
 
 from urllib.parse import urlencode
 
@@ -9,6 +9,7 @@ from django.utils.safestring import SafeString
 
 from jobs import rendering
 from jobs.selectors import QueueStatus
+from jobs.statistics import Histogram
 
 register = template.Library()
 
@@ -27,6 +28,12 @@ def count_link(queue: QueueStatus, state: str) -> SafeString:
 def duration(seconds: float | None) -> str:
     """Seconds in words."""
     return rendering.duration(seconds)
+
+
+@register.filter
+def percentile(lengths: Histogram, percent: int) -> float | None:
+    """In seconds."""
+    return lengths.percentile_seconds(percent)
 
 
 @register.filter

@@ -8,7 +8,7 @@ from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from jobs.models import Duty, QueueControl
-from tests.jobs.factories import make_job, make_worker, state_of
+from tests.jobs.factories import make_events, make_job, make_worker, state_of
 from tests.processes import Processes
 from tests.waiting import wait_until
 
@@ -49,6 +49,7 @@ def test_a_queue_is_paused_and_resumed_by_keyboard(admin_page: Page) -> None:
 def test_a_failed_job_is_found_understood_and_run_again(admin_page: Page, processes: Processes) -> None:
     job = make_job(task="tests.sample_tasks.add", args=[2, 3], state="failed", attempt=3, error="The disk was full.")
     make_job(queue="images", state="failed")
+    make_events(kind="failed")
     admin_page.locator("#default-failed").click()
     rows = admin_page.locator("#result_list tbody tr")
     expect(rows).to_have_count(1)
@@ -74,10 +75,12 @@ def test_a_waiting_job_is_cancelled_from_the_list(admin_page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/admin/queues/", "/admin/jobs/job/", "/admin/jobs/job/{}/change/", "/admin/jobs/worker/"]
+    "path",
+    ["/admin/queues/", "/admin/statistics/", "/admin/jobs/job/", "/admin/jobs/job/{}/change/", "/admin/jobs/worker/"],
 )
 def test_the_pages_fit_a_telephone(admin_page: Page, path: str) -> None:
     job = make_job(state="failed", error="x" * 300, traceback="y" * 300, kwargs={"z" * 60: "z" * 300})
+    make_events(task=f"a.tasks.{'very_long' * 8}")
     make_worker(node="a-very-long-name@with-a-very-long-host.example.com", queues=["email", "images", "video"])
     admin_page.set_viewport_size({"width": 390, "height": 844})
     admin_page.goto(path.format(job.pk))

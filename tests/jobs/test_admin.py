@@ -234,7 +234,9 @@ def test_pausing_needs_a_permission(staff: User, staff_client: Client) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", [JOBS, QUEUES, "/admin/jobs/worker/", "/admin/notifications/emaillog/"])
+@pytest.mark.parametrize(
+    "path", [JOBS, QUEUES, "/admin/statistics/", "/admin/jobs/worker/", "/admin/notifications/emaillog/"]
+)
 def test_everybody_else_is_sent_to_the_login(client: Client, path: str) -> None:
     assert client.get(path)["Location"] == f"/admin/login/?next={path}"
     client.force_login(User.objects.create_user("user@example.com", name="User"))
@@ -278,6 +280,31 @@ def test_a_queue_is_paused_and_resumed_from_its_page(admin_client: Client) -> No
     admin_client.post(reverse("queue-resume", args=["email"]))
     assert "Pause queue email" in page(admin_client.get(QUEUES))
     assert admin_client.post(reverse("queue-pause", args=["nonsense"])).status_code == 404
+
+
+@pytest.mark.django_db
+def test_the_statistics_page_counts_what_ended_in_the_chosen_span(admin_client: Client) -> None:
+    now = timezone.now()
+    make_events(90, task="a.tasks.mail", queue="email", at=now, wait_seconds=0.3, run_seconds=1.5)
+    make_events(2, task="a.tasks.mail", queue="email", at=now - timedelta(hours=5), kind="failed")
+    make_events(task="a.tasks.old", at=now - timedelta(days=20))
+    shown = {}
+    for span in ("hour", "day", "month", "nonsense"):
+        text = page(admin_client.get(f"/admin/statistics/?span={span}"))
+        cells = re.findall(r'<td data-label="([^"]+)"[^>]*>([^<]*)</td>', text)
+        shown[span] = (text.count("a.tasks."), dict(cells[:10]))
+    assert shown["hour"] == shown["nonsense"]
+    assert [count for count, _ in shown.values()] == [1, 1, 2, 1]
+    hour = shown["hour"][1]
+    assert (hour["Completed"], hour["Failed"]) == ("90", "0")
+    # The minute in which the hour began is counted as a whole.
+    assert 90 / 61 - 0.01 <= float(hour["Per minute"]) <= 90 / 60
+    assert (hour["Waited: median"], hour["Ran: median"]) == ("350 ms", "1.5 s")
+    assert hour["Ran: 95 %"] == "1.9 s"
+
+
+def test_the_statistics_page_says_where_nothing_ended(admin_client: Client) -> None:
+    assert "Nothing ended in the last day." in page(admin_client.get("/admin/statistics/?span=day"))
 
 
 def test_limits_are_set_for_declared_queues_and_a_pause_stays(admin_client: Client) -> None:
