@@ -93,14 +93,21 @@ _ADD_TO_STAT = """ON CONFLICT (queue, task, minute) DO UPDATE SET
     run_buckets = ARRAY(SELECT one + other FROM unnest(stat.run_buckets, EXCLUDED.run_buckets)
                         WITH ORDINALITY AS pair (one, other, place) ORDER BY place)"""
 
-# Locks: the events it takes, skipping those that others hold, and the rows it adds to, until its end.
-# Index: the primary keys and the unique constraints of the three tables.
+# Locks: the events it takes, skipping those that others hold, the rows it adds to, and the keys of the events' owners,
+# until its end. An event whose owner is locked, to be deleted perhaps, is left for the next time: nobody waits.
+# Index: the primary keys and the unique constraints of the four tables.
 # Two at once: SKIP LOCKED gives each event to one of them, which deletes and counts it, or neither. Where both add to
 # one row, the second waits for the first and adds to its sum; both take rows in the order of their keys.
 FOLD_EVENTS = f"""
-WITH taken AS (
+WITH batch AS (
+    SELECT id, owner_id FROM jobs_jobevent ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), owner AS (
+    SELECT {{key}} AS id FROM {{users}} WHERE {{key}} IN (SELECT owner_id FROM batch) FOR KEY SHARE SKIP LOCKED
+), taken AS (
     DELETE FROM jobs_jobevent WHERE id IN (
-        SELECT id FROM jobs_jobevent ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+        SELECT id FROM batch
+        WHERE owner_id IS NULL OR owner_id IN (SELECT id FROM owner)
+           OR NOT EXISTS (SELECT FROM {{users}} AS one WHERE one.{{key}} = batch.owner_id))
     RETURNING *, width_bucket(wait_seconds, %(bounds)s::double precision[]) AS wait_bucket,
               width_bucket(run_seconds, %(bounds)s::double precision[]) AS run_bucket
 ), owned AS (
@@ -111,8 +118,7 @@ WITH taken AS (
         count(*) FILTER (WHERE kind = 'cancelled'),
         COALESCE((array_agg(error ORDER BY at DESC) FILTER (WHERE kind = 'failed'))[1], '')
     FROM taken
-    WHERE kind IN ('completed', 'failed', 'cancelled')
-      AND EXISTS (SELECT FROM {{users}} AS owner WHERE owner.{{key}} = taken.owner_id)
+    WHERE kind IN ('completed', 'failed', 'cancelled') AND owner_id IN (SELECT id FROM owner)
     GROUP BY owner_id, quarter, task ORDER BY owner_id, quarter, task
     ON CONFLICT (owner_id, quarter, task) DO UPDATE SET
         completed_count = stat.completed_count + EXCLUDED.completed_count,

@@ -94,8 +94,11 @@ def removable(queue: str, state: State, *, keep_count: int) -> QuerySet[Job]:
 
 
 def _remove_expired_windows() -> int:
-    expired = DedupWindow.objects.filter(until__lt=Now()).order_by("until").values("pk")[:_BATCH]
-    return DedupWindow.objects.filter(pk__in=expired, until__lt=Now()).delete()[0]
+    """A caller that is about to take a key holds its row until its commit: that one is not waited for."""
+    expired = DedupWindow.objects.filter(until__lt=Now()).order_by("until").select_for_update(skip_locked=True)
+    with settle.atomic():
+        keys = list(expired.values_list("pk", flat=True)[:_BATCH])
+        return DedupWindow.objects.filter(pk__in=keys).delete()[0]
 
 
 def _remove_ended_workers() -> int:

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection
@@ -182,6 +182,19 @@ def test_ended_workers_and_expired_windows_go() -> None:
     assert set(Worker.objects.values_list("pk", flat=True)) == {young, living}
     assert old not in {young, living}
     assert list(DedupWindow.objects.values_list("key", flat=True)) == ["future"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_caller_that_takes_an_expired_key_is_not_waited_for() -> None:
+    for key in ("taken", "free"):
+        DedupWindow.objects.create(key=key, job_id=uuid4(), until=timezone.now() - timedelta(hours=1))
+    with another_connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM jobs_dedupwindow WHERE key = 'taken' FOR UPDATE")
+        with connection.cursor() as mine:
+            mine.execute("SET lock_timeout = '50ms'")
+            retain()
+            mine.execute("RESET lock_timeout")
+    assert list(DedupWindow.objects.values_list("key", flat=True)) == ["taken"]
 
 
 @pytest.mark.django_db

@@ -231,6 +231,23 @@ def test_what_is_counted_for_a_user_goes_with_the_user_and_late_events_stop_noth
     assert Stat.objects.count() == 2
 
 
+@pytest.mark.django_db(transaction=True)
+def test_an_owner_whom_somebody_has_locked_is_not_waited_for() -> None:
+    ann, bob = (User.objects.create(email=f"{name}@example.com", name=name) for name in ("ann", "bob"))
+    for owner in (ann, bob, None):
+        make_mails(owner=owner)
+    with another_connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM accounts_user WHERE id = %s FOR UPDATE", [ann.pk])
+        with connection.cursor() as mine:
+            mine.execute("SET lock_timeout = '50ms'")
+            assert claims.fold_events(limit=10) == 2
+            mine.execute("RESET lock_timeout")
+        assert JobEvent.objects.get().owner_id == ann.pk
+    assert claims.fold_events(limit=10) == 1
+    assert completed() == (3, 0)
+    assert set(OwnerStat.objects.values_list("owner", "completed_count")) == {(ann.pk, 1), (bob.pk, 1)}
+
+
 @pytest.mark.django_db
 def test_the_error_of_a_job_without_an_owner_is_nobodys_to_read() -> None:
     settle.fail(claim_job(make_job(), make_worker()), error="private")
