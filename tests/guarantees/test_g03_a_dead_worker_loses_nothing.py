@@ -174,7 +174,7 @@ def test_a_transaction_that_holds_the_jobs_row_for_longer_than_the_lease_loses_n
 @pytest.mark.timeout(400)
 @pytest.mark.django_db(transaction=True)
 def test_three_hundred_pool_processes_are_killed_and_no_job_hangs(processes: Processes) -> None:
-    worker = processes.worker("default", concurrency=8, include=["tests.often_killed"])
+    worker = processes.worker("default", concurrency=8, include=["tests.often_killed"], env={"OFTEN_KILLED": "1"})
     killed = jobs = 0
     while killed < 300:
         if jobs < killed + 100:
