@@ -50,6 +50,7 @@ def test_a_failed_job_is_found_understood_and_run_again(admin_page: Page, proces
     job = make_job(task="tests.sample_tasks.add", args=[2, 3], state="failed", attempt=3, error="The disk was full.")
     make_job(queue="images", state="failed")
     make_events(kind="failed")
+    admin_page.reload()
     admin_page.locator("#default-failed").click()
     rows = admin_page.locator("#result_list tbody tr")
     expect(rows).to_have_count(1)
