@@ -79,17 +79,18 @@ class Server:
 
     def freeze(self) -> None:
         """It hangs: connections are accepted by the kernel, nothing is answered."""
-        for process in self._family():
-            process.suspend()
+        self._each(psutil.Process.suspend)
 
     def thaw(self) -> None:
         """It goes on as if nothing had been."""
-        for process in self._family():
-            process.resume()
+        self._each(psutil.Process.resume)
 
-    def _family(self) -> list[psutil.Process]:
+    def _each(self, act: Callable[[psutil.Process], None]) -> None:
         leader = psutil.Process(self.pid)
-        return [leader, *leader.children(recursive=True)]
+        for process in [leader, *leader.children(recursive=True)]:
+            # Backends come and go; one that has ended meanwhile needs nothing.
+            with suppress(psutil.NoSuchProcess):
+                act(process)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
