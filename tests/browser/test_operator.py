@@ -86,3 +86,11 @@ def test_the_pages_fit_a_telephone(admin_page: Page, path: str) -> None:
     admin_page.set_viewport_size({"width": 390, "height": 844})
     admin_page.goto(path.format(job.pk))
     assert admin_page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("path", ["/admin/queues/", "/admin/statistics/"])
+def test_no_column_of_a_table_is_cut_off_on_a_desktop(admin_page: Page, path: str) -> None:
+    make_events(12_345, task=f"a.tasks.{'very_long' * 8}", wait_seconds=200, run_seconds=200)
+    admin_page.goto(path)
+    frame = admin_page.locator(".jobs-frame")
+    assert frame.evaluate("frame => frame.scrollWidth - frame.clientWidth") == 0
