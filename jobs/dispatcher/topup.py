@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class TopUp:
-    """Compares, twice a second, what waits in the ledger with what is hinted in Redis."""
+    """Compares, at each look, what waits in the ledger with what is hinted in Redis."""
 
     def __init__(self, app: Celery) -> None:
         self.app = app

@@ -143,7 +143,7 @@ def test_a_run_that_dies_at_any_point_ends_once_with_one_effect(
 def test_by_default_the_job_of_a_worker_that_hangs_runs_again_when_the_lease_of_20_s_is_over(
     processes: Processes, tmp_path: Path
 ) -> None:
-    defaults = {"JOBS_LEASE_SECONDS": "20", "JOBS_HEARTBEAT_SECONDS": "5", "JOBS_DISPATCH_SECONDS": "0.5"}
+    defaults = {"JOBS_LEASE_SECONDS": "20", "JOBS_HEARTBEAT_SECONDS": "5", "JOBS_DISPATCH_SECONDS": "0.4"}
     file, gate = tmp_path / "lines", tmp_path / "gate"
     hangs = processes.worker("default", env=defaults)
     result = sample_tasks.wait_for_file.delay(str(gate))
