@@ -36,6 +36,7 @@ class LedgerStep(bootsteps.StartStopStep):
         from jobs import checks
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.worker import lease, process
+        from jobs.worker.progress import TellProgress
         from jobs.worker.shutdown import Shutdown
         from jobs.worker.time_limits import TimeLimits
 
@@ -53,6 +54,7 @@ class LedgerStep(bootsteps.StartStopStep):
         limits = TimeLimits(concurrency=worker.concurrency)
         shutdown = Shutdown(worker, limits=limits, resign=self.resign)
         dispatcher = DispatcherThread(worker.app)
+        dispatcher.own.append(TellProgress(worker).run_once)
         if not isinstance(worker.pool, prefork.TaskPool):
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
         self.threads = [lease.LeaseThread(), dispatcher]

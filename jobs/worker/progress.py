@@ -1,0 +1,41 @@
+"""Tells monitors such as Flower how far jobs are. Celery has no event for that; a custom one becomes a state."""
+
+from typing import Any
+from uuid import UUID
+
+from jobs.models import Job
+from jobs.settle import Run
+from jobs.worker import identity
+from jobs.worker.requests import running_tokens
+
+
+class TellProgress:
+    """Sends `task-progress` for what the jobs of this worker have reported, with the words as their result for now.
+
+    Read from the rows, in the worker and not in its runs: no run waits for Redis, and nothing is read or sent while no
+    monitor listens.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._told: dict[UUID, str] = {}
+
+    def run_once(self) -> None:
+        """One look. The main thread sends: it knows which runs have ended meanwhile."""
+        consumer = self._worker.consumer
+        dispatcher = getattr(consumer, "event_dispatcher", None)
+        if dispatcher is None or not dispatcher.enabled:
+            return
+        mine = Job.objects.filter(state="active", worker_id=identity.incarnation(), progress_percent__isnull=False)
+        words = {}
+        for job in mine.only("claim_token", "progress_percent", "progress_message"):
+            words[job.pk] = f"{job.progress_percent} % {job.progress_message}".rstrip()
+            if self._told.get(job.pk) != words[job.pk]:
+                consumer.call_soon(_tell, dispatcher, Run(job.pk, job.claim_token), words[job.pk])
+        self._told = words
+
+
+def _tell(dispatcher: Any, run: Run, words: str) -> None:
+    # Later, it would take the place of the result.
+    if run.token in running_tokens():
+        dispatcher.send("task-progress", uuid=str(run.job_id), result=words)
