@@ -28,14 +28,14 @@ class TellProgress:
             return
         mine = Job.objects.filter(state="active", worker_id=identity.incarnation(), progress_percent__isnull=False)
         words = {}
-        for job in mine.only("claim_token", "progress_percent", "progress_message"):
+        for job in mine.only("task", "claim_token", "progress_percent", "progress_message"):
             words[job.pk] = f"{job.progress_percent} % {job.progress_message}".rstrip()
             if self._told.get(job.pk) != words[job.pk]:
-                consumer.call_soon(_tell, dispatcher, Run(job.pk, job.claim_token), words[job.pk])
+                consumer.call_soon(_tell, dispatcher, Run(job.pk, job.claim_token), job.task, words[job.pk])
         self._told = words
 
 
-def _tell(dispatcher: Any, run: Run, words: str) -> None:
-    # Later, it would take the place of the result.
+def _tell(dispatcher: Any, run: Run, task: str, words: str) -> None:
+    # Later, it would take the place of the result. With the name, for monitors that have missed the beginning.
     if run.token in running_tokens():
-        dispatcher.send("task-progress", uuid=str(run.job_id), result=words)
+        dispatcher.send("task-progress", uuid=str(run.job_id), name=task, result=words)
