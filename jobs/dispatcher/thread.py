@@ -68,7 +68,7 @@ class DispatcherThread(DutyThread):
             except DATABASE_AWAY as error:
                 self._connect_anew()
                 logger.warning("%s: %s broke off (%s).", self.name, _name(duty), str(error).strip())
-            except Exception:
+            except Exception:  # whatever it was, the duties after it must not go without
                 self._connect_anew()
                 logger.exception("%s: unexpected error in %s.", self.name, _name(duty))
 
