@@ -14,6 +14,12 @@ from tests.sample_tasks import add, wait_for_file
 from tests.waiting import wait_until
 
 
+def ask_for_events() -> None:
+    """As Flower does, again and again. Not by the pool's connection, which may be one to a Redis that was restarted."""
+    with current_app.connection_for_write() as connection:
+        assert current_app.control.enable_events(reply=True, timeout=20, limit=1, connection=connection)
+
+
 @contextmanager
 def monitor() -> Iterator[list[dict[str, Any]]]:
     """What a monitor such as Flower hears while the block runs."""
@@ -33,8 +39,7 @@ def test_monitors_that_ask_for_it_hear_of_each_step_of_a_job_also_after_redis_wa
     processes: Processes, redis_server: Server
 ) -> None:
     worker = processes.worker("default")
-    # As Flower does, again and again.
-    assert current_app.control.enable_events(reply=True, timeout=20, limit=1)
+    ask_for_events()
     redis_server.restart()
     wait_until(lambda: worker.output.count("Connected to redis") == 2, timeout=30)
     with monitor() as heard:
@@ -47,7 +52,7 @@ def test_monitors_that_ask_for_it_hear_of_each_step_of_a_job_also_after_redis_wa
 def test_monitors_hear_how_far_a_job_is_and_then_its_result(processes: Processes, tmp_path: Path, pool: str) -> None:
     gate = tmp_path / "gate"
     processes.worker("default", pool=pool)
-    assert current_app.control.enable_events(reply=True, timeout=20, limit=1)
+    ask_for_events()
     seen = current_app.events.State()
     with monitor() as heard:
         job = wait_for_file.delay(str(gate))
