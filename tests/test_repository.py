@@ -16,6 +16,8 @@ from jobs.queues import QUEUES
 from jobs.task import JobTask
 
 LONGEST_FILE_LINES = 600
+# The longest lock is 200 kB; packages and films belong elsewhere.
+LARGEST_FILE_BYTES = 500_000
 # Names that say nothing: whatever has no better name lands there.
 BANNED_MODULE_NAMES = {"utils", "helpers", "common", "core", "base", "misc"}
 LOCKS = {"requirements.txt", "requirements-local.txt", "requirements-dev.txt", "requirements-uv.txt"}
@@ -52,6 +54,11 @@ def test_no_file_is_longer_than_people_can_follow() -> None:
     texts = with_suffix(".py", ".html", ".css", ".js", ".md", ".sh", ".toml", ".yml", ".in")
     lengths = {named(path): len(path.read_text().splitlines()) for path in texts}
     assert {name: length for name, length in lengths.items() if length > LONGEST_FILE_LINES} == {}
+
+
+def test_no_file_is_larger_than_a_clone_should_carry() -> None:
+    sizes = {named(path): path.stat().st_size for path in files()}
+    assert {name: size for name, size in sizes.items() if size > LARGEST_FILE_BYTES} == {}
 
 
 def test_every_module_has_a_name_that_says_something() -> None:
