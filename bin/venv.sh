@@ -1,6 +1,8 @@
 # Sourced by the scripts beside it, which set `lock` to the lock file they need. Leaves a Python with all of it in
 # .venv, and the working directory at the top of the project. Does next to nothing when the lock has not changed.
+# A script may set `venv` to another folder, PYTHON to an interpreter, and `django_lock` to a lock of another Django.
 # shellcheck shell=sh
+: "${venv:=.venv}" "${django_lock:=}"
 
 # Before the change of directory: where the caller meant it.
 case ${HANDOFF_HOME:-/} in /*) ;; *) HANDOFF_HOME=$PWD/$HANDOFF_HOME && export HANDOFF_HOME ;; esac
@@ -26,10 +28,10 @@ make_venv() {
     done
     [ -n "$python" ] || { echo "Python 3.11 or later is missing: apt install python3" >&2; exit 1; }
     if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
-        uv venv --quiet --allow-existing --python "$python" .venv
+        uv venv --quiet --allow-existing --python "$python" "$venv"
     else
         "$python" -c 'import ensurepip, venv' 2>/dev/null || missing "The module venv of Python" python3-venv || exit 1
-        "$python" -m venv .venv
+        "$python" -m venv "$venv"
     fi
 }
 
@@ -37,34 +39,46 @@ install_lock() {
     uv=
     if command -v uv >/dev/null && uv --version >/dev/null 2>&1; then
         uv=uv
-    elif .venv/bin/uv --version >/dev/null 2>&1 ||
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; then
-        uv=.venv/bin/uv
+    elif "$venv/bin/uv" --version >/dev/null 2>&1 ||
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; then
+        uv=$venv/bin/uv
     fi
     # Behind a proxy with a certificate of its own, uv needs the system's; where it reaches no index, because pip's
     # configuration is unknown to it, pip may.
     if [ -n "$uv" ]; then
-        set -- "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r "$lock"
+        set -- "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes -r "$lock"
+        [ -z "$django_lock" ] || set -- "$@" --override "$django_lock"
         "$@" 2>/dev/null || UV_SYSTEM_CERTS=1 "$@" && return
     fi
-    .venv/bin/python -c 'import pip' 2>/dev/null || .venv/bin/python -m ensurepip
-    .venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r "$lock"
+    "$venv/bin/python" -c 'import pip' 2>/dev/null || "$venv/bin/python" -m ensurepip
+    "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$lock"
+    [ -z "$django_lock" ] ||
+        "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes --no-deps -r "$django_lock"
 }
 
-if ! cmp -s "$lock" ".venv/$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
-    mkdir -p .venv
+is_installed() {
+    for file in "$lock" $django_lock; do
+        cmp -s "$file" "$venv/$file" || return 1
+    done
+    "$venv/bin/python" -c '' 2>/dev/null
+}
+
+if ! is_installed; then
+    [ -z "$django_lock" ] || [ -f "$django_lock" ] || { echo "There is no $django_lock" >&2; exit 66; }
+    mkdir -p "$venv"
     # Two scripts at once, in a fresh clone: the second waits for the first. Not `.lock`, which is uv's own.
-    exec 9>.venv/.installing
+    exec 9>"$venv/.installing"
     ! command -v flock >/dev/null || flock 9
-    if ! cmp -s "$lock" ".venv/$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
-        echo "Installing what $lock names into .venv" >&2
-        .venv/bin/python -c '' 2>/dev/null || make_venv
+    if ! is_installed; then
+        echo "Installing what $lock names into $venv" >&2
+        "$venv/bin/python" -c '' 2>/dev/null || make_venv
         install_lock
-        cp "$lock" ".venv/$lock"
+        # shellcheck disable=SC2086  # one name or none
+        cp "$lock" $django_lock "$venv"
     fi
     exec 9>&-
 fi
 
-if ! .venv/bin/python -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("pango-1.0"))'; then
+if ! "$venv/bin/python" -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("pango-1.0"))'; then
     missing "Pango, for PDF reports," libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 fonts-dejavu-core || true
 fi

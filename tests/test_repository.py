@@ -20,7 +20,13 @@ LONGEST_FILE_LINES = 600
 LARGEST_FILE_BYTES = 500_000
 # Names that say nothing: whatever has no better name lands there.
 BANNED_MODULE_NAMES = {"utils", "helpers", "common", "core", "base", "misc"}
-LOCKS = {"requirements.txt", "requirements-local.txt", "requirements-dev.txt", "requirements-uv.txt"}
+LOCKS = {
+    "requirements.txt",
+    "requirements-local.txt",
+    "requirements-dev.txt",
+    "requirements-uv.txt",
+    "requirements-django-6.0.txt",
+}
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?[^)]*\)")
 PAGE = re.compile(r"\bdocs/[\w/-]+\.md\b")

@@ -41,12 +41,14 @@ def test_the_image_is_built_from_the_lock_with_hashes_and_runs_as_nobody_special
 
 def test_scripts_lock_and_types_know_the_python_of_the_image() -> None:
     (python,) = re.findall(r"^ARG PYTHON=python:(3\.\d+)-slim-bookworm$", DOCKERFILE, re.MULTILINE)
+    (listed,) = re.findall(r"^pythons='(.+)'$", (BASE_DIR / "bin" / "python.sh").read_text(), re.MULTILINE)
+    pythons = listed.split()
+    assert pythons[-1] == python
     scripts = (BASE_DIR / "bin" / "venv.sh").read_text()
-    assert f"python{python}" in scripts
-    # From here up to the image's version everything is held to work.
-    (oldest,) = re.findall(r"--python-version (3\.\d+)", (BASE_DIR / "bin" / "lock").read_text())
-    assert f"python{oldest}" in scripts
-    assert f'python_version = "{oldest}"' in (BASE_DIR / "pyproject.toml").read_text()
+    assert all(f"python{known}" in scripts for known in pythons)
+    # From the oldest up to the image's version everything is held to work.
+    assert f"compile {pythons[0]} requirements.in" in (BASE_DIR / "bin" / "lock").read_text()
+    assert f'python_version = "{pythons[0]}"' in (BASE_DIR / "pyproject.toml").read_text()
 
 
 def test_the_image_has_the_libraries_of_reports_that_the_scripts_install() -> None:
