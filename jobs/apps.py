@@ -11,4 +11,9 @@ class JobsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from jobs import checks  # noqa: F401  # registers the system checks
+        from jobs import (
+            canvas,
+            checks,  # noqa: F401  # registers the system checks
+        )
+
+        canvas.mend()

@@ -16,8 +16,7 @@ from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, m
 from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
-from jobs import settle
-from jobs.enqueue import NotSupported
+from jobs import canvas, flows, settle
 from jobs.errors import Interrupted, LeaseLost, Permanent
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
@@ -63,6 +62,7 @@ class LedgerBackend(DatabaseBackend):
 
         if request.settled or self._written(write, request, "completed"):
             log(logging.INFO, "completed", request.task, request)
+            flows.member_ended(request.claim.flow_id)
 
     def complete(self, request: Any, result: Any) -> bool:
         """Completes the job of a claimed request, together with what follows it; False where it is no longer its own.
@@ -105,6 +105,7 @@ class LedgerBackend(DatabaseBackend):
             return
         if getattr(request, "claim", None) is not None:
             log(logging.WARNING, "failed", request.task, request, f"error={error}")
+            flows.member_ended(request.claim.flow_id)
         else:
             logger.warning("failed id=%s task=%s error=%s", run.job_id, request.task, error)
 
@@ -159,6 +160,7 @@ class LedgerBackend(DatabaseBackend):
             written = self._written(lambda _: settle.fail(run, error=_in_words(exc)), request, "rejected")
         if written:
             log(logging.INFO, "left", request.task, request, _in_words(exc))
+            flows.member_ended(request.claim.flow_id)
 
     def _requeued(self, run: settle.Run, exc: Reject) -> bool:
         job = run.row().values("attempt", "max_attempts").first()
@@ -169,6 +171,16 @@ class LedgerBackend(DatabaseBackend):
         return settle.retry(run, delay=0, error=_in_words(exc))
 
     def _replaced(self, run: settle.Run, signature: Any) -> bool:
+        if isinstance(signature, canvas.FanOut):
+            try:
+                return flows.hold(run, signature)
+            except DATABASE_AWAY:
+                raise
+            except Exception as error:  # whatever is wrong with a child is a failure of the body that has named it
+                logger.exception("id=%s could not be made a flow", run.job_id)
+                return settle.fail(
+                    run, error=_storable(_in_words(error)), exception=self.prepare_exception(error), cause=error
+                )
         return settle.replace(
             run,
             task=signature.task,
@@ -300,8 +312,11 @@ class LedgerBackend(DatabaseBackend):
         """Nothing expires here: retention removes rows."""
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
-        """Refuses chords."""
-        raise NotSupported("Chords are not supported yet. Enqueue the last step from a task of your own.")
+        """A chord is being enqueued: its body comes first, held until the header has ended."""
+        flows.hold_for_chord(header_result_args[0], body)
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """Nothing is to be counted: the new job is a member by its own row."""
 
 
 def _run(task_id: str, request: Any) -> settle.Run | None:

@@ -37,7 +37,8 @@ WHERE job.id = hint.job_id
       SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
   AND EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)
 RETURNING job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, job.follow_ups::text,
-          job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id
+          job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id,
+          job.flow_id, job.group_id
 """
 
 # Locks: the jobs' rows, for the length of this statement. Index: primary key.
@@ -59,7 +60,8 @@ RETURNING job.id
 PROMOTE_DUE = """
 UPDATE jobs_job SET state = 'waiting'
 WHERE state = 'delayed' AND id IN (
-    SELECT id FROM jobs_job WHERE state = 'delayed' AND run_at <= statement_timestamp()
+    SELECT id FROM jobs_job
+    WHERE state = 'delayed' AND NOT is_held AND run_at <= statement_timestamp()
     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 RETURNING id
 """
@@ -176,6 +178,8 @@ class Claim:
     correlation_id: str
     root_id: UUID | None
     parent_id: UUID | None
+    flow_id: UUID | None
+    group_id: str
 
 
 def claim(hints: dict[UUID, str], *, worker_id: UUID, task: str | None = None, repeated: bool = False) -> list[Claim]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from celery.result import AsyncResult
 from celery.utils.time import maybe_iso8601, maybe_make_aware
@@ -15,7 +16,7 @@ from django.utils import timezone
 from kombu import Queue as KombuQueue
 from kombu.utils.json import JSONEncoder
 
-from jobs import publish
+from jobs import canvas, publish
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
@@ -41,7 +42,6 @@ _IRRELEVANT = frozenset(
         "delivery_mode",
         "errbacks",
         "expiration",
-        "group_index",
         "immediate",
         "kwargsrepr",
         "mandatory",
@@ -61,9 +61,6 @@ _IRRELEVANT = frozenset(
         "timeout",
     ]  # one per line is long
 )
-
-
-_NO_CHORDS = "Chords, also those hidden in `group | task`, are not supported yet. Enqueue the last step from a task."
 
 
 class PayloadNotJSON(TypeError):
@@ -95,20 +92,24 @@ def enqueue(
     refuse_unsafe(task.name, ledger=using)
     options = dict(options)
     dedup = Dedup.taken_from(options)
-    job = _job(app, task, args, kwargs, dict(options))
+    job = job_of(app, task, args, kwargs, dict(options))
     job.dedup_key = dedup.key
     job_id, is_written = job.pk, True
     if dedup.key is None and options.get("task_id") is None:
         job.save(using=using, force_insert=True)
     else:
         job_id, is_written = place(job, dedup, using)
+        if not is_written and (job.flow_id or job.is_held):
+            _refuse_shared(job, job_id, using)
     if is_written and job.state == State.WAITING:
         transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=using, robust=True)
     result_class = options.get("result_cls") or app.AsyncResult
     return result_class(str(job_id))
 
 
-def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Job:
+def job_of(
+    app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+) -> Job:
     """An unsaved job from a call, or an error that says what is wrong with the call."""
     if options.pop("task_type", None) is None:
         # Called by name: what `Task.apply_async` would have done.
@@ -116,8 +117,8 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
         # `celery call` names every option, with None for those that nobody gave.
         given = {name: value for name, value in options.items() if value is not None}
         options = {**task._get_exec_options(), **given}
-    if options.pop("chord", None) is not None:
-        raise NotSupported(f"{task.name}: {_NO_CHORDS}")
+    place_in_flow = canvas.take_place(options)
+    awaited_flow_id = options.pop("awaited_flow_id", None)
     stamps = options.pop("stamped_headers", None) or []
     headers = {**(options.pop("headers", None) or {}), **{name: options.pop(name, None) for name in stamps}}
     queue = _queue(app, task, options, args, kwargs)
@@ -125,7 +126,7 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
     parent = app.current_worker_task
     request = parent.request if parent else None
     job_id = options.pop("task_id", None)
-    run_at, state = _run_at(app, options)
+    run_at, state = _run_at(app, options) if awaited_flow_id is None else (Now(), State.DELAYED)
     priority = options.pop("priority", None)
     max_attempts = options.pop("max_attempts", None)
     root_id = options.pop("root_id", None) or (request and (request.root_id or request.id))
@@ -145,11 +146,16 @@ def _job(app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str
         max_attempts=task.attempts_allowed(queue) if max_attempts is None else max(1, int(max_attempts)),
         soft_time_limit_seconds=soft_seconds,
         time_limit_seconds=hard_seconds,
-        ignore_result=bool(options.pop("ignore_result", None)),
+        # A member's result is wanted, whatever the task says.
+        ignore_result=bool(options.pop("ignore_result", None)) and place_in_flow is None,
         owner_id=options.pop("owner_id", None),
         parent_id=parse_id(parent_id) if parent_id else None,
         root_id=parse_id(root_id) if root_id else None,
         group_id=options.pop("group_id", None) or "",
+        flow_id=place_in_flow and place_in_flow.flow_id,
+        flow_path=place_in_flow and place_in_flow.path,
+        awaited_flow_id=awaited_flow_id and parse_id(awaited_flow_id),
+        is_held=awaited_flow_id is not None,
         correlation_id=options.pop("correlation_id", None) or getattr(request, "correlation_id", None) or "",
     )
     _check_payload(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])
@@ -217,22 +223,17 @@ def _follow_ups(options: dict[str, Any]) -> dict[str, Any]:
         value = options.pop(name, None)
         if value:
             found[name] = list(value) if isinstance(value, (list, tuple)) else [value]
-            if any(has_chord(signature) for signature in found[name]):
-                raise NotSupported(f"{name}: {_NO_CHORDS}")
     return found
 
 
-def has_chord(signature: Any) -> bool:
-    """Whether a signature is a chord, or hides one at any depth, as `chain(task, group, task)` does."""
-    if not isinstance(signature, dict):
-        return False
-    options, kwargs = signature.get("options") or {}, signature.get("kwargs") or {}
-    inner = [kwargs.get("tasks"), *(options.get(name) for name in ("link", "link_error", "chain"))]
-    return (
-        signature.get("subtask_type") == "chord"
-        or "chord" in options
-        or any(has_chord(one) for many in inner for one in (many if isinstance(many, (list, tuple)) else [many]))
-    )
+def _refuse_shared(job: Job, job_id: UUID, using: str) -> None:
+    """A job of a flow that would be one with another: that one belongs elsewhere, and the flow would wait in vain."""
+    same = Job.objects.using(using).filter(pk=job.pk, flow_id=job.flow_id, awaited_flow_id=job.awaited_flow_id)
+    if not same.exists():
+        raise NotSupported(
+            f"{job.task}: job {job_id} is there already, by dedup_key={job.dedup_key!r} or by its id, so it cannot "
+            "belong to this flow. Leave the key out of the members of a chord or a flow."
+        )
 
 
 def _checked_priority(priority: Any) -> int:

@@ -16,6 +16,7 @@ from celery.exceptions import NotRegistered
 from django.db import router, transaction
 from django.db.models.functions import Now
 
+from jobs import canvas
 from jobs.ids import derived_id, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY
@@ -23,23 +24,24 @@ from jobs.patience import DATABASE_AWAY
 logger = logging.getLogger(__name__)
 
 
-def insert(job_id: UUID, follow_ups: Mapping[str, Any], root_id: UUID | None, result: Any) -> None:
+def insert(job: Job, follow_ups: Mapping[str, Any], root_id: UUID | None, result: Any) -> None:
     """Enqueues the links and the next step of the chain of a job that completes in the current transaction.
 
     A follow-up that cannot be enqueued never stops the end of its job: it is rolled back alone, logged and noted.
+    The slot that a job holds in a flow goes on to the next step of its chain.
     """
-    steps: list[tuple[Any, dict[str, Any]]] = [
-        (link, {"task_id": str(derived_id(job_id, "link", number))})
-        for number, link in enumerate(follow_ups.get("link", []))
-    ]
+    for number, link in enumerate(follow_ups.get("link", [])):
+        _enqueue(job.pk, root_id, link, (result,), {"task_id": str(derived_id(job.pk, "link", number))})
     chain = follow_ups.get("chain", [])
-    if chain:
-        options = {"chain": chain[:-1]}
-        if not chain[-1].get("options", {}).get("task_id"):
-            options["task_id"] = str(derived_id(job_id, "chain"))
-        steps.append((chain[-1], options))
-    for step, options in steps:
-        _enqueue(job_id, root_id, step, (result,), options)
+    if not chain:
+        return
+    options: dict[str, Any] = {"chain": chain[:-1]}
+    if not chain[-1].get("options", {}).get("task_id"):
+        options["task_id"] = str(derived_id(job.pk, "chain"))
+    if job.flow_id is not None:
+        options.update(canvas.hand_on(canvas.Place(job.flow_id, job.flow_path or []), chain[-1]))
+    if _enqueue(job.pk, root_id, chain[-1], (result,), options) and job.flow_id is not None:
+        Job.objects.filter(pk=job.pk).update(flow_id=None, flow_path=None)
 
 
 def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause: BaseException | None) -> None:
@@ -129,11 +131,12 @@ def _named_steps(steps: Iterable[Any]) -> Iterator[tuple[Any, str]]:
             yield step, task_id
 
 
-def _enqueue(job_id: UUID, root_id: UUID | None, step: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+def _enqueue(job_id: UUID, root_id: UUID | None, step: Any, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
     try:
         with transaction.atomic(using=router.db_for_write(Job)):
             signature = maybe_signature(step, app=current_app)
             signature.apply_async(args, parent_id=str(job_id), root_id=str(root_id or job_id), **options)
+            return True
     except DATABASE_AWAY:
         # Then the job's end is not written either, and is tried again as a whole.
         raise
@@ -142,6 +145,7 @@ def _enqueue(job_id: UUID, root_id: UUID | None, step: Any, args: tuple[Any, ...
         Job.objects.filter(pk=job_id, error="").update(
             error=f"Completed, but a follow-up could not be enqueued: {error}"
         )
+        return False
 
 
 def _takes_the_exception(backend: Any, signature: Signature) -> bool:

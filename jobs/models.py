@@ -81,6 +81,11 @@ class Job(models.Model):
     parent_id = models.UUIDField(null=True, blank=True)
     root_id = models.UUIDField(null=True, blank=True)
     group_id = models.CharField(max_length=64, blank=True, default="")
+    # No foreign keys: the ends of many members would all lock the one row of their flow.
+    flow_id = models.UUIDField(null=True, blank=True, help_text="The flow that waits for this job")
+    flow_path = ArrayField(models.IntegerField(), null=True, blank=True, help_text="Its place among the flow's results")
+    awaited_flow_id = models.UUIDField(null=True, blank=True, help_text="The flow that this job waits or waited for")
+    is_held = models.BooleanField(default=False, help_text="Its flow has not ended, or not well: it has no results yet")
     correlation_id = models.CharField(max_length=64, blank=True, default="")
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="jobs"
@@ -117,7 +122,7 @@ class Job(models.Model):
             models.Index(
                 fields=["queue", "priority", "run_at", "id"], condition=Q(state="waiting"), name="job_waiting"
             ),
-            models.Index(fields=["run_at"], condition=Q(state="delayed"), name="job_delayed"),
+            models.Index(fields=["run_at"], condition=Q(state="delayed", is_held=False), name="job_delayed"),
             models.Index(fields=["worker_id"], condition=Q(state="active"), name="job_active"),
             models.Index(
                 fields=["expires_at"],
@@ -127,12 +132,49 @@ class Job(models.Model):
             models.Index(fields=["queue", "state", "-finished_at"], condition=Q(state__in=ENDED), name="job_ended"),
             # Retention asks whether a job has children that are still to run.
             models.Index(fields=["parent_id"], condition=Q(parent_id__isnull=False), name="job_children"),
+            # Whether a flow is over: one look into an index, however many members it has.
+            models.Index(
+                fields=["flow_id"], condition=Q(state__in=LIVE, flow_id__isnull=False), name="job_live_members"
+            ),
+            models.Index(fields=["flow_id"], condition=Q(flow_id__isnull=False), name="job_members"),
+            models.Index(
+                fields=["awaited_flow_id"], condition=Q(awaited_flow_id__isnull=False), name="job_awaiting_flow"
+            ),
             models.Index(fields=["owner", "-created_at"], name="job_owner"),
             models.Index(fields=["-created_at"], name="job_created"),
         ]
 
     def __str__(self) -> str:
         return f"{self.task}[{self.id}]"
+
+
+class Flow(models.Model):
+    """Jobs that belong together, its members, and those that are held until all of them have ended.
+
+    A member is a job with this `flow_id`; held are those with this `awaited_flow_id`. The members' own rows say how far
+    the flow is: nobody counts, so that their ends do not wait for each other.
+    """
+
+    class OnFailure(models.TextChoices):
+        """What a member that did not complete means for the jobs that are held."""
+
+        FAIL = "fail", "They fail"
+        IGNORE = "ignore", "They run, with None in its place"
+        CONTINUE = "continue", "They run with the results that there are"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    on_failure = models.CharField(max_length=10, choices=OnFailure.choices, default=OnFailure.FAIL)
+    opened_at = models.DateTimeField(db_default=Now())
+    closed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["opened_at"], condition=Q(closed_at__isnull=True), name="flow_open"),
+            models.Index(fields=["closed_at"], condition=Q(closed_at__isnull=False), name="flow_closed"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.pk)
 
 
 class Attempt(models.Model):

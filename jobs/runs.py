@@ -66,6 +66,9 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         correlation_id=claim.correlation_id or None,
         reported_at=0.0,
         settled=False,
+        # What `add_to_chord` and the body may want to know: that the job is a member, and of what.
+        group=claim.group_id or None,
+        chord={"task": "celery.accumulate"} if claim.flow_id else None,
         retry_signature=None,
     )
     log(logging.INFO, "started", task.name, request)

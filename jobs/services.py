@@ -8,8 +8,8 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from jobs import audit, dedup, follow_ups, publish, settle
-from jobs.models import LIVE, Attempt, Job, QueueControl
+from jobs import audit, dedup, flows, follow_ups, publish, settle
+from jobs.models import ENDED, LIVE, Attempt, Job, QueueControl
 from jobs.queues import queue_named
 from jobs.states import Cause, State
 from jobs.transitions import transition
@@ -41,7 +41,8 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
     """Runs an ended job again, from its first attempt, with the arguments that its row holds.
 
     What the last run left is cleared; failed runs stay readable as Attempt rows. An expiry of the job is lifted: the
-    operator wants it now. The later steps of a chain, cancelled when this one failed, follow once more. Raises
+    operator wants it now. The later steps of a chain, cancelled when this one failed, follow once more. A job that was
+    held for a flow and never got its results runs the members that did not complete again, and is held for them. Raises
     ActionRefused when the job is gone, has not ended, is such a later step itself, or when another job holds its dedup
     key, by being live or for a time. Of two operators who press the button at once one wins and the other is refused. A
     process that dies in the middle leaves the job as it was; one that dies after the commit leaves a waiting job, which
@@ -62,14 +63,18 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
                     f"until {window.until:%Y-%m-%d %H:%M:%S} UTC."
                 )
             changes = {**_BEFORE_THE_FIRST_RUN, "run_at": Now(), "expires_at": None}
-            if not transition(Job.objects.filter(pk=job_id), Cause.RUN_AGAIN, **changes):
+            if job.is_held and job.state in ENDED:
+                flows.run_members_again(job, fresh=changes)
+            elif not transition(Job.objects.filter(pk=job_id), Cause.RUN_AGAIN, **changes):
                 raise ActionRefused(
                     f"Job {job_id} is {job.state}: only a completed, failed or cancelled job can be run again."
                 )
-            follow_ups.reopen(job)
+            else:
+                follow_ups.reopen(job)
+                flows.reopen(job)
+                # robust: the row is there, so a hint that cannot be sent is the dispatcher's to send.
+                transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
             audit.record(actor=actor, thing=job, what=f"Run again (was {job.state}).")
-            # robust: the row is there, so a hint that cannot be sent is the dispatcher's to send.
-            transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
     except IntegrityError as error:
         holder = _holder_of_key(job_id)
         if holder is None:

@@ -24,10 +24,10 @@ from django.db.models.sql.constants import ROW_COUNT
 
 from jobs import claims, dedup, follow_ups, publish, signals
 from jobs.claims import Claim
-from jobs.models import Attempt, Job
+from jobs.models import LIVE, Attempt, Job
 from jobs.patience import DATABASE_AWAY
 from jobs.queues import QUEUES
-from jobs.states import Cause
+from jobs.states import Cause, State
 from jobs.transitions import transition
 
 logger = logging.getLogger(__name__)
@@ -84,10 +84,11 @@ def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
         landed = bool(transition(run.row(), Cause.COMPLETED, **changes))
         if landed:
             dedup.succeed(run.job_id)
+            job = Job.objects.only("id", "flow_id", "flow_path", "follow_ups", "queue").get(pk=run.job_id)
             if claim is None:
-                follow_ups.after_stop(Job.objects.get(pk=run.job_id))
+                follow_ups.after_stop(job)
             else:
-                follow_ups.insert(run.job_id, claim.follow_ups, claim.root_id, result)
+                follow_ups.insert(job, claim.follow_ups, claim.root_id, result)
             _announce_completed(run)
     return landed
 
@@ -138,6 +139,20 @@ def cancel(run: Run, *, reason: str) -> bool:
         dedup.succeed(job.pk)
         follow_ups.after_stop(job)
     return True
+
+
+def stop(jobs: QuerySet[Job], *, reason: str) -> int:
+    """Cancels those of these jobs that are alive, except for rows that others hold; returns how many."""
+    with atomic():
+        locked = list(jobs.filter(state__in=LIVE).select_for_update(skip_locked=True, of=("self",)))
+        for job in locked:
+            if job.state == State.ACTIVE:
+                _keep_attempt(job, Attempt.Outcome.CANCELLED, reason)
+            follow_ups.after_stop(job)
+        ids = [job.pk for job in locked]
+        transition(Job.objects.filter(pk__in=ids), Cause.CANCELLED, finished_at=Now(), error=reason)
+        dedup.succeed(*ids)
+    return len(locked)
 
 
 def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
@@ -249,11 +264,13 @@ def fail_locked(
     exception: Any = None,
     traceback: str = "",
     cause: BaseException | None,
+    because: Cause = Cause.FAILED,
     **changes: Any,
 ) -> None:
-    """Fails a job that the current transaction has locked while it was active: every final failure passes here."""
+    """Fails a job that the current transaction has locked while it was active, or held: every final failure passes
+    here."""
     ended = {"finished_at": Now(), "error": error, "exception": exception, "traceback": traceback}
-    transition(Job.objects.filter(pk=job.pk), Cause.FAILED, **ended, **changes)
+    transition(Job.objects.filter(pk=job.pk), because, **ended, **changes)
     dedup.succeed(job.pk)
     follow_ups.after_failure(job, error=error, traceback=traceback, exception=exception, cause=cause)
     signals.announce(signals.job_failed, job, error=error, traceback=traceback)

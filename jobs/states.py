@@ -31,6 +31,10 @@ class Cause(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     RUN_AGAIN = "run again"
+    HELD = "held"
+    RELEASED = "released"
+    MEMBER_FAILED = "member failed"
+    REOPENED = "reopened"
 
 
 class Transition(NamedTuple):
@@ -62,6 +66,11 @@ TRANSITIONS = (
     Transition(State.COMPLETED, Cause.RUN_AGAIN, State.WAITING),
     Transition(State.FAILED, Cause.RUN_AGAIN, State.WAITING),
     Transition(State.CANCELLED, Cause.RUN_AGAIN, State.WAITING),
+    Transition(State.ACTIVE, Cause.HELD, State.DELAYED),
+    Transition(State.DELAYED, Cause.RELEASED, State.WAITING),
+    Transition(State.DELAYED, Cause.MEMBER_FAILED, State.FAILED),
+    Transition(State.FAILED, Cause.REOPENED, State.DELAYED),
+    Transition(State.CANCELLED, Cause.REOPENED, State.DELAYED),
 )
 
 LIVE_STATES = (State.DELAYED, State.WAITING, State.ACTIVE)

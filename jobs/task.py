@@ -6,14 +6,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
-from celery.canvas import Signature, _chain, _chord, group
+from celery.canvas import Signature, _chain
 from celery.contrib.django.task import DjangoTask
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, ImproperlyConfigured, Reject, Retry, SoftTimeLimitExceeded
 from celery.result import AsyncResult
 from django.db import connections
 
-from jobs import runs, settle
-from jobs.enqueue import NotSupported
+from jobs import canvas, runs, settle
 from jobs.errors import Interrupted, LeaseLost, Permanent
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.queues import QUEUES, Queue
@@ -185,16 +184,16 @@ class JobTask(DjangoTask):
             raise exc
         return super().retry(*args, exc=exc, **options)
 
-    def on_replace(self, sig: Signature) -> Any:
-        """`self.replace(…)`: the job becomes another task's under its id, once the body has unwound.
+    def replace(self, sig: Signature) -> Any:
+        """Celery's `replace`, once the body has unwound: the job becomes another task's under its id.
 
-        Raises NotSupported for a replacement by more than one task.
+        In the place of a chain, a group or a chord it is held until that has ended, and ends with its result.
         """
         if getattr(self.request, "claim", None) is None:
-            return super().on_replace(sig)
-        if isinstance(sig, (group, _chord, _chain)):
-            raise NotSupported(f"{self.name}: replace() by more than one task is not supported yet.")
-        self.request.replacement = sig
+            return super().replace(sig)
+        if isinstance(sig, _chain) and not sig.tasks:
+            raise ImproperlyConfigured("Cannot replace with an empty chain")
+        self.request.replacement = sig if type(sig) is Signature else canvas.FanOut(children=[sig])
         raise Ignore(f"replaced by {sig.task}")
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Signature:

@@ -15,7 +15,7 @@ from uuid import uuid4
 from celery import shared_task
 from django.contrib.auth.models import Group
 
-from jobs import claims, settle
+from jobs import claims, flows, settle
 from jobs.backend import LedgerBackend
 
 
@@ -39,6 +39,10 @@ def _around(function: Callable[..., Any], step: str, after: str, job_id_of: Call
     return with_points
 
 
+def _holders(flow: Any) -> Any:
+    return iter(flows.held(flow).values_list("pk", flat=True))
+
+
 def _write(task: Any, name: str, retries: int) -> str:
     Group.objects.create(name=f"{name} {uuid4()}")
     reached("run: in the middle", task.request.id)
@@ -57,9 +61,20 @@ def write(self: Any, name: str, retries: int = 0) -> str:
     return _write(self, name, retries)
 
 
+@shared_task(bind=True, queue="default", max_retries=5)
+def split(self: Any, name: str) -> Any:
+    """Goes on as `write` when three others have ended."""
+    children = [write_atomically.s(f"part {number} of {name}") for number in range(3)]
+    return flows.fan_out(self, children, then=write.si(name))
+
+
 if "CRASH_POINTS" in os.environ:
     claims.claim = _around(claims.claim, "claim", "committed", lambda hints: next(iter(hints)))
     settle.complete = _around(settle.complete, "end", "written", lambda run: run.job_id)
+    flows.close_if_ended = _around(flows.close_if_ended, "close", "committed", lambda flow_id: flow_id)
+    flows.release = _around(flows.release, "release", "written", lambda job, *_: job.awaited_flow_id)
+    flows.hold = _around(flows.hold, "hold", "committed", lambda run, *_: run.job_id)
+    flows.insert = _around(flows.insert, "hold", "written", lambda flow, *_: next(_holders(flow)))
     settle.retry = _around(settle.retry, "retry", "committed", lambda run: run.job_id)
     LedgerBackend.mark_as_done = _around(  # type: ignore[method-assign]
         LedgerBackend.mark_as_done, "answer", "committed", lambda backend, task_id, *_: task_id

@@ -9,7 +9,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from jobs import settle
-from jobs.models import ENDED, LIVE, DedupWindow, Job, QueueControl, Worker
+from jobs.models import ENDED, LIVE, DedupWindow, Flow, Job, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
@@ -30,7 +30,7 @@ def run_once() -> bool:
     Killed in the middle, each batch is removed or whole; two at once skip what the other has locked.
     """
     started = time.monotonic()
-    counts = [_remove_expired_windows(), _remove_ended_workers()]
+    counts = [_remove_expired_windows(), _remove_ended_workers(), _remove_closed_flows()]
     kept = list(_kept())
     # Where there is more than can be removed in time, no queue is always the last.
     random.shuffle(kept)
@@ -89,6 +89,7 @@ def removable(queue: str, state: State, *, keep_count: int) -> QuerySet[Job]:
         ended.filter(finished_at__lte=finished_at, finished_at__lt=Now() - KEPT_AT_LEAST)
         .exclude(finished_at=finished_at, pk__gt=pk)
         .exclude(Exists(Job.objects.filter(to_come, parent_id=OuterRef("pk"))))
+        .exclude(Exists(Job.objects.filter(awaited_flow_id=OuterRef("flow_id"), is_held=True)))
         .order_by("finished_at")
     )
 
@@ -99,6 +100,13 @@ def _remove_expired_windows() -> int:
     with settle.atomic():
         keys = list(expired.values_list("pk", flat=True)[:_BATCH])
         return DedupWindow.objects.filter(pk__in=keys).delete()[0]
+
+
+def _remove_closed_flows() -> int:
+    """Those that have neither members nor jobs that waited for them."""
+    closed = Flow.objects.filter(closed_at__lt=Now() - KEPT_AT_LEAST).order_by("closed_at")
+    empty = closed.exclude(Exists(Job.objects.filter(Q(flow_id=OuterRef("pk")) | Q(awaited_flow_id=OuterRef("pk")))))
+    return Flow.objects.filter(pk__in=list(empty.values_list("pk", flat=True)[:_BATCH])).delete()[0]
 
 
 def _remove_ended_workers() -> int:

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import connections
 
 from jobs import settle
-from jobs.dispatcher import due, leader, neighbours, retention, statistics
+from jobs.dispatcher import due, flows, leader, neighbours, retention, statistics
 from jobs.dispatcher.rescue import Rescuer
 from jobs.dispatcher.topup import TopUp
 from jobs.patience import DATABASE_AWAY
@@ -33,8 +33,10 @@ class DispatcherThread(DutyThread):
         self.own: list[Duty] = [neighbours.run_once, Audit().run_once]
         self.leading: list[Duty] = [
             self.rescuer.run_once,
+            flows.run_once,
             self._make_due,
             self._hint,
+            seldom(flows.report_progress, seconds=flows.PROGRESS_SECONDS),
             seldom(statistics.run_once, seconds=statistics.EVENTS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),

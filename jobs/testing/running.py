@@ -19,7 +19,7 @@ from psycopg.pq import TransactionStatus
 
 from jobs import publish, selectors, settle
 from jobs.app import UnknownTask
-from jobs.dispatcher import due
+from jobs.dispatcher import due, flows
 from jobs.models import Job, Worker
 from jobs.worker import identity, lease
 
@@ -61,9 +61,10 @@ def _next(until: datetime, refused: set[UUID]) -> Job | None:
     """The next job in a worker's order; time passes only when nothing waits."""
     runnable = Job.objects.exclude(queue__in=selectors.paused_queues()).exclude(pk__in=refused)
     while True:
+        flows.run_once()
         due.run_once()
         job = runnable.filter(state="waiting").order_by("priority", "run_at", "id").first()
-        later = runnable.filter(state="delayed", run_at__lte=until).order_by("run_at", "id").first()
+        later = runnable.filter(state="delayed", is_held=False, run_at__lte=until).order_by("run_at", "id").first()
         if job is not None or later is None:
             return job
         Job.objects.filter(state__in=["waiting", "delayed"], expires_at__lte=later.run_at).update(expires_at=Now())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from celery import chord, current_app
+from celery import current_app
 from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
@@ -76,7 +76,6 @@ def test_a_rolled_back_transaction_leaves_no_job() -> None:
         (lambda: sample_tasks.add.apply_async((1, 2), time_limit=1, soft_time_limit=2), ValueError, "longer than"),
         (lambda: current_app.send_task("tests.sample_tasks.ad", (1, 2)), UnknownTask, "tests.sample_tasks.add"),
         (lambda: current_app.send_task("tests.sample_tasks.add", (1,)), TypeError, "'y'"),
-        (lambda: chord([sample_tasks.add.s(1, 2)])(sample_tasks.add.s(1)), NotSupported, "Chords are not supported"),
     ],
 )
 def test_a_wrong_call_is_refused_in_words_before_anything_is_written(call: Any, error: Any, words: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from celery import chain, chord, group
+from celery import chain, group
 from celery.exceptions import Ignore
 from django.contrib.auth import get_user_model
 from django.db import transaction
@@ -14,7 +14,6 @@ from django.db.models.functions import Now
 
 from jobs import claims, services, settle
 from jobs.dispatcher import due
-from jobs.enqueue import NotSupported
 from jobs.models import Job
 from jobs.settle import Run
 from tests import sample_tasks
@@ -143,26 +142,3 @@ def test_an_errback_that_is_no_task_stops_no_failure(caplog: pytest.LogCaptureFi
     assert settle.fail(started(result.id)[0], error="broken")
     assert state_of(result.id) == "failed"
     assert "gone.task is no task of this project" in caplog.text
-
-
-def _sums() -> Any:
-    return group(sample_tasks.add.s(1), sample_tasks.add.s(2))
-
-
-@pytest.mark.parametrize(
-    "enqueue",
-    [
-        lambda: chain(sample_tasks.add.s(1, 1), _sums(), sample_tasks.add.s(1)).apply_async(),
-        lambda: chain(
-            sample_tasks.add.s(1, 1), sample_tasks.add.s(2), _sums(), sample_tasks.add.s(1), sample_tasks.add.s(1)
-        ).apply_async(),
-        lambda: chord([sample_tasks.add.s(1, 1)], sample_tasks.add.s(1)).apply_async(),
-        lambda: sample_tasks.add.apply_async((1, 1), link=chord([sample_tasks.add.s(1, 1)], sample_tasks.add.s(1))),
-        lambda: sample_tasks.add.apply_async((1, 1), link=_sums() | sample_tasks.add.s(1)),
-    ],
-    ids=["in a chain", "further down a chain", "by itself", "linked", "hidden in a link"],
-)
-def test_a_chord_is_refused_before_anything_is_written(enqueue: Callable[[], Any]) -> None:
-    with pytest.raises(NotSupported, match="Chords"):
-        enqueue()
-    assert not Job.objects.exists()

@@ -7,7 +7,8 @@ from django.core.management.base import BaseCommand
 from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS, Cause, State
 
 STATE_MEANINGS = {
-    State.DELAYED: "It is not due before `run_at`: a delay that the caller asked for, or the wait before a retry.",
+    State.DELAYED: "It is not due before `run_at`: a delay that the caller asked for, or the wait before a retry. "
+    "Or it is held until the members of its flow have ended.",
     State.WAITING: "It may start as soon as a worker is free. In a paused queue it is counted as *paused*.",
     State.ACTIVE: "One run owns it, by its claim token.",
     State.COMPLETED: "The task returned.",
@@ -31,6 +32,13 @@ CAUSE_MEANINGS = {
     Cause.POSTPONED: ("A newer call with `dedup_latest` took its place, for later.", "jobs.dedup.renew"),
     Cause.EXPIRED: ("`expires_at` came before a worker could start it.", "jobs.claims.cancel_expired"),
     Cause.CANCELLED: ("An operator or the task's own worker ended it.", "jobs.services.cancel_job"),
+    Cause.HELD: ("The task goes on as a flow: it waits for jobs that it has enqueued.", "jobs.flows.hold"),
+    Cause.RELEASED: ("The members of the flow that it waited for have ended.", "jobs.flows.release"),
+    Cause.MEMBER_FAILED: (
+        "A member of the flow that it waited for did not complete, and the flow's policy is to fail.",
+        "jobs.flows.fail_held",
+    ),
+    Cause.REOPENED: ("An operator runs members of its flow again.", "jobs.flows.hold_again"),
     Cause.RUN_AGAIN: ("An operator wants it once more. Attempts and stalls start over.", "jobs.services.retry_job"),
 }
 

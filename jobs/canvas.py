@@ -1,0 +1,169 @@
+"""Celery's canvas on the ledger: where a signature's job stands in a flow, and chords that are enqueued as one piece.
+
+Celery takes a canvas apart and sends its tasks one by one, each with the ids of the group that it is a member of. Of
+that the ledger keeps the place: a slot of a flow is always held by exactly one job. A chain that is a member begins
+with its first step in the slot; each step hands the slot on to the next, in the transaction that ends it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from celery.canvas import Signature, _chain, _chord, chunks, group, maybe_signature
+from django.db import router, transaction
+
+from jobs.callers import refuse_unsafe
+from jobs.ids import InvalidJobId, derived_id, parse_id
+from jobs.models import Job
+
+# Stands among the arguments of a job that is held, for the results of the flow that it waits for.
+_RESULTS = "__results_of_flow__"
+
+
+class Place(NamedTuple):
+    """The slot of a flow that a job holds. Paths are in the order of the results."""
+
+    flow_id: UUID
+    path: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOut:
+    """What is to become of a job whose body has asked for it: it is held until `children` have ended, then goes on as
+    `then`; without that, it ends as its only child did."""
+
+    children: Iterable[Any]
+    then: Signature | None = None
+    on_failure: str = "fail"
+
+
+def flow_id_of(group_id: object) -> UUID:
+    """The flow that a group's id stands for."""
+    try:
+        return parse_id(group_id)
+    except InvalidJobId:
+        return derived_id("flow", group_id)
+
+
+def take_place(options: dict[str, Any]) -> Place | None:
+    """Takes what says where a job stands out of its options; None for a job that belongs to no flow."""
+    handed_on = options.pop("flow_slot", None)
+    own = {name: options.pop(name, None) for name in ("chord", "group_index")}
+    own["group_id"] = options.get("group_id")
+    chain = options.get("chain")
+    # Of a chain, the last step is what the flow waits for; `chain` is in reverse.
+    last = _last_options(chain[0]) if chain else own
+    if not last.get("chord"):
+        return None
+    flow_id, index = flow_id_of(last["group_id"]), int(last.get("group_index") or 0)
+    if handed_on is None or handed_on["flow_id"] != str(flow_id):
+        return Place(flow_id, [index])
+    return Place(flow_id, handed_on["path"] if handed_on["is_whole"] else [*handed_on["path"], index])
+
+
+def hand_on(place: Place, step: Mapping[str, Any]) -> dict[str, Any]:
+    """The option that gives a job's slot to the next step of its chain; the members of a group share it in order."""
+    is_whole = step.get("subtask_type") not in ("group", "chord", "chain")
+    return {"flow_slot": {"flow_id": str(place.flow_id), "path": place.path, "is_whole": is_whole}}
+
+
+def held_argument(*, only: bool = False) -> dict[str, Any]:
+    """The argument that becomes a flow's list of results or, with `only`, the result of its only member."""
+    return {_RESULTS: "only" if only else "all"}
+
+
+def is_held_argument(value: object) -> bool:
+    """Whether an argument still waits for results."""
+    return isinstance(value, dict) and value.keys() == {_RESULTS}
+
+
+def with_results(args: list[Any], results: list[Any]) -> list[Any]:
+    """A held job's arguments, with the results in their place."""
+    if not args or not is_held_argument(args[0]):
+        return args
+    return [results[0] if args[0][_RESULTS] == "only" else results, *args[1:]]
+
+
+def _last_options(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of what a step of a chain ends with."""
+    if step.get("subtask_type") == "chord":
+        return _last_options(step["kwargs"]["body"])
+    if step.get("subtask_type") == "chain":
+        return _last_options(step["kwargs"]["tasks"][-1])
+    options: Mapping[str, Any] = step.get("options") or {}
+    return options
+
+
+def _unchunked(signature: Any) -> Any:
+    """The group that chunks stand for; a copy of them is a plain signature, known by its name alone."""
+    if signature["task"] != "celery.chunks":
+        return signature
+    of = signature["kwargs"]
+    return chunks(of["task"], of["it"], of["n"]).group()
+
+
+def as_one(signature: Any, app: Any) -> Any:
+    """The signature as something that ends with one job: a group, also at the end of a chain, gets one that makes a
+    list of its results."""
+    signature = _unchunked(signature)
+    if isinstance(signature, _chain) and signature.tasks:
+        last = as_one(maybe_signature(signature.tasks[-1], app=app), app)
+        return _chain(*signature.tasks[:-1], last, app=app, **signature.options)
+    if isinstance(signature, group):
+        return signature | app.tasks["celery.accumulate"].s(index=0)
+    return signature
+
+
+def _in_one_piece(apply: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(apply)
+    def apply_in_one_piece(canvas: Any, *args: Any, **kwargs: Any) -> Any:
+        if canvas.app.conf.task_always_eager:
+            return apply(canvas, *args, **kwargs)
+        using = router.db_for_write(Job)
+        refuse_unsafe(canvas.task, ledger=using)
+        with transaction.atomic(using=using):
+            return apply(canvas, *args, **kwargs)
+
+    return apply_in_one_piece
+
+
+def _flat(tasks: Iterable[Any]) -> Iterator[Any]:
+    """The tasks of a group with those of groups inside in their places: Celery itself turns their order around."""
+    for task in tasks:
+        signature = _unchunked(maybe_signature(task))
+        if isinstance(signature, group):
+            yield from _flat(signature.tasks)
+        else:
+            yield signature
+
+
+def _freeze_in_order(freeze: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(freeze)
+    def freeze_in_order(canvas: Any, *args: Any, **kwargs: Any) -> Any:
+        canvas.tasks = list(_flat(canvas.tasks))
+        return freeze(canvas, *args, **kwargs)
+
+    return freeze_in_order
+
+
+def _run_with_groups(run: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(run)
+    def run_with_groups(canvas: Any, *args: Any, **kwargs: Any) -> Any:
+        canvas.tasks = [_unchunked(task) for task in canvas.tasks]
+        return run(canvas, *args, **kwargs)
+
+    return run_with_groups
+
+
+def mend() -> None:
+    """What Celery's canvas has no place of its own for. Called once, when Django is set up.
+
+    The jobs of a group or a chord become one transaction, groups inside of groups keep their order, and chunks are what
+    they stand for, a group, wherever they are.
+    """
+    group.apply_async = _in_one_piece(group.apply_async)
+    _chord.apply_async = _in_one_piece(_chord.apply_async)
+    group._freeze_group_tasks = _freeze_in_order(group._freeze_group_tasks)
+    _chain.run = _run_with_groups(_chain.run)

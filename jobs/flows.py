@@ -1,0 +1,288 @@
+"""Flows: many jobs, and one that runs when all of them have ended. Celery's chords are flows as well.
+
+The job that is to come is in the ledger from the beginning, *delayed* and *held*: that it comes is one compare-and-set
+of its state, so it comes once. Whether a flow is over is asked of its members' rows. Who writes a member's end looks
+right after its commit; whoever dies in between, the dispatcher looks at all open flows twice a second.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from celery import current_app
+from celery.canvas import Signature, maybe_signature
+from celery.exceptions import ChordError, Ignore
+from celery.result import AsyncResult
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from jobs import canvas, enqueue, follow_ups, publish, settle
+from jobs.app import UnknownTask
+from jobs.callers import refuse_unsafe
+from jobs.ids import new_id
+from jobs.models import LIVE, Flow, Job
+from jobs.patience import DATABASE_AWAY
+from jobs.states import Cause
+from jobs.task import JobTask
+from jobs.transitions import transition
+
+logger = logging.getLogger(__name__)
+
+OnFailure = Flow.OnFailure
+
+_BATCH = 1000
+# So many are hinted at once after the commit; the top-up sends the others' hints as there is room.
+_HINTED_AT_ONCE = 100
+# What Celery hands from task to task as the body of their chord. Here it only says that there is one.
+_BODY = {"task": "celery.accumulate"}
+
+
+def fan_out(
+    parent: Any, children: Iterable[Any], *, then: Signature, on_failure: str = OnFailure.FAIL, **options: Any
+) -> AsyncResult:
+    """Enqueues `children`, any iterable of signatures, and `then`, which runs once when all of them have ended.
+
+    `then` gets the list of their results, in the order of the children, as its first argument, unless it is immutable.
+    A child may be a chain, a group or a chord; the result of a group is a list. `on_failure` says what a child that
+    failed or was cancelled means: "fail" (the default) fails `then`, once all have ended, "ignore" puts None in its
+    place, "continue" leaves its place out.
+
+    With `parent=None` all of it is written in one transaction, the caller's if there is one; `options` are those of
+    `then`, and the result is that of `then`. With `parent=self`, in the body of a bound task, the running job itself
+    goes on as `then` under its own id: nothing after the call is run, and the job is *delayed*, with a progress made
+    of its children's, until they have ended. To cancel the job that is held is to cancel the children.
+
+    Raises what enqueueing raises; then nothing was written. With a parent such an error fails the parent.
+    """
+    on_failure = OnFailure(on_failure).value
+    if parent is not None:
+        if getattr(parent.request, "run", None) is None:
+            raise RuntimeError("fan_out(parent, …): expected the bound task itself, while it runs in a worker.")
+        if options:
+            raise TypeError(f"fan_out(parent, …): the job that runs has its options already: {', '.join(options)}.")
+        parent.request.replacement = canvas.FanOut(children=children, then=then, on_failure=on_failure)
+        raise Ignore(f"goes on as {then.task} when its children have ended")
+    using = router.db_for_write(Job)
+    refuse_unsafe(then.task, ledger=using)
+    with transaction.atomic(using=using):
+        flow = Flow.objects.create(on_failure=on_failure)
+        result: AsyncResult = then.apply_async(
+            (canvas.held_argument(),), awaited_flow_id=str(flow.pk), **_lineage(None), **options
+        )
+        insert(flow, children, _lineage(None))
+    return result
+
+
+def hold_for_chord(group_id: str, body: Signature) -> None:
+    """A chord is being enqueued: its body is written, and held until the members of that group have ended."""
+    flow_id = canvas.flow_id_of(group_id)
+    # There is one already where its caller enqueues it again under the same ids.
+    Flow.objects.bulk_create([Flow(id=flow_id)], ignore_conflicts=True)
+    body.apply_async((canvas.held_argument(),), awaited_flow_id=str(flow_id))
+
+
+def hold(run: settle.Run, plan: canvas.FanOut) -> bool:
+    """Makes a flow of a running job: the job is held, and its children are written, in one transaction.
+
+    False where the run does not own the job any more; then nothing was written.
+    """
+    flow = Flow(id=new_id(), on_failure=plan.on_failure)
+    children: Iterable[Any] = plan.children
+    with settle.atomic():
+        job = run.row().select_for_update().first()
+        if job is None:
+            return False
+        flow.save(force_insert=True)
+        lineage = _lineage(job)
+        if plan.then is None or type(plan.then) is not Signature:
+            changes: dict[str, Any] = {
+                "task": "celery.accumulate",
+                "args": [canvas.held_argument(only=True)],
+                "kwargs": {"index": 0},
+            }
+        else:
+            changes = _as_then(job, plan.then)
+        transition(run.row(), Cause.HELD, awaited_flow_id=flow.pk, is_held=True, run_at=Now(), **changes)
+        if plan.then is not None and type(plan.then) is not Signature:
+            inner = Flow.objects.create(on_failure=plan.on_failure)
+            _apply(plan.then, 0, flow, lineage, args=(canvas.held_argument(),), awaited_flow_id=str(inner.pk))
+            flow = inner
+        insert(flow, children, lineage)
+    return True
+
+
+def close_if_ended(flow_id: UUID) -> bool:
+    """Lets the held jobs of a flow go, or fails them, if no member is alive; returns whether this call did it.
+
+    Called by many at once, one of them does it; killed in the middle, nothing has happened.
+    """
+    members = Job.objects.filter(flow_id=flow_id)
+    alive = members.filter(state__in=LIVE)
+    if alive.exists():
+        return False
+    outer: set[UUID] = set()
+    with settle.atomic():
+        flow = Flow.objects.select_for_update(skip_locked=True).filter(pk=flow_id, closed_at__isnull=True).first()
+        # A member may have been run again until the lock was there.
+        if flow is None or alive.exists():
+            return False
+        Flow.objects.filter(pk=flow_id).update(closed_at=Now())
+        waiting = list(held(flow).select_for_update())
+        if waiting:
+            outcomes = list(members.order_by("flow_path", "pk").only("task", "state", "result", "error", "follow_ups"))
+            missing = [member for member in outcomes if not _has_result(member)]
+            for job in waiting:
+                if missing and flow.on_failure == OnFailure.FAIL:
+                    fail_held(job, missing, len(outcomes))
+                    outer.update([job.flow_id] if job.flow_id else [])
+                else:
+                    release(job, list(_results(outcomes, flow.on_failure)))
+    for outer_id in outer:
+        close_if_ended(outer_id)
+    return True
+
+
+def member_ended(flow_id: UUID | None) -> None:
+    """A run has written the end of a member: closes its flow, if that was the last one."""
+    if flow_id is None:
+        return
+    try:
+        close_if_ended(flow_id)
+    except DATABASE_AWAY as error:
+        logger.warning("Could not look whether flow %s has ended (%s); the dispatcher will.", flow_id, error)
+
+
+def reopen(job: Job) -> None:
+    """An operator runs a job again, in the current transaction: where it is a member whose end has failed the jobs that
+    its flow held, those are held once more."""
+    if job.flow_id is None:
+        return
+    for waiting in Job.objects.select_for_update().filter(awaited_flow_id=job.flow_id, is_held=True, state="failed"):
+        hold_again(waiting)
+
+
+def run_members_again(job: Job, *, fresh: dict[str, Any]) -> int:
+    """An operator runs a job again that never got the results of its flow, in the current transaction: its members that
+    did not complete run again, and it is held once more. `fresh`: the columns of a job before its first run.
+
+    Returns how many members run again, those of flows inside included.
+    """
+    count = 0
+    lost = Job.objects.filter(flow_id=job.awaited_flow_id, state__in=["failed", "cancelled"])
+    for member in lost.select_for_update():
+        if member.is_held:
+            count += run_members_again(member, fresh=fresh)
+        elif transition(Job.objects.filter(pk=member.pk), Cause.RUN_AGAIN, **fresh):
+            follow_ups.reopen(member)
+            count += 1
+    hold_again(job)
+    return count
+
+
+def hold_again(job: Job) -> None:
+    """Holds a job that never got the results of its flow, which is open again."""
+    Flow.objects.filter(pk__in=[job.awaited_flow_id]).update(closed_at=None)
+    changes = {"finished_at": None, "error": "", "exception": None, "traceback": ""}
+    if transition(Job.objects.filter(pk=job.pk), Cause.REOPENED, **changes):
+        follow_ups.reopen(job)
+        reopen(job)
+
+
+def _lineage(job: Job | None) -> dict[str, Any]:
+    """Whose children the members are; without a job, enqueueing finds it out by itself."""
+    if job is None:
+        return {}
+    return {"parent_id": str(job.pk), "root_id": str(job.root_id or job.pk)}
+
+
+def _as_then(job: Job, then: Signature) -> dict[str, Any]:
+    """What changes in a job that goes on as `then`. Its attempts go on counting, and it gets as many as `then` has."""
+    args = tuple(then.args) if then.immutable else (canvas.held_argument(), *then.args)
+    app = current_app._get_current_object()
+    new = enqueue.job_of(app, _task(app, then.task), args, dict(then.kwargs), dict(then.options))
+    columns = ("task", "queue", "args", "kwargs", "soft_time_limit_seconds", "time_limit_seconds")
+    allowed = None if new.max_attempts is None else new.max_attempts + job.attempt - 1
+    return {**{name: getattr(new, name) for name in columns}, "max_attempts": allowed}
+
+
+def _task(app: Any, name: str) -> JobTask:
+    task = app.tasks.get(name)
+    if task is None:
+        raise UnknownTask(name, sorted(known for known in app.tasks if not known.startswith("celery.")))
+    if not isinstance(task, JobTask):
+        raise enqueue.NotSupported(
+            f"{name} has a base class of its own: its runs are no jobs, so no flow sees them end."
+        )
+    return task
+
+
+def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None:
+    """Writes a flow's members, a batch at a time: memory does not grow with their number."""
+    app = current_app._get_current_object()
+    numbered = enumerate(maybe_signature(child, app=app) for child in children)
+    hinted = 0
+    while batch := list(islice(numbered, _BATCH)):
+        jobs = []
+        for index, child in batch:
+            if type(child) is not Signature:
+                _apply(child, index, flow, lineage)
+            else:
+                options = {**child.options, **lineage, **_membership(flow, index)}
+                task = _task(app, child.task)
+                jobs.append(enqueue.job_of(app, task, tuple(child.args), dict(child.kwargs), options))
+        Job.objects.bulk_create(jobs)
+        for job in jobs[: _HINTED_AT_ONCE - hinted]:
+            hinted += 1
+            if job.state == "waiting":
+                transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
+
+
+def _apply(child: Any, index: int, flow: Flow, lineage: dict[str, Any], *, args: Any = (), **options: Any) -> None:
+    """Enqueues a canvas as one member."""
+    canvas.as_one(child, current_app).apply_async(args, **lineage, **_membership(flow, index), **options)
+
+
+def _membership(flow: Flow, index: int) -> dict[str, Any]:
+    return {"chord": _BODY, "group_id": str(flow.pk), "group_index": index}
+
+
+def held(flow: Flow) -> QuerySet[Job]:
+    """The jobs that wait for a flow."""
+    return Job.objects.filter(awaited_flow_id=flow.pk, is_held=True, state="delayed")
+
+
+def _has_result(member: Job) -> bool:
+    """A completed job that still holds its slot although its chain was to go on: the next step was not written."""
+    return member.state == "completed" and not (member.follow_ups or {}).get("chain")
+
+
+def _results(members: list[Job], on_failure: str) -> Iterator[Any]:
+    for member in members:
+        if _has_result(member):
+            yield member.result
+        elif on_failure == OnFailure.IGNORE:
+            yield None
+
+
+def release(job: Job, results: list[Any]) -> None:
+    """Lets a held job run with the results of its flow, in the transaction that closes that."""
+    job.args = canvas.with_results(job.args, results)
+    changes = {"is_held": False, "run_at": Now(), "args": job.args, "progress_percent": None, "progress_message": ""}
+    if transition(Job.objects.filter(pk=job.pk), Cause.RELEASED, **changes):
+        transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
+
+
+def fail_held(job: Job, missing: list[Job], count: int) -> None:
+    """Fails a held job, in the transaction that closes its flow, because of the members that did not complete."""
+    first = missing[0]
+    why = first.error or "it did not hand its slot on to the next step"
+    error = f"{len(missing)} of the {count} jobs that it waited for did not complete. The first: {first}: {why}"
+    cause = ChordError(f"Dependency {first.pk} raised {why}")
+    backend: Any = current_app.backend
+    settle.fail_locked(
+        job, error=error, exception=backend.prepare_exception(cause), cause=cause, because=Cause.MEMBER_FAILED
+    )
