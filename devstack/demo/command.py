@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
@@ -31,13 +31,21 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bin/demo", description="Shows the project at work, and checks it.")
     parser.add_argument("--break", dest="breaks", action="store_true", help="kill a worker in the middle of a job")
     parser.add_argument("--users", type=int, default=50, metavar="N", help="how many users sign up (50)")
+    parser.add_argument(
+        "--stack",
+        type=Path,
+        metavar="FILE",
+        help="use a stack that bin/up has not started: where it is, in the form of bin/up --status --json",
+    )
     options = parser.parse_args(arguments)
+    if options.breaks and options.stack:
+        parser.error("--break needs the processes of bin/up")
     report = Report()
     try:
-        with _stack() as folder:
+        with _stack() if options.stack is None else nullcontext() as folder:
             report.begin()
-            site = Site(_status(folder))
-            if options.breaks:
+            site = Site(_status(folder) if folder else json.loads(options.stack.read_text()))
+            if options.breaks and folder:
                 breaking.show(site, report, status=lambda: _status(folder))
             else:
                 tour.take(site, report, user_count=max(1, options.users))

@@ -1,145 +1,64 @@
-"""Every service of ours as a process with exactly its command and environment, through the image's entrypoint.
+"""Every service of ours as a process, through the image's entrypoint, from the first start to the end."""
 
-No engine is needed: only the hosts are replaced, by the servers of the test run.
-"""
-
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psycopg
 import pytest
+import redis
 
+from devstack import admin, readiness
+from devstack.crm import CONTACTS
 from devstack.home import BASE_DIR
-from devstack.ports import LOOPBACK, free_port
+from devstack.ports import free_port
 from devstack.postgres import DATABASE, Postgres
-from devstack.redis import Redis
 from devstack.throwaway import Server
 from jobs.queues import WORKER_GROUPS
 from tests.containers import compose
-from tests.smtp import SmtpServer
+from tests.containers.composed import Composed, MailCatcher, Valkey
+from tests.containers.tls_proxy import TlsProxy
+from tests.crm_stand_in import CrmStandIn
 from tests.waiting import wait_until
 
-EMAIL = "ada@example.org"
 SCALE = {"worker-email": 5}
 # Eleven processes start at once; a busy machine takes its time.
 START_SECONDS = 240
 ENTRYPOINT = BASE_DIR / "bin" / "entrypoint"
-
-
-class Container:
-    """One service as a process on a machine with a name of its own, as in a container."""
-
-    def __init__(self, name: str, *, command: list[str], env: Mapping[str, str], folder: Path) -> None:
-        self.name, self.env = name, dict(env)
-        self.log = folder / f"{name}.log"
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                self._on_own_machine(*command),
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def _on_own_machine(self, *command: str) -> list[str]:
-        unshare = ["unshare", "--uts", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-        named = 'hostname "$1" && shift && exec "$@"'
-        return [*unshare, "sh", "-c", named, "sh", self.name, str(ENTRYPOINT), *command]
-
-    @property
-    def output(self) -> str:
-        """All it has written so far."""
-        return self.log.read_text(errors="replace")
-
-    def why_not_healthy(self) -> str:
-        """What the image's health check, which looks from inside, says of it; empty when all is well."""
-        assert self.process.poll() is None, f"{self.name} ended with status {self.process.returncode}:\n{self.output}"
-        port = [f"--port={self.env['GRANIAN_PORT']}"] if self.name == "web" else []
-        command = self._on_own_machine("healthy", str(self.process.pid), *port)
-        done = subprocess.run(command, check=False, env=self.env, capture_output=True, text=True)
-        return done.stderr if done.returncode else ""
-
-    def kill(self) -> None:
-        """Whatever is left of it."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-class Composed:
-    """The project of the compose file on the servers of the test run."""
-
-    def __init__(self, postgres: Postgres, redis: Redis, folder: Path) -> None:
-        self.folder = folder
-        self.web_port = free_port()
-        self.database_url = postgres.url()
-        self.services = compose.services(
-            folder=folder,
-            POSTGRES_PASSWORD=postgres.password,
-            REDIS_PASSWORD=redis.password,
-            EMAIL_HOST=os.environ["EMAIL_HOST"],
-            EMAIL_PORT=os.environ["EMAIL_PORT"],
-        )
-        self._hosts = {
-            ("DATABASE_URL", "@postgres:5432/"): f"@{LOOPBACK}:{postgres.port}/",
-            ("REDIS_HOST", "redis"): LOOPBACK,
-            ("REDIS_PORT", "6379"): str(redis.port),
-            ("FLOWER_URL", "//flower:5555"): f"//{LOOPBACK}:{free_port()}",
-        }
-        # As the Dockerfile sets them; the port is another because all containers share one machine here.
-        self._image = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONUNBUFFERED": "1",
-            "HOME": str(folder),
-            "HANDOFF_HOME": str(folder / "data"),
-            "GRANIAN_PORT": str(self.web_port),
-        }
-        self.started: dict[str, Container] = {}
-
-    def start(self, service: str, *, number: int = 1) -> Container:
-        """Starts one container of a service."""
-        found = self.services[service]
-        name = service if number == 1 else f"{service}-{number}"
-        container = Container(name, command=found["command"], env=self.environment(found), folder=self.folder)
-        self.started[name] = container
-        return container
-
-    def environment(self, service: dict[str, Any]) -> dict[str, str]:
-        """The variables of a service, with our servers for its hosts."""
-        given = {name: value for name, value in service["environment"].items() if value is not None}
-        for (name, host), ours in self._hosts.items():
-            assert host in given[name], name
-            given[name] = given[name].replace(host, ours)
-        return {**self._image, **given}
-
-    def ask(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of its database."""
-        with psycopg.connect(self.database_url) as connection:
-            return connection.execute(query.encode()).fetchall()
-
-    def post(self, path: str, body: dict[str, str]) -> httpx.Response:
-        """A request as the proxy in front passes it on."""
-        headers = {"Host": "handoff.example", "X-Forwarded-Proto": "https"}
-        url = f"http://{LOOPBACK}:{self.web_port}{path}"
-        return httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False)
+ADMIN_PASSWORD = "of the first admin"
+REDIS_PASSWORD = compose.ENV_FILE["REDIS_PASSWORD"]
 
 
 @pytest.fixture
-def composed(
-    postgres_server: Server, redis_server: Server, empty_redis: None, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Composed]:
+def valkey(tmp_path: Path) -> Iterator[Server]:
+    content = compose.project(folder=tmp_path)["configs"]["redis"]["content"]
+    server = Server(Valkey(content, folder=tmp_path / "redis", password=REDIS_PASSWORD), stop_signal=signal.SIGTERM)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def catcher(tmp_path: Path) -> Iterator[MailCatcher]:
+    found = MailCatcher(tmp_path / "mail")
+    wait_until(lambda: readiness.listens(found.smtp_port) and readiness.serves(found.api), timeout=60)
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def composed(postgres_server: Server, valkey: Server, catcher: MailCatcher, tmp_path: Path) -> Iterator[Composed]:
     assert isinstance(postgres_server.engine, Postgres)
-    assert isinstance(redis_server.engine, Redis)
+    assert isinstance(valkey.engine, Valkey)
     postgres_server.engine.create_database()
-    project = Composed(postgres_server.engine, redis_server.engine, tmp_path)
+    project = Composed(
+        postgres=postgres_server.engine, redis=valkey.engine, catcher=catcher, web_port=free_port(), folder=tmp_path
+    )
     yield project
     for container in project.started.values():
         container.kill()
@@ -148,22 +67,57 @@ def composed(
         connection.execute(f'DROP DATABASE "{DATABASE}" WITH (FORCE)'.encode())
 
 
+@pytest.fixture
+def proxy(composed: Composed, tmp_path: Path) -> Iterator[TlsProxy]:
+    found = TlsProxy(to_port=composed.web_port, folder=tmp_path)
+    yield found
+    found.stop()
+
+
 @pytest.mark.timeout(900)
-def test_the_composed_services_welcome_a_user_and_end_in_good_order(
-    composed: Composed, smtp_server: SmtpServer
+def test_the_composed_services_pass_the_demo_and_end_in_good_order(
+    composed: Composed, proxy: TlsProxy, catcher: MailCatcher, crm: CrmStandIn, postgres_server: Server, tmp_path: Path
 ) -> None:
+    assert isinstance(postgres_server.engine, Postgres)
+    composed.configure(
+        POSTGRES_PASSWORD=postgres_server.engine.password,
+        SITE_URL=proxy.url,
+        # For a trial, with the profile `mail`.
+        EMAIL_HOST="mail",
+        EMAIL_PORT="1025",
+        # The demo's receiver is on this machine.
+        WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8",
+        **crm.env,
+    )
     migrate = composed.start("migrate")
     assert migrate.process.wait(START_SECONDS) == 0, migrate.output
     ours = [name for name, service in composed.services.items() if compose.is_ours(service) and name != "migrate"]
     running = [composed.start(name, number=n + 1) for name in ours for n in range(SCALE.get(name, 1))]
     for container in running:
         wait_until(lambda it=container: it.why_not_healthy() == "", timeout=START_SECONDS, reason=container.name)  # type: ignore[misc]
+    plain = httpx.get(f"http://127.0.0.1:{composed.web_port}/admin/", trust_env=False)
+    assert (plain.status_code, plain.headers["Location"][:8]) == (301, "https://")
 
-    answer = composed.post("/signup", {"email": EMAIL, "name": "Ada", "password": "correct horse battery"})
-    assert answer.status_code == 201, answer.text
-    wait_until(lambda: smtp_server.mails_to(EMAIL), timeout=60)
-    welcome = "SELECT state FROM jobs_job WHERE task = 'notifications.tasks.send_welcome'"
-    wait_until(lambda: composed.ask(welcome) == [("completed",)], timeout=60)
+    composed.run(
+        *("web", "manage", "createsuperuser", "--no-input"),
+        DJANGO_SUPERUSER_EMAIL=admin.EMAIL,
+        DJANGO_SUPERUSER_NAME="Admin",
+        DJANGO_SUPERUSER_PASSWORD=ADMIN_PASSWORD,
+    )
+    (tmp_path / "admin-password").write_text(ADMIN_PASSWORD)
+    stack = tmp_path / "stack.json"
+    urls = {"web": proxy.url, "database": composed.database_url, "mail_api": catcher.api, "crm": f"{crm.url}{CONTACTS}"}
+    stack.write_text(json.dumps({"processes": [], "urls": urls, "home": str(tmp_path)}))
+    demo = subprocess.run(
+        [sys.executable, "-m", "devstack", "demo", f"--stack={stack}", "--users=20"],
+        check=False,
+        cwd=BASE_DIR,
+        env={**os.environ, "SSL_CERT_FILE": str(proxy.certificate)},
+        capture_output=True,
+        text=True,
+    )
+    sys.stdout.write(demo.stdout)
+    assert demo.returncode == 0, demo.stderr
 
     nodes = [node for (node,) in composed.ask("SELECT node FROM jobs_worker WHERE dead_at IS NULL")]
     assert len(set(nodes)) == len(nodes) == len(WORKER_GROUPS) + 4
@@ -174,7 +128,19 @@ def test_the_composed_services_welcome_a_user_and_end_in_good_order(
     ends = {container.name: container.process.wait(60) for container in running}
     assert set(ends.values()) == {0}, ends
     assert composed.ask("SELECT node FROM jobs_worker WHERE dead_at IS NULL") == []
-    assert [mail.subject for mail in smtp_server.mails_to(EMAIL)] == [smtp_server.mails[0].subject]
+
+
+def test_the_redis_of_the_compose_file_keeps_its_data_evicts_nothing_and_wants_a_password(valkey: Server) -> None:
+    assert isinstance(valkey.engine, Valkey)
+    with redis.Redis(port=valkey.engine.port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    with redis.Redis.from_url(valkey.engine.url) as client:
+        client.set("kept", "yes")
+        told = client.config_get("appendonly", "appendfsync", "maxmemory-policy", "save")
+    assert told == {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
+    valkey.restart()
+    with redis.Redis.from_url(valkey.engine.url, decode_responses=True) as client:
+        assert client.get("kept") == "yes"
 
 
 def test_an_unknown_role_or_group_is_refused_with_the_known_ones(tmp_path: Path) -> None:
