@@ -11,6 +11,10 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from kombu.utils import json as kombu_json
 
+# Django looks for models in this module; the tables of cron are described where they are used.
+from jobs.cron.models import CatchUp as CatchUp
+from jobs.cron.models import ScheduleState as ScheduleState
+from jobs.cron.models import Tick as Tick
 from jobs.ids import new_id
 from jobs.queues import Queue
 from jobs.states import END_STATES, LIVE_STATES, State

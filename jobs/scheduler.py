@@ -1,42 +1,66 @@
-"""The scheduler of `celery -A config beat`: crontabs and intervals from the database, each tick a job of the ledger."""
+"""The scheduler of `celery -A config beat`: django-celery-beat's tables, each tick a row written with its job (G09)."""
 
 import logging
+import random
+import time
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from celery.beat import SchedulingError
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.models.functions import Now
-from django.utils import timezone
-from django_celery_beat.schedulers import DatabaseScheduler, ScheduleEntry
+from django_celery_beat.schedulers import DatabaseScheduler
 
-from jobs.ids import derived_id, new_id
+from jobs import settle
+from jobs.cron import rows, ticks
+from jobs.cron.plans import Broken, Plan, Plans, in_words
 from jobs.models import Duty
-from jobs.patience import DATABASE_AWAY, patiently
+from jobs.patience import DATABASE_AWAY
 
 logger = logging.getLogger(__name__)
 
 NAME = "beat"
-_LONGEST_PAUSE_SECONDS = 5
+# Every edit is seen, and every tick decided, within one look.
+_LONGEST_PAUSE_SECONDS = 2.0
+_LONGEST_LOOK_SECONDS = 1.0
+_SHORTEST_PAUSE_SECONDS = 0.01
+# Until another look at a schedule that somebody has locked.
+_LOCKED_PAUSE_SECONDS = 0.5
 _OUTAGE_PAUSE_SECONDS = 1.0
-_TICK_PATIENCE_SECONDS = 3600
 
 
 class LedgerScheduler(DatabaseScheduler):
-    """django-celery-beat's scheduler, whose jobs carry the tick in their id: two beats at one tick give one job."""
+    """Looks at all schedules, and decides the ticks that have come. It keeps nothing but what it has read.
 
-    sync_every_tasks = 1
-    # A tick writes a row. Celery's own producer would keep the ticks waiting for Redis.
-    producer = None
+    Of django-celery-beat's scheduler, which keeps time in memory, the tables remain, and the way in which entries of
+    `beat_schedule` come into them. Any number of beats do the same at once: see `jobs.cron.ticks.decide`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._is_set_up = False
         super().__init__(*args, **kwargs)
-        self.max_interval = _LONGEST_PAUSE_SECONDS
+        self.max_interval: float = min(self.max_interval, _LONGEST_PAUSE_SECONDS)
+        self._plans = Plans(self.app)
+
+    def setup_schedule(self) -> None:
+        """Does nothing yet: the first look does it, and again until PostgreSQL is there."""
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Empty: the schedules are in the tables alone."""
+        return {}
+
+    def sync(self) -> None:
+        """Does nothing: all is written."""
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """One look at the schedules; notes that it was taken."""
+        """One look at all schedules. Returns the seconds until the next."""
         try:
-            pause: float = super().tick(*args, **kwargs)
+            pause = self._look()
             Duty.objects.update_or_create(name=NAME, defaults={"ticked_at": Now()})
+            if not self._is_set_up:
+                self._set_up()
+                pause = _SHORTEST_PAUSE_SECONDS
         except (DatabaseError, InterfaceError) as error:
             # An error that came out of here would end beat.
             logger.warning("PostgreSQL does not answer (%s); looking again.", str(error).strip())
@@ -44,23 +68,58 @@ class LedgerScheduler(DatabaseScheduler):
             return _OUTAGE_PAUSE_SECONDS
         return pause
 
-    def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        """Enqueues the job of a tick under an id made of the schedule and the minute.
+    def _set_up(self) -> None:
+        """Writes the entries of `beat_schedule` into the tables as django-celery-beat does, one beat at a time."""
+        with settle.atomic():
+            # Two at once would make the same crontab or interval twice.
+            Duty.objects.select_for_update().get(name=NAME)
+            self.install_default_entries({})
+            self.update_from_dict(self.app.conf.beat_schedule)
+        self._is_set_up = True
 
-        Celery has the schedule move on before its job is written: so this waits for the database as long as it takes.
-        """
-        minute = timezone.now().replace(second=0, microsecond=0)
-        is_crontab = not hasattr(entry.schedule, "run_every")
-        entry.options["task_id"] = str(derived_id("tick", entry.name, minute.isoformat()) if is_crontab else new_id())
-
-        def write(repeated: bool) -> Any:
+    def update_from_dict(self, mapping: Mapping[str, Any]) -> None:
+        """Writes entries of code into the tables. One that cannot be written is logged, and the others are."""
+        for name, entry in mapping.items():
             try:
-                return super(LedgerScheduler, self).apply_async(
-                    entry, producer=producer, advance=advance and not repeated, **kwargs
-                )
-            except SchedulingError as error:
-                if isinstance(error.__context__, DATABASE_AWAY):
-                    raise error.__context__ from None
+                with settle.atomic():
+                    self.Entry.from_entry(name, app=self.app, **entry)
+            except DATABASE_AWAY:
                 raise
+            except Exception:  # whatever is wrong with it, the others must not go without
+                logger.exception("beat_schedule: %r cannot be a periodic task.", name)
 
-        return patiently(write, seconds=_TICK_PATIENCE_SECONDS)
+    def _look(self) -> float:
+        """Decides all that is due; returns the seconds until the next tick, or until it is time to read anew."""
+        begun = time.monotonic()
+        pause = self.max_interval
+        for plan in sorted(self._plans.of(rows.read()), key=_urgency):
+            pause = min(pause, self._treat(plan))
+            if time.monotonic() - begun > _LONGEST_LOOK_SECONDS:
+                # What is left is still due at the next look, which comes at once and sees what was edited meanwhile.
+                return _SHORTEST_PAUSE_SECONDS
+        return max(_SHORTEST_PAUSE_SECONDS, pause - (time.monotonic() - begun))
+
+    def _treat(self, plan: Plan | Broken) -> float:
+        """Decides what is due of one schedule, notes whether it is broken, and returns the seconds until it is due."""
+        error, pause = "", self.max_interval
+        if isinstance(plan, Broken):
+            error = plan.error
+        elif plan.is_due:
+            try:
+                pause = 0.0 if ticks.decide(plan) else _LOCKED_PAUSE_SECONDS
+            except DATABASE_AWAY:
+                raise
+            except Exception as raised:  # whatever is wrong with it, the others must not go without
+                logger.exception("Schedule %r: its tick cannot be decided.", plan.row.name)
+                error = in_words(raised)
+        elif plan.next_at is not None:
+            pause = (plan.next_at - plan.row.now).total_seconds()
+        if error != plan.row.reported_error:
+            ticks.report(plan.row, error)
+        return pause
+
+
+def _urgency(plan: Plan | Broken) -> tuple[bool, datetime, float]:
+    """Who comes first in a look: the longest due. Of those due at one moment, several beats take different ones."""
+    next_at = plan.next_at if isinstance(plan, Plan) else None
+    return isinstance(plan, Plan), next_at or plan.row.now, random.random()  # noqa: S311  # no secret

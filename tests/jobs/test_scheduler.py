@@ -1,67 +1,72 @@
-"""The scheduler of beat."""
+"""The scheduler of beat: what one look does."""
 
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from celery import current_app
-from django.db import connections
-from django.utils import timezone
-from django_celery_beat.models import CrontabSchedule, PeriodicTask
+from django.db.models import F
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from devstack.throwaway import Server
-from jobs.models import Duty, Job
+from jobs.cron import rows, ticks
+from jobs.cron.plans import Plan, Plans
+from jobs.models import Job, ScheduleState, Tick
 from jobs.scheduler import LedgerScheduler
 from tests import sample_tasks
-from tests.waiting import wait_until
+from tests.jobs.connections import another_connection, over
+
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def digest() -> PeriodicTask:
-    crontab = CrontabSchedule.objects.create(minute="0", hour="8", timezone="UTC")
-    return PeriodicTask.objects.create(name="sums", task=sample_tasks.add.name, args="[1, 2]", crontab=crontab)
+def beat() -> LedgerScheduler:
+    """A beat that has looked at nothing yet; the schedules of our apps are not in its way."""
+    PeriodicTask.objects.all().delete()
+    return LedgerScheduler(app=current_app)
 
 
-@pytest.mark.django_db(transaction=True)
-def test_two_beats_at_one_tick_make_one_job(digest: PeriodicTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    for second in (0, 3):
-        monkeypatch.setattr(timezone, "now", lambda second=second: datetime(2026, 1, 1, 8, 0, second, tzinfo=UTC))
-        beat = LedgerScheduler(app=current_app, lazy=True)
-        beat.apply_async(beat.Entry(digest, app=current_app), advance=False)
+def make_schedule(name: str = "sums", **fields: Any) -> PeriodicTask:
+    """A schedule that ticks every ten minutes."""
+    if not fields.keys() & {"interval", "crontab", "clocked", "solar"}:
+        fields["interval"], _ = IntervalSchedule.objects.get_or_create(every=10, period=IntervalSchedule.MINUTES)
+    return PeriodicTask.objects.create(**{"name": name, "task": sample_tasks.add.name, "args": "[1, 2]", **fields})
+
+
+def plan_of(schedule: PeriodicTask) -> Plan:
+    """What a beat makes of a schedule."""
+    (plan,) = [plan for plan in Plans(current_app).of(rows.read()) if plan.row.pk == schedule.pk]
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def pass_time(**length: float) -> None:
+    """All that is known of the schedules was so long ago. The database's clock cannot be put forward."""
+    span = timedelta(**length)
+    ScheduleState.objects.update(since_at=F("since_at") - span, decided_until=F("decided_until") - span)
+
+
+def test_a_tick_is_a_row_and_its_job(beat: LedgerScheduler) -> None:
+    schedule = make_schedule()
+    beat.tick()
+    assert not Tick.objects.exists()
+    pass_time(minutes=10)
+    beat.tick()
+    tick, job = Tick.objects.get(), Job.objects.get()
+    assert (tick.schedule, tick.outcome, tick.job_id, job.args) == (schedule, "enqueued", job.pk, [1, 2])
+    assert job.headers["scheduled_for"] == tick.scheduled_for.isoformat()
+    beat.tick()
     assert Job.objects.count() == 1
 
 
-@pytest.mark.django_db(transaction=True)
-def test_the_next_tick_makes_another_job(digest: PeriodicTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    for day in (1, 2):
-        monkeypatch.setattr(timezone, "now", lambda day=day: datetime(2026, 1, day, 8, tzinfo=UTC))
-        beat = LedgerScheduler(app=current_app, lazy=True)
-        beat.apply_async(beat.Entry(digest, app=current_app), advance=False)
-    assert Job.objects.count() == 2
-
-
-@pytest.mark.django_db(transaction=True)
-def test_each_look_is_noted(digest: PeriodicTask) -> None:
-    LedgerScheduler(app=current_app).tick()
-    assert Duty.objects.get(name="beat").ticked_at is not None
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_tick_that_comes_while_postgresql_is_away_makes_its_job_afterwards(
-    digest: PeriodicTask, postgres_server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    beat = LedgerScheduler(app=current_app, lazy=True)
-    entry = beat.Entry(digest, app=current_app)
-
-    def tick() -> None:
-        beat.apply_async(entry, advance=False)
-        connections.close_all()
-
-    connections.close_all()
-    postgres_server.stop()
-    with ThreadPoolExecutor() as pool:
-        ticked = pool.submit(tick)
-        wait_until(lambda: "trying again" in caplog.text)
-        postgres_server.start()
-        ticked.result(timeout=60)
-    assert Job.objects.get().args == [1, 2]
+def test_two_beats_at_one_tick_make_one_job(beat: LedgerScheduler) -> None:
+    schedule = make_schedule()
+    pass_time(minutes=10)
+    with another_connection() as connection:
+        with over(connection):
+            assert ticks.decide(plan_of(schedule))
+        # The other has decided, and not committed yet: it is not waited for.
+        assert beat.tick() <= 0.5
+        assert not Tick.objects.exists()
+        connection.commit()
+    beat.tick()
+    assert Job.objects.count() == Tick.objects.count() == 1

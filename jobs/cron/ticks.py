@@ -1,0 +1,122 @@
+"""Decides the ticks of a schedule: their rows, their jobs and the note how far it is decided are one transaction."""
+
+import logging
+from datetime import datetime
+
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
+from django_celery_beat.models import PeriodicTask
+
+from jobs import settle
+from jobs.cron import catch_up
+from jobs.cron.catch_up import Decision
+from jobs.cron.models import ScheduleState, Tick
+from jobs.cron.plans import Plan
+from jobs.cron.rows import Row
+from jobs.rendering import duration
+
+logger = logging.getLogger(__name__)
+
+# Of each schedule, the last ticks stay for people to see. Nothing is decided by them.
+KEPT_COUNT = 100
+_LONGEST_ERROR = 2000
+
+
+def decide(plan: Plan) -> bool:
+    """Decides all ticks of a schedule that have come; returns whether that is done, by whomever.
+
+    False where somebody else has the schedule locked: another beat that decides the same ticks, or an operator in the
+    middle of an edit. Nobody is waited for; the next look sees what became of it. Two at once: one has the lock, and
+    the other finds the schedule decided further than it knew. Killed before the commit, nothing was decided; killed
+    after it, all was. Raises what enqueueing raises, with nothing written.
+    """
+    row, decision = plan.row, _decision(plan)
+    with settle.atomic():
+        if not _lock(row):
+            return False
+        decision = decision.without(_known(row, decision))
+        for moment in decision.run:
+            late = row.now - moment
+            note = f"{duration(late)} late" if late > catch_up.ON_TIME else ""
+            Tick.objects.create(
+                schedule_id=row.pk,
+                scheduled_for=moment,
+                outcome=Tick.Outcome.ENQUEUED,
+                job_id=plan.call.send(moment),
+                note=note,
+            )
+        Tick.objects.bulk_create(
+            Tick(schedule_id=row.pk, scheduled_for=moment, outcome=Tick.Outcome.SKIPPED, note=why)
+            for moment, why in decision.skip.items()
+        )
+        _note(plan, decision)
+    if decision.skip:
+        moment, why = next(iter(decision.skip.items()))
+        logger.warning("Schedule %r: %d skipped, first %s (%s).", row.name, len(decision.skip), moment.isoformat(), why)
+    return True
+
+
+def report(row: Row, error: str) -> None:
+    """Notes on the schedule why it is broken, or with an empty text that it is not. A locked row has to wait."""
+    free = ScheduleState.objects.select_for_update(skip_locked=True).filter(pk=row.pk).values("pk")
+    with settle.atomic():
+        ScheduleState.objects.filter(pk__in=free).update(
+            error=error[:_LONGEST_ERROR], error_at=Now() if error else None
+        )
+    if error:
+        logger.error("Schedule %r is broken: %s", row.name, error)
+    else:
+        logger.info("Schedule %r is whole again.", row.name)
+
+
+def _decision(plan: Plan) -> Decision:
+    """What becomes of the ticks that have come."""
+    row = plan.row
+    # One more than are kept or run: it is skipped, and says how many there were before it.
+    most = max(KEPT_COUNT, row.wishes.most_count) + 1
+    passed = plan.timetable.passed(after=row.decided, until=row.now, most=most)
+    moments, unseen_count = passed.last, passed.count - len(passed.last)
+    if plan.is_over:
+        if not moments and row.clocked_time is not None:
+            moments = [row.clocked_time]
+        return Decision([], dict.fromkeys(moments, "the schedule was over before"))
+    decision = catch_up.decide(moments, now=row.now, wishes=row.wishes, one_off=row.one_off)
+    if unseen_count and moments[0] in decision.skip:
+        decision.skip[moments[0]] += f"; so were {unseen_count} before it"
+    return decision
+
+
+def _lock(row: Row) -> bool:
+    """Locks the schedule against other beats and edits, if it is still what was read, decided no further, and free."""
+    found = ScheduleState.objects.select_for_update(skip_locked=True).filter(
+        pk=row.pk, since_at=row.since_at, decided_until=row.decided_until, periodic_task__enabled=True
+    )
+    return found.exists()
+
+
+def _known(row: Row, decision: Decision) -> set[datetime]:
+    """Ticks that are decided already: only where somebody has set the state back by hand."""
+    moments = [*decision.run, *decision.skip]
+    return set(_ticks(row).filter(scheduled_for__in=moments).values_list("scheduled_for", flat=True))
+
+
+def _note(plan: Plan, decision: Decision) -> None:
+    """Notes on the schedule what was decided, on the package's own row too, and removes the oldest ticks."""
+    row, run_count = plan.row, len(decision.run)
+    if decision.last is not None:
+        ScheduleState.objects.filter(pk=row.pk).update(decided_until=decision.last)
+    if run_count:
+        PeriodicTask.objects.filter(pk=row.pk).update(
+            last_run_at=Now(), total_run_count=F("total_run_count") + run_count
+        )
+    if plan.is_over or (run_count and row.one_off):
+        PeriodicTask.objects.filter(pk=row.pk).update(enabled=False)
+    kept_count = max(KEPT_COUNT, row.wishes.most_count)
+    newest_first = _ticks(row).order_by("-scheduled_for").values_list("scheduled_for", flat=True)
+    beyond = newest_first[kept_count : kept_count + 1].first()
+    if beyond is not None:
+        _ticks(row).filter(scheduled_for__lte=beyond).delete()
+
+
+def _ticks(row: Row) -> QuerySet[Tick]:
+    return Tick.objects.filter(schedule=row.pk)
