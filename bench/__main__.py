@@ -16,6 +16,7 @@ from devstack.terminal import complain, say, table
 from devstack.throwaway import Servers
 
 PAGE = BASE_DIR / "docs" / "benchmarks.md"
+_BULK = 20_000
 _BACKLOGS = (1_000, 200_000)
 
 
@@ -53,6 +54,10 @@ def _measured(servers: Servers, arguments: argparse.Namespace) -> Report:
             drains.append(drain(side, servers, count=arguments.jobs))
             say(f"{number}/{arguments.alternations} {side.name}: {drains[-1].drained_per_second:.0f} jobs a second")
     if not arguments.drain_only:
+        say("Enqueueing in bulk …")
+        for _ in range(arguments.alternations):
+            ours.empty()
+            report.bulk_per_second.append((_BULK - 1) / ours.enqueue(_BULK, "--bulk")["seconds"])
         say("Waiting for jobs that are due in a second …")
         report.late_seconds = [lateness_seconds(side, servers, count=arguments.due) for side in both]
         say("Filling the window …")

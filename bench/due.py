@@ -15,7 +15,7 @@ def lateness_seconds(side: Side, servers: Servers, *, count: int) -> tuple[float
         running.wait_until(running.is_ready, 1)
         # The first job warms both processes of the pool up, and is not counted.
         side.enqueue(4)
-        moments = side.enqueue(count, due=True)
+        moments = side.enqueue(count, "--due")
         running.wait_until(lambda: side.ended_count(connection), count + 4)
     ends = side.ends()
     late = [(ends[job_id] - datetime.fromisoformat(moment)).total_seconds() for job_id, moment in moments.items()]

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +21,7 @@ class Report:
     jobs: int
     names: tuple[str, str]
     drains: tuple[list[Drain], list[Drain]] = field(default_factory=lambda: ([], []))
+    bulk_per_second: list[float] = field(default_factory=list)
     late_seconds: list[tuple[float, float]] = field(default_factory=list)
     redis_bytes: dict[int, int] = field(default_factory=dict)
 
@@ -40,6 +41,10 @@ class Report:
             self._row("processor time per job: Redis, ms", lambda drain: drain.redis_ms, "{:.2f}"),
             self._row("memory of the worker and its two processes, MB", lambda drain: drain.rss_bytes / 1e6, "{:.0f}"),
         ]
+        if self.bulk_per_second:
+            ours = " / ".join(f"{rate:.0f}" for rate in _spread(self.bulk_per_second))
+            times = median(self.bulk_per_second) / median(drain.enqueued_per_second for drain in self.drains[0])
+            rows.append(("jobs enqueued a second, in bulk", ours, "", f"{times:.1f} times one at a time"))
         if self.late_seconds:
             ours, peer = ("{:.3f} / {:.3f}".format(*seconds) for seconds in self.late_seconds)
             rows.append(("seconds late when due, idle machine: median / 99 %", ours, peer, ""))
@@ -72,7 +77,7 @@ class Report:
         )
 
 
-def _spread(values: "map[float]") -> Sequence[float]:
+def _spread(values: Iterable[float]) -> Sequence[float]:
     ordered = sorted(values)
     return ordered[0], median(ordered), ordered[-1]
 

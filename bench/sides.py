@@ -52,9 +52,9 @@ class Side:
         )
         return done.stdout
 
-    def enqueue(self, count: int, *, due: bool = False) -> dict[str, Any]:
-        """Calls the task `count` times, from a process of its own; see `bench.enqueue`."""
-        return json.loads(self.run("bench.enqueue", self.app, str(count), *(["--due"] if due else [])))
+    def enqueue(self, count: int, *flags: str) -> dict[str, Any]:
+        """Calls the task `count` times, from a process of its own; the flags are those of `bench.enqueue`."""
+        return json.loads(self.run("bench.enqueue", self.app, str(count), *flags))
 
     def worker_command(self, *flags: str) -> list[str]:
         """The command line of its worker."""

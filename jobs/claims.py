@@ -6,9 +6,10 @@ no partial index can answer: with statistics from before a burst, the planner ta
 the shorter way, and each claim would read the whole backlog.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
@@ -77,6 +78,20 @@ WHERE state IN ('waiting', 'delayed') AND id IN (
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 RETURNING id
 """
+
+# Locks: nothing but the new rows, and waits for whoever is inserting one with the same dedup key.
+# Index: primary key, job_one_live_per_dedup_key.
+# Two at once: one of two jobs with a key is inserted. Both insert in the order of their keys: no deadlock.
+INSERT_MANY = """
+INSERT INTO jobs_job (id, kwargs, dedup_key, {columns})
+SELECT item.id, item.kwargs::jsonb, item.dedup_key, {values}
+FROM unnest(%s::uuid[], %s::text[], %s::text[]) WITH ORDINALITY AS item (id, kwargs, dedup_key, place)
+ORDER BY item.place
+ON CONFLICT DO NOTHING
+RETURNING id
+"""
+
+NOW = "SELECT statement_timestamp()"
 
 # Put together from constants alone.
 _BUCKETS = range(len(BOUNDS_SECONDS) + 1)
@@ -215,6 +230,38 @@ def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
     with connections[router.db_for_write(Job)].cursor() as cursor:
         cursor.execute(COMPLETE, parameters)
         return {row[0] for row in cursor.fetchall()}
+
+
+class NewRow(NamedTuple):
+    """What one of many jobs has for itself; `kwargs` is JSON."""
+
+    job_id: UUID
+    kwargs: str
+    dedup_key: str | None
+
+
+def insert_many(like: Job, rows: Sequence[NewRow]) -> set[UUID]:
+    """Inserts jobs that are as `like` in all but these; returns the ids of those whose dedup key was not taken."""
+    connection = connections[router.db_for_write(Job)]
+    own = {"id", "kwargs", "dedup_key", "created_at"}
+    fields = [field for field in Job._meta.concrete_fields if field.column not in own]
+    values = [field.get_db_prep_save(getattr(like, field.attname), connection) for field in fields]
+    statement = INSERT_MANY.format(
+        columns=", ".join(f'"{field.column}"' for field in fields),
+        # A cast to varchar(n) would cut off what is too long, instead of refusing it.
+        values=", ".join(f"%s::{str(field.db_type(connection)).partition('varchar')[0] or 'text'}" for field in fields),
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [*values, *(list(column) for column in zip(*rows, strict=True))] if rows else None)
+        return {row[0] for row in cursor.fetchall()}
+
+
+def now() -> datetime:
+    """The database's time."""
+    with connections[router.db_for_write(Job)].cursor() as cursor:
+        cursor.execute(NOW)
+        moment: datetime = cursor.fetchone()[0]
+    return moment
 
 
 def promote_due(*, limit: int) -> list[UUID]:

@@ -158,7 +158,7 @@ def job_of(
         is_held=awaited_flow_id is not None,
         correlation_id=options.pop("correlation_id", None) or getattr(request, "correlation_id", None) or "",
     )
-    _check_payload(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])
+    checked_json(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])
     unknown = [name for name, value in options.items() if name not in _IRRELEVANT and value is not None]
     if unknown:
         raise TypeError(f"{task.name}: unknown options {', '.join(sorted(unknown))}.")
@@ -242,8 +242,8 @@ def _checked_priority(priority: Any) -> int:
     return priority
 
 
-def _check_payload(name: str, payload: list[Any]) -> None:
-    """Refuses what PostgreSQL could not keep, before anything is written."""
+def checked_json(name: str, payload: Any) -> str:
+    """The payload as JSON. Refuses what PostgreSQL could not keep, before anything is written."""
     try:
         text = json.dumps(payload, cls=JSONEncoder, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -255,3 +255,4 @@ def _check_payload(name: str, payload: list[Any]) -> None:
     size, limit = len(text.encode()), settings.JOBS_PAYLOAD_MAX_BYTES
     if size > limit:
         raise PayloadTooLarge(f"{name}: the arguments are {size} bytes, more than {limit}. Pass ids, not contents.")
+    return text

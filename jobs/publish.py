@@ -42,6 +42,11 @@ _WATCH_IDLE_LOOKS = 20
 _SEND_FAILURES = (BrokerError, redis.RedisError, OSError)
 
 
+def new_hint_id() -> str:
+    """Each hint is good for one claim."""
+    return uuid4().hex
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
     """What Redis is told about a job: enough to wake a worker and to show it in Flower, none of its arguments."""
@@ -57,7 +62,7 @@ class Hint:
     headers: dict[str, Any]
     args_text: str
     kwargs_text: str
-    hint_id: str = field(default_factory=lambda: uuid4().hex)
+    hint_id: str = field(default_factory=new_hint_id)
 
     COLUMNS = (
         "id",
@@ -159,16 +164,33 @@ class Publisher:
             with pools.producers[self._connection].acquire(block=True, timeout=_REQUEST_TIMEOUT_SECONDS) as producer:
                 send(self.app, producer, hint)
         except _SEND_FAILURES as error:
-            self._broken = True
-            logger.warning(
-                "Redis does not take hints (%s). Jobs are safe in the database; sending resumes by itself.", error
-            )
+            self._break(error)
             return False
         self._slow_count = self._slow_count + 1 if time.monotonic() - began > _SLOW_SECONDS else 0
         if self._slow_count >= _SLOW_SENDS:
             self._broken = True
             logger.warning("Redis is slow to take hints. Jobs are safe in the database; sending resumes by itself.")
         return True
+
+    def send_many(self, hints: Sequence[Hint]) -> bool:
+        """Sends hints of one queue in one pipeline, as `send` does; slowness is not held against Redis here."""
+        self._sent_since_look = True
+        self._watch()
+        if self._broken or not hints or hints[0].queue in self._full:
+            return False
+        try:
+            with pools.producers[self._connection].acquire(block=True, timeout=_REQUEST_TIMEOUT_SECONDS) as producer:
+                in_bulk(self.app, producer, hints)
+        except _SEND_FAILURES as error:
+            self._break(error)
+            return False
+        return True
+
+    def _break(self, error: Exception) -> None:
+        self._broken = True
+        logger.warning(
+            "Redis does not take hints (%s). Jobs are safe in the database; sending resumes by itself.", error
+        )
 
     def _watch(self) -> None:
         if self._watcher is not None and self._watcher.is_alive():
@@ -228,10 +250,19 @@ _publisher: Publisher | None = None
 
 def soon(hint: Hint) -> bool:
     """Sends a hint after the caller's commit. Returns whether it went out; never raises, never waits twice."""
+    return _own_publisher().send(hint)
+
+
+def many_soon(hints: Sequence[Hint]) -> bool:
+    """The same for many hints of one queue at once."""
+    return _own_publisher().send_many(hints)
+
+
+def _own_publisher() -> Publisher:
     global _publisher
     if _publisher is None or _publisher.pid != os.getpid():
         _publisher = Publisher(current_app._get_current_object())
-    return _publisher.send(hint)
+    return _publisher
 
 
 def in_bulk(app: Celery, producer: Any, hints: Sequence[Hint]) -> None:

@@ -1,0 +1,158 @@
+"""Many jobs at once: like so many calls of `apply_async`, but for the time they take."""
+
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from decimal import Decimal
+from threading import Barrier
+from typing import Any
+
+import pytest
+from celery import shared_task
+from django.db import connection, transaction
+from django.utils import timezone
+
+from accounts.models import User
+from jobs import publish
+from jobs.bulk import CallRefused, Enqueued, enqueue_many
+from jobs.enqueue import NotSupported
+from jobs.models import DedupWindow, Job
+from jobs.testing import run_due_jobs
+from tests.sample_tasks import add
+
+pytestmark = pytest.mark.django_db
+
+
+@shared_task(queue="crm", priority=2, max_retries=7)
+def greet(name: str, price: Any = None) -> str:
+    return f"{name} {price}"
+
+
+def names(count: int) -> Iterator[dict[str, Any]]:
+    return ({"name": f"name {number}"} for number in range(count))
+
+
+def test_many_jobs_are_like_so_many_calls() -> None:
+    owner = User.objects.create(email="ada@example.com", name="Ada")
+    options: dict[str, Any] = {"owner_id": owner.pk, "correlation_id": "c", "headers": {"a": 1}, "time_limit": 99}
+    single = Job.objects.get(pk=greet.apply_async(kwargs={"name": "name 0"}, **options).id)
+    assert enqueue_many(greet, names(2500), **options) == Enqueued(count=2500, existing_count=0)
+    many = list(Job.objects.exclude(pk=single.pk).order_by("id"))
+    assert [job.kwargs for job in many] == list(names(2500))
+    own = {"id", "created_at", "run_at"}
+    for column in {field.attname for field in Job._meta.concrete_fields} - own:
+        assert getattr(many[0], column) == getattr(single, column), column
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"), [({"countdown": 60}, 60), ({"eta": timezone.now() + timedelta(days=1)}, 86400)]
+)
+def test_many_jobs_may_be_delayed_and_expire(options: dict[str, Any], seconds: int) -> None:
+    enqueue_many(greet, names(2), expires=90000, **options)
+    for job in Job.objects.all():
+        assert job.state == "delayed"
+        assert abs((job.run_at - timezone.now()).total_seconds() - seconds) < 30
+        assert job.expires_at is not None
+        assert abs((job.expires_at - timezone.now()).total_seconds() - 90000) < 30
+
+
+def test_they_run_with_their_own_arguments() -> None:
+    enqueue_many(greet, [{"name": "a", "price": Decimal("1.50")}, {"name": "b"}])
+    assert [job.result for job in run_due_jobs()] == ["a 1.50", "b None"]
+
+
+def test_nothing_is_enqueued_for_no_calls() -> None:
+    assert enqueue_many(greet, []) == Enqueued(count=0, existing_count=0)
+
+
+def test_a_key_that_is_taken_leaves_nothing() -> None:
+    greet.apply_async(kwargs={"name": "live"}, dedup_key="greet-live")
+    DedupWindow.objects.create(
+        key="greet-thrown", job_id=Job.objects.get().pk, until=timezone.now() + timedelta(days=1)
+    )
+    calls = [{"name": name} for name in ("live", "new", "thrown", "new", "also")]
+    enqueued = enqueue_many(greet, calls, dedup_key=lambda call: f"greet-{call['name']}")
+    assert enqueued == Enqueued(count=2, existing_count=3)
+    assert {job.dedup_key for job in Job.objects.all()} == {"greet-also", "greet-live", "greet-new"}
+    assert enqueue_many(greet, calls, dedup_key=lambda call: f"greet-{call['name']}").count == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "cause"),
+    [
+        ({"nobody": 1}, "TypeError"),
+        ({"name": object()}, "PayloadNotJSON"),
+        ({"name": "x" * 2_000_000}, "PayloadTooLarge"),
+        ({"name": "\0"}, "PayloadNotJSON"),
+    ],
+)
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_wrong_call_is_told_with_its_number(bad: dict[str, Any], cause: str, atomic: bool) -> None:
+    with pytest.raises(CallRefused, match=rf"call 1500, .*{cause}") as refused, transaction.atomic():
+        enqueue_many(greet, [*names(1500), bad], atomic=atomic)
+    assert refused.value.enqueued.count == 1000
+
+
+@pytest.mark.django_db(transaction=True)
+def test_outside_of_a_transaction_a_thousand_at_a_time_is_committed_unless_all_or_nothing_is_asked() -> None:
+    with pytest.raises(CallRefused):
+        enqueue_many(greet, [*names(1500), {}], atomic=True)
+    assert not Job.objects.exists()
+    with pytest.raises(CallRefused):
+        enqueue_many(greet, [*names(1500), {}])
+    assert Job.objects.count() == 1000
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_jobs_are_part_of_the_callers_transaction() -> None:
+    with transaction.atomic():
+        enqueue_many(greet, names(1500))
+        transaction.set_rollback(True)
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("option", [{"task_id": "x"}, {"dedup_seconds": 3}, {"dedup_latest": True}, {"hope": 1}])
+def test_options_that_make_no_sense_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises((NotSupported, CallRefused)):
+        enqueue_many(greet, names(2), **option)
+    assert not Job.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_callers_with_the_same_keys_in_another_order_do_not_deadlock() -> None:
+    calls = list(names(1000))
+    both_are_there = Barrier(2)
+
+    def enqueue(these: Sequence[dict[str, Any]]) -> int:
+        both_are_there.wait(timeout=30)
+        try:
+            with transaction.atomic():
+                return enqueue_many(greet, these, dedup_key=lambda call: str(call["name"])).count
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as threads:
+        counts = list(threads.map(enqueue, [calls, calls[::-1]]))
+    assert sum(counts) == Job.objects.count() == 1000
+
+
+def test_memory_does_not_grow_with_the_number_of_calls() -> None:
+    enqueue_many(add, ({"x": n, "y": n} for n in range(1000)))
+    peaks = []
+    for count in (2000, 12000):
+        tracemalloc.start()
+        enqueue_many(add, ({"x": n, "y": n} for n in range(count)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_as_many_are_hinted_at_once_as_the_window_takes(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.JOBS_WINDOW = 300
+    sent: list[publish.Hint] = []
+    monkeypatch.setattr(publish, "many_soon", sent.extend)
+    enqueue_many(greet, names(2500))
+    assert len({hint.job_id for hint in sent}) == len({hint.hint_id for hint in sent}) == 300
+    assert {hint.job_id for hint in sent} == set(Job.objects.order_by("id").values_list("pk", flat=True)[:300])
