@@ -321,6 +321,8 @@ CELERY_TASK_DEFAULT_PRIORITY = 5
 CELERY_TASK_CREATE_MISSING_QUEUES = False
 CELERY_TASK_ACKS_LATE = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# Celery's rate limit is one worker's own, and holds its slots. The ledger takes `rate_limit` for all workers together.
+CELERY_WORKER_DISABLE_RATE_LIMITS = True
 # The ledger decides what becomes of a job whose process died; the message is never put back.
 CELERY_TASK_REJECT_ON_WORKER_LOST = False
 CELERY_TASK_RETRY_ON_WORKER_LOST = False

@@ -7,6 +7,7 @@ end the whole worker. What could not be written there is found by the dispatcher
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
@@ -17,7 +18,7 @@ from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
 from jobs import canvas, flows, settle
-from jobs.errors import Interrupted, LeaseLost, Permanent
+from jobs.errors import Interrupted, LeaseLost, Permanent, RateLimited
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
@@ -140,7 +141,7 @@ class LedgerBackend(DatabaseBackend):
             log(logging.WARNING, "retried", request.task, request, f"in={delay} error={error}")
 
     def mark_as_left(self, task_id: str, exc: Ignore | Reject, request: Any) -> None:
-        """The body raised `Ignore` (the job is completed without a result, or replaced) or `Reject`.
+        """The body raised `Ignore` (the job is completed without a result, replaced, or waits again) or `Reject`.
 
         `Reject(requeue=True)` is another run at once, and counts; `Reject` is a failure.
         """
@@ -152,6 +153,8 @@ class LedgerBackend(DatabaseBackend):
             written = self._written(lambda _: self._replaced(run, replacement), request, "replaced")
         elif isinstance(exc, Interrupted):
             written = self._written(lambda _: settle.give_back(run), request, "interrupted")
+        elif isinstance(exc, RateLimited):
+            written = self._written(partial(_paused, run, exc.retry_after_seconds), request, "rate-limited")
         elif isinstance(exc, Ignore):
             written = self._written(lambda _: settle.complete(run, result=None), request, "ignored")
         elif exc.requeue:
@@ -334,6 +337,10 @@ def _run(task_id: str, request: Any) -> settle.Run | None:
         return settle.Run(parse_id(task_id), token)
     except InvalidJobId:
         return None
+
+
+def _paused(run: settle.Run, seconds: float, repeated: bool) -> bool:
+    return settle.rate_limit(run, seconds=seconds) or (repeated and run.landed(state="waiting"))
 
 
 def _storable(value: Any) -> Any:

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import router, transaction
 from django.db.models.functions import Now
 
-from jobs import claims, enqueue, publish
+from jobs import claims, enqueue, own_limits, publish
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup
 from jobs.ids import new_id
@@ -127,7 +127,10 @@ class _Batch:
         self._task.__header__(**kwargs)
         payload = enqueue.checked_json(self._task.name, dict(kwargs))
         key = self._dedup_key(kwargs) if self._dedup_key is not None else None
-        return claims.NewRow(new_id(), payload, Dedup.taken_from({"dedup_key": key}).key)
+        # What the options say of limits is the same for all; the keys that a task declares may name arguments.
+        own = own_limits.taken_from(dict(self._options), self._task, (), kwargs)
+        limits = own["rate_key"], own["concurrency_key"], own["lane"]
+        return claims.NewRow(new_id(), payload, Dedup.taken_from({"dedup_key": key}).key, *limits)
 
     @contextmanager
     def _refusing(self, number: int) -> Iterator[None]:

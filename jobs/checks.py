@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
 from jobs.queues import QUEUES
+from jobs.rates import InvalidLimit
 
 
 @register()
@@ -35,6 +36,7 @@ def check_delivery(**_: Any) -> list[CheckMessage]:
     wanted = {
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
+        "worker_disable_rate_limits": True,
         "task_reject_on_worker_lost": False,
         "task_retry_on_worker_lost": False,
         "task_ignore_result": False,
@@ -94,8 +96,9 @@ def check_database(**_: Any) -> list[CheckMessage]:
 def refuse_unsafe_tasks(app: Celery) -> None:
     """At a worker's start: every task of ours must reach the claim, or its runs would own nothing.
 
-    Raises ImproperlyConfigured for a task whose own `before_start` hides the ledger's.
+    Raises ImproperlyConfigured for a task whose own `before_start` hides the ledger's, or whose limits mean nothing.
     """
+    from jobs import own_limits
     from jobs.task import JobTask
 
     for name, task in app.tasks.items():
@@ -104,3 +107,7 @@ def refuse_unsafe_tasks(app: Celery) -> None:
         owner = next(cls for cls in type(task).__mro__ if "before_start" in cls.__dict__)
         if owner is not JobTask and "super" not in owner.__dict__["before_start"].__code__.co_names:
             raise ImproperlyConfigured(f"{name}: its before_start must begin with super().before_start(…).")
+        try:
+            own_limits.check_declared(task)
+        except InvalidLimit as error:
+            raise ImproperlyConfigured(str(error)) from error

@@ -6,7 +6,7 @@ no partial index can answer: with statistics from before a burst, the planner ta
 the shorter way, and each claim would read the whole backlog.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -14,32 +14,142 @@ from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.db import connections, router
+from django.db.models.functions import Now
 from kombu.utils import json as kombu_json
 
-from jobs.models import Job
+from jobs.limits import COLUMNS, Limits, in_force
+from jobs.models import Job, QueueControl
+from jobs.queues import QUEUES
+from jobs.rates import Rate
 from jobs.statistics import BOUNDS_SECONDS
 
-# Locks: the job's row, for the length of this statement. Index: primary key.
-# Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim
-# whose answer was lost is sent again with repeated = true and finds itself by its token. A token never claims twice in
-# a row, so a hint that is delivered twice gives one run. A worker that was given up (its row is dead) claims nothing.
-CLAIM = """
-UPDATE jobs_job AS job
-SET state = 'active', claim_token = hint.token, worker_id = %(worker_id)s, started_at = statement_timestamp(),
-    progress_percent = NULL, progress_message = '', custom_state = '', custom_meta = NULL
-FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS hint (job_id, token)
-WHERE job.id = hint.job_id
-  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> hint.token
-                     WHEN 'active' THEN %(repeated)s AND job.claim_token = hint.token
-                     ELSE FALSE END
-  AND (%(task)s::text IS NULL OR job.task = %(task)s)
+# What a claim writes, but for its moment.
+_TAKEN = """state = 'active', worker_id = %(worker_id)s,
+    progress_percent = NULL, progress_message = '', custom_state = '', custom_meta = NULL"""
+# What every claim asks, whether its job has limits or not.
+_MAY_START = """(%(task)s::text IS NULL OR job.task = %(task)s)
   AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
   AND NOT EXISTS (
       SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
-  AND EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)
-RETURNING job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, job.follow_ups::text,
+  AND NOT EXISTS (
+      SELECT FROM jobs_limit AS pause
+      WHERE pause.key = 'queue:' || job.queue AND pause.paused_until > statement_timestamp())
+  AND EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)"""
+_CLAIMED = """job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, job.follow_ups::text,
           job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id,
-          job.flow_id, job.group_id
+          job.flow_id, job.group_id"""
+
+# Locks: the job's row, for the length of this statement. Index: primary key.
+# Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim
+# whose answer was lost is sent again with repeated = true and finds itself by its token, as one of CLAIM_LIMITED does.
+# A token never claims twice in a row, so a hint that is delivered twice gives one run. A worker that was given up (its
+# row is dead) claims nothing. Jobs with limits are left to CLAIM_LIMITED.
+CLAIM = f"""
+UPDATE jobs_job AS job
+SET {_TAKEN}, claim_token = hint.token,
+    started_at = CASE job.state WHEN 'active' THEN job.started_at ELSE statement_timestamp() END
+FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS hint (job_id, token)
+WHERE job.id = hint.job_id
+  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> hint.token AND job.lane = ''
+                         AND job.queue <> ALL (%(paced_queues)s::text[])
+                         AND NOT EXISTS (
+                             SELECT FROM jobs_queuecontrol AS own
+                             WHERE own.name = job.queue
+                               AND num_nonnulls(own.rate_limit, own.concurrency_limit, own.quiet_hours) > 0)
+                     WHEN 'active' THEN %(repeated)s AND job.claim_token = hint.token
+                     ELSE FALSE END
+  AND {_MAY_START}
+RETURNING {_CLAIMED}
+"""  # noqa: S608
+
+# Locks: the job's row, then the rows of its limits in the order of their keys, until its end. Index: primary keys;
+# job_active_of_key and job_active for those that run.
+# Two at once: the second waits at the first row that both need. So it decides by what the first has left, and by a
+# clock that is read after the wait: the starts under a key are in the order of their times. Whoever holds a limit waits
+# for no job any more, so none of them waits in a circle. All is one message of the simple protocol, which PostgreSQL
+# runs as one transaction: a worker that is frozen or dies in the middle of it keeps nobody waiting.
+CLAIM_LIMITED = f"""
+SELECT FROM jobs_job WHERE id = %(job_id)s FOR UPDATE;
+
+INSERT INTO jobs_limit AS own (key, used_at)
+SELECT key, statement_timestamp() FROM unnest(%(locks)s::text[]) AS key ORDER BY key
+ON CONFLICT (key) DO UPDATE SET used_at = EXCLUDED.used_at;
+
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), rate AS MATERIALIZED (
+    SELECT * FROM unnest(%(rate_keys)s::text[], %(rate_counts)s::int[], %(rate_periods)s::interval[])
+        AS rate (key, count, period)
+), claimed AS (
+    UPDATE jobs_job AS job
+    SET {_TAKEN}, claim_token = %(token)s, started_at = clock.now
+    FROM clock
+    WHERE job.id = %(job_id)s
+      AND CASE job.state WHEN 'waiting' THEN job.claim_token <> %(token)s ELSE FALSE END
+      AND job.queue = %(queue)s AND job.lane = %(lane)s
+      AND (%(loud_until)s::timestamptz IS NULL OR clock.now < %(loud_until)s)
+      AND NOT EXISTS (
+          SELECT FROM rate JOIN jobs_limit AS own ON own.key = rate.key
+          WHERE own.paused_until > clock.now
+             OR own.starts[cardinality(own.starts) + 1 - rate.count] > clock.now - rate.period)
+      AND (%(queue_concurrency)s::int IS NULL OR %(queue_concurrency)s > (
+          SELECT count(*) FROM jobs_job AS other WHERE other.state = 'active' AND other.queue = %(queue)s))
+      AND (%(concurrency)s::int IS NULL OR %(concurrency)s > (
+          SELECT count(*) FROM jobs_job AS other
+          WHERE other.state = 'active' AND other.concurrency_key = %(concurrency_key)s))
+      AND {_MAY_START}
+    RETURNING {_CLAIMED}
+), counted AS (
+    UPDATE jobs_limit AS own
+    SET kept_count = GREATEST(own.kept_count, rate.count),
+        starts = (own.starts || clock.now)[GREATEST(1, cardinality(own.starts) + 2
+                                                       - GREATEST(own.kept_count, rate.count)):]
+    FROM rate, clock
+    WHERE own.key = rate.key AND rate.count IS NOT NULL AND EXISTS (SELECT FROM claimed)
+)
+SELECT * FROM claimed
+"""  # noqa: S608
+
+# Locks: nothing. Index: job_waiting, of which it reads one entry per lane, however many jobs stand in it.
+# Two at once: they read.
+WAITING_LANES = """
+WITH RECURSIVE lane AS (
+    (SELECT queue, lane, rate_key, rate_limit, concurrency_key, concurrency_limit, quiet_hours
+     FROM jobs_job WHERE state = 'waiting' ORDER BY queue, lane LIMIT 1)
+    UNION ALL
+    SELECT following.*
+    FROM lane CROSS JOIN LATERAL (
+        SELECT queue, lane, rate_key, rate_limit, concurrency_key, concurrency_limit, quiet_hours
+        FROM jobs_job WHERE state = 'waiting' AND (queue, lane) > (lane.queue, lane.lane)
+        ORDER BY queue, lane LIMIT 1) AS following
+)
+SELECT lane.*, statement_timestamp() FROM lane
+"""
+
+# Locks: nothing. Index: primary key.
+# Two at once: they read. What they read may have changed when they use it: the claim decides.
+FREE_STARTS = """
+SELECT rate.key, GREATEST(0, rate.count - counted.number), counted.earliest + rate.period
+FROM unnest(%(keys)s::text[], %(counts)s::int[], %(periods)s::interval[])
+    WITH ORDINALITY AS rate (key, count, period, place)
+LEFT JOIN jobs_limit AS own ON own.key = rate.key
+CROSS JOIN LATERAL (
+    SELECT count(*) AS number, min(start) AS earliest
+    FROM unnest(own.starts) AS start WHERE start > statement_timestamp() - rate.period) AS counted
+ORDER BY rate.place
+"""
+
+# Locks: nothing. Index: job_waiting, from the head of each lane.
+# Two at once: they read.
+MOST_URGENT = """
+SELECT job.id, wanted.number
+FROM unnest(%(queues)s::text[], %(lanes)s::text[]) WITH ORDINALITY AS wanted (queue, lane, number)
+CROSS JOIN LATERAL (
+    SELECT id, priority, run_at FROM jobs_job
+    WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane
+      AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
+    ORDER BY priority, run_at, id LIMIT %(limit)s) AS job
+ORDER BY job.priority, job.run_at, job.id
 """
 
 # Locks: the jobs' rows, for the length of this statement. Index: primary key.
@@ -83,9 +193,10 @@ RETURNING id
 # Index: primary key, job_one_live_per_dedup_key.
 # Two at once: one of two jobs with a key is inserted. Both insert in the order of their keys: no deadlock.
 INSERT_MANY = """
-INSERT INTO jobs_job (id, kwargs, dedup_key, {columns})
-SELECT item.id, item.kwargs::jsonb, item.dedup_key, {values}
-FROM unnest(%s::uuid[], %s::text[], %s::text[]) WITH ORDINALITY AS item (id, kwargs, dedup_key, place)
+INSERT INTO jobs_job (id, kwargs, dedup_key, rate_key, concurrency_key, lane, {columns})
+SELECT item.id, item.kwargs::jsonb, item.dedup_key, item.rate_key, item.concurrency_key, item.lane, {values}
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    WITH ORDINALITY AS item (id, kwargs, dedup_key, rate_key, concurrency_key, lane, place)
 ORDER BY item.place
 ON CONFLICT DO NOTHING
 RETURNING id
@@ -200,9 +311,10 @@ class Claim:
 def claim(hints: dict[UUID, str], *, worker_id: UUID, task: str | None = None, repeated: bool = False) -> list[Claim]:
     """Claims jobs for a worker: `hints` maps job ids to claim tokens. Returns those it got, durably committed.
 
-    A job that is not waiting, has expired, stands in a paused queue or was claimed with that token before is left out.
-    So is one of another task than `task`, where that is named: its hint is from before the job was replaced. Call it
-    outside of any transaction. `repeated` says that an earlier answer to the same call may have been lost.
+    A job that is not waiting, has expired, stands in a paused queue or was claimed with that token before is left out;
+    so is one that a limit keeps from starting (G11), which then is as it was. So is one of another task than `task`,
+    where that is named: its hint is from before the job was replaced. Call it outside of any transaction. `repeated`
+    says that an earlier answer to the same call may have been lost.
     """
     parameters: dict[str, Any] = {
         "job_ids": list(hints),
@@ -210,11 +322,50 @@ def claim(hints: dict[UUID, str], *, worker_id: UUID, task: str | None = None, r
         "worker_id": worker_id,
         "task": task,
         "repeated": repeated,
+        "paced_queues": [queue.name for queue in QUEUES.values() if queue.is_paced],
     }
     with connections[router.db_for_write(Job)].cursor() as cursor:
         cursor.execute(CLAIM, parameters)
         rows = cursor.fetchall()
+    left = hints.keys() - {row[0] for row in rows}
+    for values in _limited(left) if left else ():
+        rows += _claim_limited(values, {**parameters, "job_id": values["id"], "token": hints[values["id"]]})
     return [Claim(*row[:3], *(kombu_json.loads(text) for text in row[3:6]), *row[6:]) for row in rows]
+
+
+def _limited(job_ids: Collection[UUID]) -> list[dict[str, Any]]:
+    """Those of the jobs that wait, whether they have limits or not. By their ids alone, see the head of this module."""
+    rows = (
+        Job.objects.filter(pk__in=job_ids).annotate(now=Now()).values("id", "state", "queue", "lane", "now", *COLUMNS)
+    )
+    return [row for row in rows if row["state"] == "waiting"]
+
+
+def _claim_limited(values: dict[str, Any], parameters: dict[str, Any]) -> list[Any]:
+    """Claims one job, if its limits let it start."""
+    control = QueueControl.objects.filter(name=values["queue"]).first()
+    limits = Limits.of(in_force(values["queue"], control), values)
+    if limits.quiet_until(values["now"]) is not None:
+        return []
+    rates = limits.rates.values()
+    parameters |= {
+        "queue": values["queue"],
+        "lane": values["lane"],
+        "locks": limits.locks,
+        "rate_keys": list(limits.rates),
+        "rate_counts": [rate and rate.count for rate in rates],
+        "rate_periods": [rate and rate.period for rate in rates],
+        "queue_concurrency": limits.queue_concurrency,
+        "concurrency_key": limits.concurrency_key,
+        "concurrency": limits.concurrency,
+        "loud_until": limits.loud_until(values["now"]),
+    }
+    with connections[router.db_for_write(Job)].cursor() as cursor:
+        cursor.execute(CLAIM_LIMITED, parameters)
+        while cursor.nextset():
+            # The last answer is that of the claim.
+            pass
+        return cursor.fetchall()
 
 
 def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
@@ -238,12 +389,15 @@ class NewRow(NamedTuple):
     job_id: UUID
     kwargs: str
     dedup_key: str | None
+    rate_key: str | None
+    concurrency_key: str | None
+    lane: str
 
 
 def insert_many(like: Job, rows: Sequence[NewRow]) -> set[UUID]:
     """Inserts jobs that are as `like` in all but these; returns the ids of those whose dedup key was not taken."""
     connection = connections[router.db_for_write(Job)]
-    own = {"id", "kwargs", "dedup_key", "created_at"}
+    own = {"id", "kwargs", "dedup_key", "rate_key", "concurrency_key", "lane", "created_at"}
     fields = [field for field in Job._meta.concrete_fields if field.column not in own]
     values = [field.get_db_prep_save(getattr(like, field.attname), connection) for field in fields]
     statement = INSERT_MANY.format(
@@ -262,6 +416,46 @@ def now() -> datetime:
         cursor.execute(NOW)
         moment: datetime = cursor.fetchone()[0]
     return moment
+
+
+def waiting_lanes() -> tuple[list[dict[str, Any]], datetime | None]:
+    """Every queue and lane in which jobs wait, with the columns that the jobs of a lane have in common; and when it was
+    so, None where nothing waits."""
+    names = ("queue", "lane", *COLUMNS, "now")
+    lanes = [dict(zip(names, row, strict=True)) for row in _rows(WAITING_LANES, {})]
+    return lanes, lanes[0]["now"] if lanes else None
+
+
+class FreeStarts(NamedTuple):
+    """How many starts a rate has left at this moment, and when it has one more; None where it has all of them."""
+
+    free: int
+    more_at: datetime | None
+
+
+def free_starts(rates: Collection[tuple[str, Rate]]) -> dict[tuple[str, Rate], FreeStarts]:
+    """What is left of each of these keys' rates."""
+    parameters = {
+        "keys": [key for key, _ in rates],
+        "counts": [rate.count for _, rate in rates],
+        "periods": [rate.period for _, rate in rates],
+    }
+    rows = _rows(FREE_STARTS, parameters) if rates else []
+    return {rate: FreeStarts(free, more_at) for rate, (_, free, more_at) in zip(rates, rows, strict=True)}
+
+
+def most_urgent(lanes: Sequence[tuple[str, str]], *, limit: int, without: Collection[UUID]) -> list[tuple[UUID, int]]:
+    """The most urgent waiting jobs of some lanes, which are named by queue and lane: at most `limit` of each.
+
+    Returns ids, the most urgent first, each with the place of its lane among those given.
+    """
+    parameters = {
+        "queues": [queue for queue, _ in lanes],
+        "lanes": [lane for _, lane in lanes],
+        "limit": limit,
+        "without": list(without),
+    }
+    return [(job_id, number - 1) for job_id, number in _rows(MOST_URGENT, parameters)]
 
 
 def promote_due(*, limit: int) -> list[UUID]:
@@ -294,6 +488,10 @@ def fold_days(*, age: timedelta) -> None:
 
 
 def _moved(statement: str, limit: int) -> list[UUID]:
+    return [row[0] for row in _rows(statement, {"limit": limit})]
+
+
+def _rows(statement: str, parameters: dict[str, Any]) -> list[Any]:
     with connections[router.db_for_write(Job)].cursor() as cursor:
-        cursor.execute(statement, {"limit": limit})
-        return [row[0] for row in cursor.fetchall()]
+        cursor.execute(statement, parameters)
+        return cursor.fetchall()

@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 
 from jobs import follow_ups, publish
 from jobs.ids import parse_id
+from jobs.limits import COLUMNS
 from jobs.models import LIVE, DedupWindow, Job
 from jobs.states import Cause, State
 from jobs.transitions import transition
@@ -45,6 +46,8 @@ _CALL = (
     "root_id",
     "group_id",
     "correlation_id",
+    *COLUMNS,
+    "lane",
 )
 
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from kombu import Queue as KombuQueue
 from kombu.utils.json import JSONEncoder
 
-from jobs import canvas, publish
+from jobs import canvas, own_limits, publish
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
@@ -81,9 +81,9 @@ def enqueue(
     """Writes the job's row and, once the caller's transaction has committed, sends a hint to a worker.
 
     Options: Celery's (`countdown`, `eta`, `expires`, `priority`, `queue`, `link`, `chain`, time limits, `task_id` …)
-    and `dedup_key`, `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong
-    with a call raises before anything is written. Rolled back, nothing is left; committed, the job will run even when
-    this process dies before the hint.
+    and `rate_key`, `rate_limit`, `concurrency_key`, `concurrency_limit`, `quiet_hours`, `dedup_key`, `dedup_seconds`,
+    `dedup_latest`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong with a call raises before anything is
+    written. Rolled back, nothing is left; committed, the job will run even when this process dies before the hint.
 
     With `dedup_key`, or a `task_id` that exists, the result may be that of a job which is already there, or will be
     there when another ends: see `jobs.dedup`. Another caller's uncommitted job with the same key is waited for.
@@ -129,6 +129,7 @@ def job_of(
     run_at, state = _run_at(app, options) if awaited_flow_id is None else (Now(), State.DELAYED)
     priority = options.pop("priority", None)
     max_attempts = options.pop("max_attempts", None)
+    limits = own_limits.taken_from(options, task, args, kwargs)
     root_id = options.pop("root_id", None) or (request and (request.root_id or request.id))
     parent_id = options.pop("parent_id", None) or (request and request.id)
     job = Job(
@@ -157,6 +158,7 @@ def job_of(
         awaited_flow_id=awaited_flow_id and parse_id(awaited_flow_id),
         is_held=awaited_flow_id is not None,
         correlation_id=options.pop("correlation_id", None) or getattr(request, "correlation_id", None) or "",
+        **limits,
     )
     checked_json(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])
     unknown = [name for name, value in options.items() if name not in _IRRELEVANT and value is not None]

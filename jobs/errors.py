@@ -2,6 +2,8 @@
 
 from celery.exceptions import Ignore
 
+LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
+
 
 class Permanent(Exception):
     """The job cannot succeed however often it is tried: it fails at once, with this sentence as its error."""
@@ -9,6 +11,21 @@ class Permanent(Exception):
 
 class Interrupted(Ignore):
     """A run ended through no fault of its task and left nothing behind: its job waits again, and nothing is counted."""
+
+
+class RateLimited(Ignore):
+    """The other side takes no more calls for `retry_after_seconds`, as an HTTP status 429 says.
+
+    All jobs with the rate key of this one start nothing for that time, or, where it has none, all of its queue, on all
+    workers. The job waits again at its place in the queue, and nothing is counted; `autoretry_for` never sees this.
+    Raises ValueError for a time that is none, is negative, or is longer than a week.
+    """
+
+    def __init__(self, message: str = "", *, retry_after_seconds: float) -> None:
+        if not 0 <= retry_after_seconds <= LONGEST_PAUSE_SECONDS:
+            raise ValueError(f"retry_after_seconds={retry_after_seconds!r}: expected 0 to {LONGEST_PAUSE_SECONDS:,}.")
+        super().__init__(message or f"The other side takes no more calls for {retry_after_seconds:g} s.")
+        self.retry_after_seconds = retry_after_seconds
 
 
 class LeaseLost(Exception):

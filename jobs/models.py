@@ -67,6 +67,14 @@ class Job(models.Model):
     soft_time_limit_seconds = models.FloatField(null=True, blank=True)
     time_limit_seconds = models.FloatField(null=True, blank=True)
 
+    # See `jobs.limits`. Jobs of one queue and lane have the same limits.
+    rate_key = models.CharField(max_length=128, null=True, blank=True, help_text="Starts are counted by it")
+    rate_limit = models.CharField(max_length=16, null=True, blank=True, help_text="Starts per time, as 10/s")
+    concurrency_key = models.CharField(max_length=128, null=True, blank=True, help_text="Running jobs, by it")
+    concurrency_limit = models.PositiveIntegerField(null=True, blank=True, help_text="Jobs of the key at once")
+    quiet_hours = models.CharField(max_length=64, null=True, blank=True, help_text="When it does not start")
+    lane = models.TextField(blank=True, default="", db_default="", help_text="Its own limits, in one text")
+
     dedup_key = models.CharField(max_length=255, null=True, blank=True)
     successor = payload_field(
         null=True, blank=True, help_text="The job to insert when this one ends: what came with its key meanwhile"
@@ -120,14 +128,31 @@ class Job(models.Model):
                 condition=Q(attempt__gte=1) & (Q(max_attempts__isnull=True) | Q(attempt__lte=F("max_attempts"))),
                 name="job_attempt_within_max",
             ),
+            # A job with limits of its own that stood in the lane of those without would start as if it had none.
+            models.CheckConstraint(
+                condition=Q(lane="", rate_key=None, concurrency_key=None, quiet_hours=None)
+                | (~Q(lane="") & ~Q(rate_key=None, concurrency_key=None, quiet_hours=None)),
+                name="job_lane_iff_limited",
+            ),
+            models.CheckConstraint(condition=Q(rate_limit=None) | ~Q(rate_key=None), name="job_rate_limit_has_key"),
+            models.CheckConstraint(
+                condition=Q(concurrency_key=None, concurrency_limit=None)
+                | Q(concurrency_key__isnull=False, concurrency_limit__isnull=False, concurrency_limit__gte=1),
+                name="job_concurrency_key_has_limit",
+            ),
         ]
         indexes = [
-            # The top-up's order; the claim and the counts of live jobs use these partial indexes too.
+            # The top-up's order, lane by lane; the counts of live jobs use these partial indexes too.
             models.Index(
-                fields=["queue", "priority", "run_at", "id"], condition=Q(state="waiting"), name="job_waiting"
+                fields=["queue", "lane", "priority", "run_at", "id"], condition=Q(state="waiting"), name="job_waiting"
             ),
             models.Index(fields=["run_at"], condition=Q(state="delayed", is_held=False), name="job_delayed"),
             models.Index(fields=["worker_id"], condition=Q(state="active"), name="job_active"),
+            models.Index(
+                fields=["concurrency_key"],
+                condition=Q(state="active", concurrency_key__isnull=False),
+                name="job_active_of_key",
+            ),
             models.Index(
                 fields=["expires_at"],
                 condition=Q(state__in=["waiting", "delayed"], expires_at__isnull=False),
@@ -253,7 +278,15 @@ class Duty(models.Model):
 class QueueControl(models.Model):
     """What an operator has set for a queue, over the declaration in `jobs.queues`."""
 
-    OVERRIDES = ("waiting_threshold_count", "failed_threshold_count", "keep_completed_count", "keep_failed_count")
+    OVERRIDES = (
+        "rate_limit",
+        "concurrency_limit",
+        "quiet_hours",
+        "waiting_threshold_count",
+        "failed_threshold_count",
+        "keep_completed_count",
+        "keep_failed_count",
+    )
 
     name = models.CharField(primary_key=True, max_length=64)
     paused_at = models.DateTimeField(null=True, blank=True)
@@ -261,6 +294,9 @@ class QueueControl(models.Model):
     failed_threshold_count = models.PositiveIntegerField(null=True, blank=True)
     keep_completed_count = models.PositiveIntegerField(null=True, blank=True)
     keep_failed_count = models.PositiveIntegerField(null=True, blank=True)
+    rate_limit = models.CharField(max_length=16, null=True, blank=True)
+    concurrency_limit = models.PositiveIntegerField(null=True, blank=True)
+    quiet_hours = models.CharField(max_length=64, null=True, blank=True)
 
     def __str__(self) -> str:
         return self.name
@@ -269,6 +305,26 @@ class QueueControl(models.Model):
         """The declaration with the operator's values over it: what is in force."""
         own = {name: getattr(self, name) for name in self.OVERRIDES}
         return replace(queue, **{name: value for name, value in own.items() if value is not None})
+
+
+class Limit(models.Model):
+    """What one limit has seen, over all workers: the latest starts under its key. Claims lock it, one after the other.
+
+    Keys are made by `jobs.limits`: of a queue, of a rate key or of a concurrency key.
+    """
+
+    key = models.CharField(primary_key=True, max_length=160)
+    starts = ArrayField(
+        models.DateTimeField(), default=list, db_default=[], help_text="Oldest first, as many as a limit asks for"
+    )
+    kept_count = models.PositiveIntegerField(default=0, db_default=0, help_text="How many starts are kept at most")
+    paused_until = models.DateTimeField(
+        null=True, blank=True, help_text="The other side takes no more calls until then"
+    )
+    used_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class DedupWindow(models.Model):

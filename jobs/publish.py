@@ -55,6 +55,7 @@ class Hint:
     task: str
     queue: str
     priority: int
+    lane: str
     time_limit_seconds: float | None
     soft_time_limit_seconds: float | None
     root_id: UUID | None
@@ -69,6 +70,7 @@ class Hint:
         "task",
         "queue",
         "priority",
+        "lane",
         "time_limit_seconds",
         "soft_time_limit_seconds",
         "root_id",
@@ -78,6 +80,12 @@ class Hint:
         "kwargs",
     )
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether limits of the job or of its queue are declared: then the dispatcher alone knows when it may start."""
+        queue = QUEUES.get(self.queue)
+        return self.lane != "" or (queue is not None and queue.is_paced)
+
     @classmethod
     def of(cls, job: Job) -> Self:
         """A fresh hint for a job. Each hint is good for one claim."""
@@ -86,6 +94,7 @@ class Hint:
             task=job.task,
             queue=job.queue,
             priority=job.priority,
+            lane=job.lane,
             time_limit_seconds=job.time_limit_seconds,
             soft_time_limit_seconds=job.soft_time_limit_seconds,
             root_id=job.root_id,
@@ -249,13 +258,15 @@ _publisher: Publisher | None = None
 
 
 def soon(hint: Hint) -> bool:
-    """Sends a hint after the caller's commit. Returns whether it went out; never raises, never waits twice."""
-    return _own_publisher().send(hint)
+    """Sends a hint after the caller's commit, unless limits say when the job may start. Returns whether it went out;
+    never raises, never waits twice."""
+    return not hint.is_paced and _own_publisher().send(hint)
 
 
 def many_soon(hints: Sequence[Hint]) -> bool:
     """The same for many hints of one queue at once."""
-    return _own_publisher().send_many(hints)
+    unpaced = [hint for hint in hints if not hint.is_paced]
+    return bool(unpaced) and _own_publisher().send_many(unpaced)
 
 
 def _own_publisher() -> Publisher:

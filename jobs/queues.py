@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+from jobs.quiet_hours import QuietHours
+from jobs.rates import InvalidLimit, Rate
+
+# How an operator lifts a declared limit.
+NO_LIMIT = "none"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
@@ -9,6 +15,9 @@ class Queue:
 
     Attempts count runs: `max_attempts=3` is a first run and two retries. Backoff doubles with each retry, beginning at
     `backoff_seconds`; it applies only to tasks that declare `autoretry_for`. Thresholds turn `/health` to degraded.
+
+    Limits hold over all workers together: starts per time ("10/s", "100/m", "1000/h"), jobs that run at once (0: as
+    many as there are slots), and hours in which nothing starts ("22:00-07:00 Europe/Berlin").
     """
 
     name: str
@@ -22,6 +31,35 @@ class Queue:
     keep_failed_count: int = 500
     waiting_threshold_count: int = 1000
     failed_threshold_count: int = 50
+    rate_limit: str = NO_LIMIT
+    concurrency_limit: int = 0
+    quiet_hours: str = NO_LIMIT
+
+    def __post_init__(self) -> None:
+        # At import: a limit that is written wrongly stops every process, instead of being none.
+        try:
+            _ = self.rate, self.quiet
+        except InvalidLimit as error:
+            raise InvalidLimit(f"Queue {self.name!r}: {error}") from None
+        if isinstance(self.concurrency_limit, bool) or not isinstance(self.concurrency_limit, int):
+            raise InvalidLimit(f"Queue {self.name!r}: concurrency_limit={self.concurrency_limit!r} is no whole number.")
+        if self.concurrency_limit < 0:
+            raise InvalidLimit(f"Queue {self.name!r}: concurrency_limit={self.concurrency_limit!r} is less than none.")
+
+    @property
+    def rate(self) -> Rate | None:
+        """The rate limit, if it has one."""
+        return None if self.rate_limit == NO_LIMIT else Rate.parse(self.rate_limit)
+
+    @property
+    def quiet(self) -> QuietHours | None:
+        """The quiet hours, if it has any."""
+        return None if self.quiet_hours == NO_LIMIT else QuietHours.parse(self.quiet_hours)
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether starts of its jobs are limited, so that their hints are given out by `jobs.dispatcher.pacing`."""
+        return self.rate is not None or self.concurrency_limit > 0 or self.quiet is not None
 
 
 class UnknownQueue(ValueError):
@@ -35,7 +73,7 @@ QUEUES = {
     queue.name: queue
     for queue in [
         Queue(name="default", purpose="Whatever has no queue of its own: digests, housekeeping"),
-        Queue(name="email", purpose="E-mail, SMS and push"),
+        Queue(name="email", purpose="E-mail, SMS and push", rate_limit="10/s"),
         Queue(
             name="images",
             purpose="Renditions of pictures",
@@ -67,7 +105,14 @@ QUEUES = {
             soft_time_limit_seconds=30,
             time_limit_seconds=45,
         ),
-        Queue(name="crm", purpose="Contacts and analytics at the CRM", max_attempts=5, backoff_seconds=5),
+        # HubSpot allows a private app 100 calls in 10 s, and a job makes two at the most.
+        Queue(
+            name="crm",
+            purpose="Contacts and analytics at the CRM",
+            max_attempts=5,
+            backoff_seconds=5,
+            rate_limit="5/s",
+        ),
     ]
 }
 

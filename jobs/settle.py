@@ -22,7 +22,7 @@ from django.db.models.functions import Greatest, Now
 from django.db.models.sql import UpdateQuery
 from django.db.models.sql.constants import ROW_COUNT
 
-from jobs import claims, dedup, follow_ups, publish, signals
+from jobs import claims, dedup, follow_ups, limits, publish, signals
 from jobs.claims import Claim
 from jobs.models import LIVE, Attempt, Job
 from jobs.patience import DATABASE_AWAY
@@ -187,6 +187,21 @@ def replace(run: Run, *, task: str, args: list[Any], kwargs: dict[str, Any]) -> 
 def give_back(run: Run) -> bool:
     """The run left nothing behind, through no fault of its task: the job waits again, and nothing is counted."""
     return bool(transition(run.row(), Cause.HANDED_BACK))
+
+
+def rate_limit(run: Run, *, seconds: float) -> bool:
+    """The other side takes no more calls: nothing of the job's rate key, or of its queue, starts for so many seconds.
+
+    The job waits again, at its place, and nothing is counted. A pause that lasts longer already stays.
+    """
+    with atomic():
+        # The job first, then the limit, as in a claim.
+        job = run.row().select_for_update().first()
+        if job is None:
+            return False
+        limits.pause(job, seconds=seconds)
+        transition(run.row(), Cause.RATE_LIMITED)
+    return True
 
 
 def hand_back(worker_id: UUID) -> int:

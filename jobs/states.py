@@ -25,6 +25,7 @@ class Cause(StrEnum):
     RETRIED = "retried"
     STALLED = "stalled"
     HANDED_BACK = "handed back"
+    RATE_LIMITED = "rate limited"
     REPLACED = "replaced"
     RENEWED = "renewed"
     POSTPONED = "postponed"
@@ -57,6 +58,7 @@ TRANSITIONS = (
     Transition(State.ACTIVE, Cause.RETRIED, State.DELAYED),
     Transition(State.ACTIVE, Cause.STALLED, State.WAITING),
     Transition(State.ACTIVE, Cause.HANDED_BACK, State.WAITING),
+    Transition(State.ACTIVE, Cause.RATE_LIMITED, State.WAITING),
     Transition(State.ACTIVE, Cause.REPLACED, State.WAITING),
     Transition(State.DELAYED, Cause.EXPIRED, State.CANCELLED),
     Transition(State.WAITING, Cause.EXPIRED, State.CANCELLED),

@@ -29,8 +29,9 @@ class JobTask(DjangoTask):
     """A Celery task whose jobs are rows of the ledger.
 
     Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and, of `apply_async()`,
-    the options `dedup_key`, `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts` and `correlation_id`. Jitter is
-    off unless asked for.
+    the options `rate_key`, `rate_limit`, `concurrency_key`, `concurrency_limit`, `quiet_hours`, `dedup_key`,
+    `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts` and `correlation_id`. Limits may be declared as well.
+    Jitter is off unless asked for.
     """
 
     abstract = True
@@ -39,6 +40,12 @@ class JobTask(DjangoTask):
     retry_backoff_max = 600
     # `atomic=True`: the body and the job's completion are one transaction (G15).
     atomic = False
+    # Limits of its jobs over all workers together, as Celery's own `rate_limit` is here. Keys may name arguments, as in
+    # "tenant:{tenant_id}"; where none is declared, the task is the key.
+    rate_key: str | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    quiet_hours: str | None = None
     # An expected failure: one line in the log, no traceback.
     throws = (Permanent,)
     _declared: ClassVar[dict[str, Any]] = {}

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 from django.conf import settings
 
-from jobs.errors import Permanent
+from jobs.errors import Permanent, RateLimited
 
 CONTACTS = "/crm/v3/objects/contacts"
 CONNECT_SECONDS = 5.0
@@ -28,14 +28,6 @@ class CrmUnavailable(Exception):
     """The CRM cannot be reached, or has a fault of its own. Try again later."""
 
 
-class RateLimited(CrmUnavailable):
-    """The CRM takes no more calls for now; `retry_after_seconds` says for how long."""
-
-    def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__(f"The CRM takes no more calls for {retry_after_seconds} s.")
-        self.retry_after_seconds = retry_after_seconds
-
-
 class CrmRefused(Permanent):
     """The CRM refused the call for good. The text holds its words."""
 
@@ -43,8 +35,8 @@ class CrmRefused(Permanent):
 def upsert(*, email: str, properties: Mapping[str, str]) -> str:
     """Makes the contact with this address have these properties, and returns its id at the CRM.
 
-    Created, or where it exists, updated: a second call leaves the same contact. Raises RateLimited, CrmUnavailable, or
-    CrmRefused. 5 s to connect, 15 s for each answer.
+    Created, or where it exists, updated: a second call leaves the same contact. Raises RateLimited, which pauses the
+    queue of the job that lets it pass, CrmUnavailable, or CrmRefused. 5 s to connect, 15 s for each answer.
     """
     with httpx.Client(
         base_url=settings.CRM_BASE_URL,
@@ -66,7 +58,8 @@ def _sent(client: httpx.Client, method: str, path: str, body: Any) -> httpx.Resp
     except httpx.HTTPError as error:
         raise CrmUnavailable(f"The CRM cannot be reached: {error or type(error).__name__}.") from error
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        raise RateLimited(_pause_seconds(answer.headers.get("Retry-After", "")))
+        seconds = _pause_seconds(answer.headers.get("Retry-After", ""))
+        raise RateLimited(f"The CRM takes no more calls for {seconds} s.", retry_after_seconds=seconds)
     if answer.is_server_error:
         raise CrmUnavailable(f"The CRM has a fault: {_words(answer)}.")
     return answer

@@ -42,13 +42,14 @@ class DispatcherThread(DutyThread):
             seldom(retention.run_once, seconds=retention.SECONDS),
         ]
         self._due: list[UUID] = []
+        self.leads = False
 
     def run_once(self) -> None:
         """One round."""
         self._each(self.own)
-        leads = leader.hold()
+        self.leads = leader.hold()
         self.rescuer.look()
-        if leads:
+        if self.leads:
             self._each(self.leading)
 
     def recovered(self) -> None:

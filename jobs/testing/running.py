@@ -17,7 +17,7 @@ from django.db import connections, transaction
 from django.db.models.functions import Now
 from psycopg.pq import TransactionStatus
 
-from jobs import publish, selectors, settle
+from jobs import limits, publish, selectors, settle
 from jobs.app import UnknownTask
 from jobs.dispatcher import due, flows
 from jobs.models import Job, Worker
@@ -38,7 +38,7 @@ def run_due_jobs(*, ahead: timedelta = timedelta(0), at_most: int = 100) -> list
 
     Returns a Job for each run, in order, as it was after that run: a job that was retried appears again. An error of a
     task is in its job's row (`state`, `error`, `traceback`), as in a worker, and not raised. Raises EndlessJobs after
-    `at_most` runs. Jobs of paused queues stay. There are no time limits.
+    `at_most` runs. Jobs of paused queues stay. There are no time limits, and neither rates nor quiet hours hold.
 
     Inside a transaction, callbacks registered by `on_commit` in a body are called after its run; where a query fails in
     a body, all that the body wrote is undone, not that one query alone.
@@ -90,7 +90,7 @@ def _run(job: Job) -> bool:
         "properties": message.properties,
         "delivery_info": {"exchange": "", "routing_key": job.queue, "priority": job.priority, "redelivered": False},
     }
-    with _on_commit_called(), _failed_queries_undone(task):
+    with limits.without_clocks(), _on_commit_called(), _failed_queries_undone(task):
         build_tracer(task.name, task, app=app, hostname=_NODE)(str(job.pk), args, kwargs, request)
     return Job.objects.filter(pk=job.pk, claim_token__endswith=f":{hint.hint_id}").exists()
 

@@ -34,6 +34,7 @@ class LedgerStep(bootsteps.StartStopStep):
         """Writes the worker's row, so that its claims count, then keeps its lease and does the dispatcher's duties."""
         # The ledger's modules need Django set up and the tasks imported, which is so only from here on.
         from jobs import checks
+        from jobs.dispatcher.pacing import PacerThread
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.worker import lease, process
         from jobs.worker.progress import TellProgress
@@ -57,7 +58,7 @@ class LedgerStep(bootsteps.StartStopStep):
         dispatcher.own.append(TellProgress(worker).run_once)
         if not isinstance(worker.pool, prefork.TaskPool):
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
-        self.threads = [lease.LeaseThread(), dispatcher]
+        self.threads = [lease.LeaseThread(), dispatcher, PacerThread(worker.app, leads=lambda: dispatcher.leads)]
         for thread in self.threads:
             thread.start()
         worker_shutdown.connect(self.resign, weak=False)

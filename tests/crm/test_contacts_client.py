@@ -6,6 +6,7 @@ from email.utils import format_datetime
 import pytest
 
 from crm.clients import contacts
+from jobs.errors import RateLimited
 from tests.http_server import HttpServer, Reply
 
 pytestmark = pytest.mark.usefixtures("crm_env")
@@ -22,7 +23,7 @@ def upsert() -> str:
 )
 def test_a_429_says_for_how_long(http_server: HttpServer, retry_after: str, seconds: int) -> None:
     http_server.answer(Reply(status=429, headers={"Retry-After": retry_after}))
-    with pytest.raises(contacts.RateLimited) as caught:
+    with pytest.raises(RateLimited) as caught:
         upsert()
     assert caught.value.retry_after_seconds == seconds
 
@@ -31,7 +32,7 @@ def test_a_429_says_for_how_long(http_server: HttpServer, retry_after: str, seco
 def test_a_429_may_name_a_date(http_server: HttpServer, minutes: int, at_least: int, at_most: int) -> None:
     until = format_datetime(datetime.now(UTC) + timedelta(minutes=minutes), usegmt=True)
     http_server.answer(THERE, Reply(status=429, headers={"Retry-After": until}))
-    with pytest.raises(contacts.RateLimited) as caught:
+    with pytest.raises(RateLimited) as caught:
         upsert()
     assert at_least <= caught.value.retry_after_seconds <= at_most
 

@@ -13,7 +13,7 @@ from accounts.models import User
 from crm import services
 from crm.models import CrmContact
 from crm.tasks import MAX_RETRIES, sync_contact
-from jobs.models import Job
+from jobs.models import Job, Limit
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.http_server import HttpServer, Reply
 from tests.processes import Processes
@@ -79,25 +79,28 @@ def test_a_contact_that_is_there_is_updated(
     assert contact().remote_id == "51"
 
 
-def test_a_429_is_got_over(crm_env: dict[str, str], http_server: HttpServer, processes: Processes) -> None:
+def test_a_429_is_got_over_and_costs_no_attempt(
+    crm_env: dict[str, str], http_server: HttpServer, processes: Processes
+) -> None:
     http_server.answer(Reply(status=429, headers={"Retry-After": "1"}), CREATED)
     sign_up()
     processes.worker("crm", pool="threads", env=crm_env)
     # Without any help.
     wait_until(lambda: job().state == "completed", timeout=30)
-    assert (job().attempt, contact().state, len(http_server.requests)) == (2, "synced", 2)
+    assert (job().attempt, contact().state, len(http_server.requests)) == (1, "synced", 2)
     assert_ledger_consistent()
 
 
-def test_a_429_is_waited_for_as_long_as_it_says(
+def test_a_429_holds_the_queue_for_as_long_as_it_says(
     crm_env: dict[str, str], http_server: HttpServer, processes: Processes
 ) -> None:
     http_server.answer(Reply(status=429, headers={"Retry-After": "90"}))
     sign_up()
     processes.worker("crm", pool="threads", env=crm_env)
-    wait_until(lambda: job().attempt == 2)
-    assert timedelta(seconds=60) < job().run_at - timezone.now() < timedelta(seconds=91)
-    assert (job().state, contact().state) == ("delayed", "pending")
+    held = wait_until(lambda: Limit.objects.filter(pk="queue:crm", paused_until__isnull=False).first())
+    assert held.paused_until is not None
+    assert timedelta(seconds=60) < held.paused_until - timezone.now() < timedelta(seconds=91)
+    assert (job().state, job().attempt, contact().state) == ("waiting", 1, "pending")
     assert contact().error == "The CRM takes no more calls for 90 s."
 
 

@@ -141,7 +141,10 @@ def test_of_many_ends_in_one_statement_each_lands_where_its_run_owns_the_job_and
 @pytest.mark.parametrize(
     ("statement", "parameters"),
     [
-        (claims.CLAIM, {"tokens": ["token"], "worker_id": UUID(int=0), "task": None, "repeated": False}),
+        (
+            claims.CLAIM,
+            {"tokens": ["token"], "worker_id": UUID(int=0), "task": None, "repeated": False, "paced_queues": []},
+        ),
         (claims.COMPLETE, {"tokens": ["token"], "results": [None]}),
     ],
 )

@@ -15,6 +15,9 @@ BROKEN: dict[str, dict[str, Any]] = {
     "job_priority_0_to_9": {"priority": 10},
     "job_progress_0_to_100": {"progress_percent": 101},
     "job_attempt_within_max": {"attempt": 2, "max_attempts": 1},
+    "job_lane_iff_limited": {"rate_key": "tenant:42"},
+    "job_rate_limit_has_key": {"rate_limit": "5/s"},
+    "job_concurrency_key_has_limit": {"concurrency_key": "user:42", "lane": "its own"},
 }
 
 

@@ -27,6 +27,10 @@ CAUSE_MEANINGS = {
     Cause.RETRIED: ("The run failed and another one follows. Counts the attempt.", "jobs.settle.retry"),
     Cause.STALLED: ("Its worker died. Counts the stall, not the attempt.", "jobs.settle.lose"),
     Cause.HANDED_BACK: ("Its worker shut down before the run ended. Counts nothing.", "jobs.settle.hand_back"),
+    Cause.RATE_LIMITED: (
+        "The task raised `RateLimited`: its rate key or queue pauses. Counts nothing.",
+        "jobs.settle.rate_limit",
+    ),
     Cause.REPLACED: ("The task called `self.replace`: the job goes on as another task's.", "jobs.settle.replace"),
     Cause.RENEWED: ("A newer call with `dedup_latest` took its place, for now.", "jobs.dedup.renew"),
     Cause.POSTPONED: ("A newer call with `dedup_latest` took its place, for later.", "jobs.dedup.renew"),
