@@ -1,6 +1,7 @@
 """The checks of PostgreSQL's and Redis's versions, against the real servers."""
 
 import pytest
+from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
 from config import checks
@@ -40,3 +41,9 @@ def test_nothing_starts_on_an_old_server(processes: Processes, start: str) -> No
     process = processes.start("tests.script", env={"SCRIPT": START_ON_OLD_SERVERS.format(start=start)})
     assert process.wait() != 0
     assert "is too old: 99 or newer is needed" in process.output
+
+
+@pytest.mark.django_db
+def test_django_finds_nothing_wrong_and_no_migration_missing() -> None:
+    call_command("check", databases=["default"], fail_level="WARNING")
+    call_command("makemigrations", check=True, dry_run=True)
