@@ -160,6 +160,12 @@ UNFOLD = {
                         "permission": lambda request: request.user.has_perm("jobs.view_job"),
                     },
                     {
+                        "title": "Audit",
+                        "icon": "history",
+                        "link": reverse_lazy("admin:jobs_auditentry_changelist"),
+                        "permission": lambda request: request.user.has_perm("jobs.view_auditentry"),
+                    },
+                    {
                         "title": "Workers",
                         "icon": "memory",
                         "link": reverse_lazy("admin:jobs_worker_changelist"),

@@ -1,23 +1,47 @@
-"""Who did what to the ledger: entries in the admin's own log, shown as the history of the job or queue."""
+"""Who did what to the ledger, when, and to which jobs: entries of its own, shown in the admin.
+
+Django's own log of the admin would need a user for each entry; an operator at a terminal may be none.
+"""
 
 import logging
+from typing import Any
 
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import AbstractBaseUser
-from django.contrib.contenttypes.models import ContentType
 from django.db import models
+
+from jobs.models import AuditEntry, BulkAction
 
 logger = logging.getLogger(__name__)
 
+# A user of the site, or the name of somebody who acts at a terminal.
+Actor = AbstractBaseUser | str
 
-def record(*, actor: AbstractBaseUser, thing: models.Model, what: str) -> None:
-    """Notes an operator's action, in the transaction that carries it out: one is never stored without the other."""
-    LogEntry.objects.create(
-        user_id=actor.pk,
-        content_type=ContentType.objects.get_for_model(thing),
-        object_id=str(thing.pk),
-        object_repr=str(thing)[:200],
-        action_flag=CHANGE,
-        change_message=what,
+
+def record(
+    *,
+    actor: Actor,
+    thing: models.Model,
+    what: str,
+    details: dict[str, Any] | None = None,
+    bulk_action: BulkAction | None = None,
+) -> None:
+    """Notes an operator's action, in the transaction that carries it out: one is never stored without the other.
+
+    `what` is a sentence about `thing`. `details` are kept for ever: hide the secrets of payloads first.
+    """
+    AuditEntry.objects.create(
+        actor_id=user_id(actor),
+        actor_name=str(actor)[:255],
+        thing_type=thing._meta.model_name or "",
+        thing_id=str(thing.pk),
+        thing=str(thing)[:300],
+        what=what,
+        details=details,
+        bulk_action=bulk_action,
     )
     logger.info("%s by %s: %s", thing, actor, what)
+
+
+def user_id(actor: Actor) -> Any:
+    """The key of the user that an actor is, or None."""
+    return actor.pk if isinstance(actor, AbstractBaseUser) else None

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # An end is worth waiting for as long as the lease may be renewed; the main process must go on serving its children.
 _END_PATIENCE_SECONDS = 20
 _MAIN_PATIENCE_SECONDS = 1
+_MAIN_LOCK_WAIT_MS = 500
 
 _CELERY_STATES = {
     State.DELAYED: states.PENDING,
@@ -249,8 +250,8 @@ class LedgerBackend(DatabaseBackend):
 
         def write_bounded(repeated: bool) -> bool:
             # The run that holds a lock on its job's row may be waiting for this very process to end it.
-            with settle.atomic(), connections[settle.ledger()].cursor() as cursor:
-                cursor.execute("SET LOCAL lock_timeout = '500ms'")
+            with settle.atomic():
+                settle.bound_lock_waits(_MAIN_LOCK_WAIT_MS)
                 return write(repeated)
 
         try:

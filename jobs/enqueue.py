@@ -107,6 +107,17 @@ def enqueue(
     return result_class(str(job_id))
 
 
+def check_arguments(task: "JobTask", args: Any, kwargs: Any, job: Job) -> None:
+    """Checks other arguments for a job as if it were enqueued with them.
+
+    Raises TypeError where they do not fit the task, PayloadNotJSON or PayloadTooLarge where they cannot be kept.
+    """
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise TypeError("Positional arguments are a JSON list, arguments by name a JSON object.")
+    task.__header__(*args, **kwargs)
+    _check_payload(task.name, [args, kwargs, job.headers, job.follow_ups])
+
+
 def job_of(
     app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> Job:

@@ -221,6 +221,7 @@ class Attempt(models.Model):
     number = models.PositiveIntegerField()
     outcome = models.CharField(max_length=10, choices=Outcome.choices)
     worker_id = models.UUIDField(null=True, blank=True)
+    claim_token = models.CharField(max_length=120, blank=True, default="", help_text="Names the run")
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(db_default=Now())
     error = models.TextField(blank=True, default="")
@@ -428,3 +429,61 @@ class OwnerStat(models.Model):
 
     def __str__(self) -> str:
         return f"{self.task} {self.quarter}"
+
+
+class BulkAction(models.Model):
+    """An operator's wish for all jobs that matched a filter at one moment, and how far it is carried out.
+
+    The rows of the jobs are what it works on; `cursor` is where it goes on. See `jobs.bulk_actions`.
+    """
+
+    class Kind(models.TextChoices):
+        """What is done to each job."""
+
+        RETRY = "run again"
+        CANCEL = "cancel"
+        PROMOTE = "promote"
+
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    filter = models.JSONField(default=dict, help_text="As JobFilter.as_json() says it")
+    requested_at = models.DateTimeField(db_default=Now(), help_text="Nothing that came to match later is touched")
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    actor_name = models.CharField(max_length=255)
+    job_id = models.UUIDField(null=True, blank=True, help_text="The job that carries it out")
+    target_count = models.PositiveIntegerField(help_text="Jobs that matched when it was requested")
+    cursor = models.UUIDField(null=True, blank=True, help_text="The last job that was looked at, in the order of ids")
+    done_count = models.PositiveIntegerField(default=0)
+    refused_count = models.PositiveIntegerField(default=0)
+    refusals = models.JSONField(default=list, blank=True, help_text="The first sentences of those that were refused")
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"bulk action {self.pk}"
+
+
+class AuditEntry(models.Model):
+    """What an operator did to a job, a queue or many jobs: written by the transaction that did it, never changed."""
+
+    at = models.DateTimeField(db_default=Now())
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    actor_name = models.CharField(max_length=255, help_text="Who it was, also when the user is gone or never was one")
+    thing_type = models.CharField(max_length=32, help_text="The model's name: job, queuecontrol, bulkaction")
+    thing_id = models.CharField(max_length=64)
+    thing = models.CharField(max_length=300, help_text="In words, also when the row is gone")
+    what = models.TextField()
+    # Secrets hidden: an entry outlives the job whose payload it tells.
+    details = payload_field(null=True, blank=True)
+    bulk_action = models.ForeignKey(
+        BulkAction, null=True, blank=True, on_delete=models.PROTECT, related_name="entries", help_text="Part of this"
+    )
+
+    class Meta:
+        verbose_name_plural = "audit entries"
+        indexes = [models.Index(fields=["thing_id"], name="auditentry_thing")]
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.thing}"

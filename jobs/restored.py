@@ -35,14 +35,7 @@ def fail() -> int:
     with settle.atomic():
         _bury_workers()
         for job in Job.objects.filter(state=State.ACTIVE).select_for_update():
-            Attempt.objects.create(
-                job=job,
-                number=job.attempt,
-                outcome=Attempt.Outcome.FAILED,
-                worker_id=job.worker_id,
-                started_at=job.started_at,
-                error=ERROR,
-            )
+            settle.keep_attempt(job, Attempt.Outcome.FAILED, ERROR)
             settle.fail_locked(job, error=ERROR, cause=WorkerLostError(ERROR))
             failed_count += 1
     return failed_count

@@ -1,18 +1,32 @@
-"""What an operator may do to jobs and queues. Each action is one transaction, a compare-and-set, and is recorded."""
+"""What an operator may do to one job or queue. Each action is one transaction, a compare-and-set, and is recorded.
 
+For all jobs that match a filter: `jobs.bulk_actions`. An actor is a user, or the name of somebody at a terminal.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.contrib.auth.models import AbstractBaseUser
-from django.db import IntegrityError, transaction
+from celery import current_app
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models.functions import Now
+from psycopg.errors import LockNotAvailable
 
-from jobs import audit, dedup, flows, follow_ups, publish, settle
-from jobs.models import ENDED, LIVE, Attempt, Job, QueueControl
+from jobs import audit, dedup, enqueue, flows, follow_ups, publish, settle
+from jobs.audit import Actor
+from jobs.models import LIVE, Attempt, BulkAction, Job, QueueControl
 from jobs.queues import queue_named
-from jobs.states import Cause, State
+from jobs.redaction import redact, restored
+from jobs.states import END_STATES, Cause, State
+from jobs.task import JobTask
 from jobs.transitions import transition
+
+# What the record says of a queue; `why` finds who paused it by that.
+PAUSED, RESUMED = "Paused.", "Resumed."
+# An end of the job, or another operator, holds its row for milliseconds. A run that has locked it may do so for long.
+_LOCK_WAIT_MS = 2000
 
 # What a run leaves in a job's row, and what the job looks like before its first run.
 _BEFORE_THE_FIRST_RUN: dict[str, Any] = {
@@ -37,7 +51,11 @@ class ActionRefused(Exception):
     """An operator's action that cannot be done; the message is a sentence for that operator."""
 
 
-def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
+class NoSuchJob(ActionRefused):
+    """The job is unknown: it never was, or retention has removed it."""
+
+
+def retry_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = None) -> None:
     """Runs an ended job again, from its first attempt, with the arguments that its row holds.
 
     What the last run left is cleared; failed runs stay readable as Attempt rows. An expiry of the job is lifted: the
@@ -48,33 +66,124 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
     process that dies in the middle leaves the job as it was; one that dies after the commit leaves a waiting job, which
     the dispatcher hints.
     """
+    with _locked(job_id) as job:
+        run_again_locked(job)
+        audit.record(actor=actor, thing=job, what=f"Run again (was {job.state}).", bulk_action=bulk_action)
+
+
+def cancel_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = None) -> None:
+    """Cancels a job that has not ended.
+
+    A waiting or delayed job never starts. An active job is cancelled at once: whatever its run still reports (progress,
+    result, failure, retry) is refused by the fence, and what it has written in an open atomic or fenced transaction is
+    rolled back. The run hears of it at its next `progress()` or `check_cancelled()`; one that goes on for
+    `JOBS_CANCEL_GRACE_SECONDS` is ended together with its pool process, by the worker that runs it. Raises
+    ActionRefused when the job is gone or has ended.
+    """
+    with _locked(job_id) as job:
+        cancel_locked(job, f"Cancelled by {actor}.")
+        audit.record(actor=actor, thing=job, what=f"Cancelled (was {job.state}).", bulk_action=bulk_action)
+
+
+def promote_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = None) -> None:
+    """Makes a delayed job due now, be it the delay that its caller asked for or the wait before a retry.
+
+    Its attempts stay as they are. Raises ActionRefused when the job is gone or not delayed, for example because
+    somebody else was faster.
+    """
+    with _locked(job_id) as job:
+        _refuse_held(job)
+        if not transition(Job.objects.filter(pk=job_id), Cause.PROMOTED, run_at=Now()):
+            raise ActionRefused(f"Job {job_id} is {job.state}: only a delayed job can be promoted.")
+        _hint_after_commit(job)
+        audit.record(
+            actor=actor,
+            thing=job,
+            what=f"Promoted (was due {job.run_at:%Y-%m-%d %H:%M:%S} UTC).",
+            bulk_action=bulk_action,
+        )
+
+
+def edit_job(*, job_id: UUID, args: Any, kwargs: Any, actor: Actor) -> None:
+    """Gives a job other arguments: one that has ended runs again with them, one that waits will run with them.
+
+    They are checked as at enqueueing. Values that were hidden from the operator (`•••`) stay what they were. The
+    arguments before and after are kept with the action, secrets hidden. Raises ActionRefused, with nothing written,
+    where they do not fit the task, are no JSON or too large, where the job is active, and as `retry_job` does.
+    """
+    with _locked(job_id) as job:
+        _refuse_held(job)
+        before = {"args": job.args, "kwargs": job.kwargs}
+        try:
+            after = restored({"args": args, "kwargs": kwargs}, before)
+            enqueue.check_arguments(_task_of(job), after["args"], after["kwargs"], job)
+        except (TypeError, ValueError) as error:
+            raise ActionRefused(f"Job {job_id} was not changed: {error}") from error
+        if job.state in END_STATES:
+            run_again_locked(job, **after)
+            what = f"Edited and run again (was {job.state})."
+        elif Job.objects.filter(pk=job_id, state__in=["waiting", "delayed"]).update(**after):
+            what = f"Edited (while {job.state})."
+        else:
+            raise ActionRefused(f"Job {job_id} is {job.state}: cancel it first, or wait until it has ended.")
+        details = {"before": redact(before), "after": redact(after)}
+        audit.record(actor=actor, thing=job, what=what, details=details)
+
+
+def revoke_job(*, job_id: UUID) -> bool:
+    """Cancels a job that has not ended, on the wish of code (`AsyncResult.revoke()`); False where there is no such job.
+
+    An active job is cancelled as by `cancel_job`. Twice is as good as once. A job that is to come when the one before
+    it with its dedup key ends is cancelled as well.
+    """
+    with settle.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id).first()
+        if job is not None and job.state in LIVE:
+            cancel_locked(job, "Revoked.")
+        return job is not None or dedup.cancel_successor(job_id, reason="Revoked.")
+
+
+def pause_queue(*, queue: str, actor: Actor) -> bool:
+    """Pauses a declared queue: no job of it starts until it is resumed; running jobs end as usual.
+
+    In force with the commit, because every claim asks. Jobs may be enqueued meanwhile. Returns False when it was paused
+    already. Raises UnknownQueue. Outlives restarts of everything.
+    """
+    return _set_paused(queue, actor, pause=True)
+
+
+def resume_queue(*, queue: str, actor: Actor) -> bool:
+    """Lets a paused queue run again; False when it was not paused. Raises UnknownQueue."""
+    return _set_paused(queue, actor, pause=False)
+
+
+def _set_paused(queue: str, actor: Actor, *, pause: bool) -> bool:
+    with settle.atomic():
+        control, _ = QueueControl.objects.get_or_create(name=queue_named(queue).name)
+        changed = QueueControl.objects.filter(pk=control.pk, paused_at__isnull=pause).update(
+            paused_at=Now() if pause else None
+        )
+        if changed:
+            audit.record(actor=actor, thing=control, what=PAUSED if pause else RESUMED)
+    return bool(changed)
+
+
+@contextmanager
+def _locked(job_id: UUID) -> Iterator[Job]:
+    """A transaction with the job locked until its end, so that what is recorded about it is what was changed."""
     try:
         with settle.atomic():
-            job = _locked(job_id)
-            if follow_ups.is_later_step(job):
-                raise ActionRefused(
-                    f"Job {job_id} is a later step of a chain and has no arguments yet: run job {job.parent_id}, the "
-                    "step that did not complete, again."
-                )
-            window = dedup.open_window(job.dedup_key) if job.dedup_key is not None else None
-            if window is not None and window.job_id != job_id:
-                raise ActionRefused(
-                    f"Job {job_id} was not run again: job {window.job_id} has taken its dedup key {job.dedup_key!r} "
-                    f"until {window.until:%Y-%m-%d %H:%M:%S} UTC."
-                )
-            changes = {**_BEFORE_THE_FIRST_RUN, "run_at": Now(), "expires_at": None}
-            if job.is_held and job.state in ENDED:
-                flows.run_members_again(job, fresh=changes)
-            elif not transition(Job.objects.filter(pk=job_id), Cause.RUN_AGAIN, **changes):
-                raise ActionRefused(
-                    f"Job {job_id} is {job.state}: only a completed, failed or cancelled job can be run again."
-                )
-            else:
-                follow_ups.reopen(job)
-                flows.reopen(job)
-                # robust: the row is there, so a hint that cannot be sent is the dispatcher's to send.
-                transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
-            audit.record(actor=actor, thing=job, what=f"Run again (was {job.state}).")
+            settle.bound_lock_waits(_LOCK_WAIT_MS)
+            job = Job.objects.select_for_update().filter(pk=job_id).first()
+            if job is None:
+                raise NoSuchJob(f"There is no job {job_id} any more.")
+            yield job
+    except OperationalError as error:
+        if not isinstance(error.__cause__, LockNotAvailable):
+            raise
+        raise ActionRefused(
+            f"Job {job_id} is locked at the moment, by its own run or by somebody else: try again shortly."
+        ) from error
     except IntegrityError as error:
         holder = _holder_of_key(job_id)
         if holder is None:
@@ -85,78 +194,57 @@ def retry_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
         ) from error
 
 
-def cancel_job(*, job_id: UUID, actor: AbstractBaseUser) -> None:
-    """Cancels a job that has not ended.
-
-    A waiting or delayed job never starts. The process of an active job is not stopped: the job is cancelled at once,
-    and whatever its run still reports (progress, result, failure, retry) is refused by the fence. Side effects that it
-    has outside of fenced transactions go on until it ends. Raises ActionRefused when the job is gone or has ended.
-    """
-    with settle.atomic():
-        job = _locked(job_id)
-        words = f"Cancelled by {actor}."
-        if not transition(Job.objects.filter(pk=job_id), Cause.CANCELLED, finished_at=Now(), error=words):
-            raise ActionRefused(f"Job {job_id} is {job.state}: only a delayed, waiting or active job can be cancelled.")
-        if job.state == State.ACTIVE:
-            Attempt.objects.create(
-                job=job,
-                number=job.attempt,
-                outcome=Attempt.Outcome.CANCELLED,
-                worker_id=job.worker_id,
-                started_at=job.started_at,
-                error=words,
-            )
-        dedup.succeed(job_id)
-        follow_ups.after_stop(job)
-        audit.record(actor=actor, thing=job, what=f"Cancelled (was {job.state}).")
-
-
-def revoke_job(*, job_id: UUID) -> bool:
-    """Cancels a job that has not ended, on the wish of code (`AsyncResult.revoke()`); False where there is no such job.
-
-    As with `cancel_job`, the process of an active job is not stopped. Twice is as good as once. A job that is to come
-    when the one before it with its dedup key ends is cancelled as well.
-    """
-    with settle.atomic():
-        job = Job.objects.select_for_update().filter(pk=job_id).first()
-        if job is not None and transition(
-            Job.objects.filter(pk=job_id), Cause.CANCELLED, finished_at=Now(), error="Revoked."
-        ):
-            dedup.succeed(job_id)
-            follow_ups.after_stop(job)
-        return job is not None or dedup.cancel_successor(job_id, reason="Revoked.")
-
-
-def pause_queue(*, queue: str, actor: AbstractBaseUser) -> bool:
-    """Pauses a declared queue: no job of it starts until it is resumed; running jobs end as usual.
-
-    Returns False when it was paused already. Raises UnknownQueue. Outlives restarts of everything.
-    """
-    return _set_paused(queue, actor, pause=True)
-
-
-def resume_queue(*, queue: str, actor: AbstractBaseUser) -> bool:
-    """Lets a paused queue run again; False when it was not paused. Raises UnknownQueue."""
-    return _set_paused(queue, actor, pause=False)
-
-
-def _set_paused(queue: str, actor: AbstractBaseUser, *, pause: bool) -> bool:
-    with settle.atomic():
-        control, _ = QueueControl.objects.get_or_create(name=queue_named(queue).name)
-        changed = QueueControl.objects.filter(pk=control.pk, paused_at__isnull=pause).update(
-            paused_at=Now() if pause else None
+def run_again_locked(job: Job, **changes: Any) -> None:
+    """Moves a locked, ended job to waiting, as if it had never run."""
+    if follow_ups.is_later_step(job):
+        raise ActionRefused(
+            f"Job {job.pk} is a later step of a chain and has no arguments yet: run job {job.parent_id}, the "
+            "step that did not complete, again."
         )
-        if changed:
-            audit.record(actor=actor, thing=control, what="Paused." if pause else "Resumed.")
-    return bool(changed)
+    window = dedup.open_window(job.dedup_key) if job.dedup_key is not None else None
+    if window is not None and window.job_id != job.pk:
+        raise ActionRefused(
+            f"Job {job.pk} was not run again: job {window.job_id} has taken its dedup key {job.dedup_key!r} "
+            f"until {window.until:%Y-%m-%d %H:%M:%S} UTC."
+        )
+    fresh = {**_BEFORE_THE_FIRST_RUN, "run_at": Now(), "expires_at": None}
+    if job.is_held and job.state in END_STATES:
+        flows.run_members_again(job, fresh=fresh)
+        return
+    if not transition(Job.objects.filter(pk=job.pk), Cause.RUN_AGAIN, **fresh, **changes):
+        raise ActionRefused(f"Job {job.pk} is {job.state}: only a completed, failed or cancelled job can be run again.")
+    follow_ups.reopen(job)
+    flows.reopen(job)
+    _hint_after_commit(job)
 
 
-def _locked(job_id: UUID) -> Job:
-    """The job, locked until the end of the transaction, so that what is recorded about it is what was changed."""
-    job = Job.objects.select_for_update().filter(pk=job_id).first()
-    if job is None:
-        raise ActionRefused(f"There is no job {job_id} any more.")
-    return job
+def cancel_locked(job: Job, words: str) -> None:
+    """Cancels a locked job. The kept attempt of an active one names the run that is to end."""
+    if not transition(Job.objects.filter(pk=job.pk), Cause.CANCELLED, finished_at=Now(), error=words):
+        raise ActionRefused(f"Job {job.pk} is {job.state}: only a delayed, waiting or active job can be cancelled.")
+    if job.state == State.ACTIVE:
+        settle.keep_attempt(job, Attempt.Outcome.CANCELLED, words)
+    dedup.succeed(job.pk)
+    follow_ups.after_stop(job)
+
+
+def _refuse_held(job: Job) -> None:
+    if job.is_held:
+        raise ActionRefused(f"Job {job.pk} waits for the jobs of its flow, whose results are to be its arguments.")
+
+
+def _hint_after_commit(job: Job) -> None:
+    # robust: the row is there, so a hint that cannot be sent is the dispatcher's to send.
+    transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
+
+
+def _task_of(job: Job) -> JobTask:
+    # A web process may have enqueued nothing yet.
+    current_app.loader.import_default_modules()
+    task = current_app.tasks.get(job.task)
+    if not isinstance(task, JobTask):
+        raise ActionRefused(f"Job {job.pk} was not changed: its task {job.task} is not known here.")
+    return task
 
 
 def _holder_of_key(job_id: UUID) -> Job | None:

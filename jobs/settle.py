@@ -62,6 +62,12 @@ def atomic() -> transaction.Atomic:
     return transaction.atomic(using=ledger())
 
 
+def bound_lock_waits(milliseconds: int) -> None:
+    """Until the current transaction ends, a statement that waits for a lock for longer raises OperationalError."""
+    with connections[ledger()].cursor() as cursor:
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{milliseconds}ms"])
+
+
 def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
     """The body returned: keeps the result, if anybody wants it, and inserts what follows.
 
@@ -147,7 +153,7 @@ def stop(jobs: QuerySet[Job], *, reason: str) -> int:
         locked = list(jobs.filter(state__in=LIVE).select_for_update(skip_locked=True, of=("self",)))
         for job in locked:
             if job.state == State.ACTIVE:
-                _keep_attempt(job, Attempt.Outcome.CANCELLED, reason)
+                keep_attempt(job, Attempt.Outcome.CANCELLED, reason)
             follow_ups.after_stop(job)
         ids = [job.pk for job in locked]
         transition(Job.objects.filter(pk__in=ids), Cause.CANCELLED, finished_at=Now(), error=reason)
@@ -164,7 +170,7 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
     again = failed = 0
     with atomic():
         for job in jobs.filter(state="active").select_for_update(skip_locked=True, of=("self",)):
-            _keep_attempt(job, Attempt.Outcome.STALLED, evidence)
+            keep_attempt(job, Attempt.Outcome.STALLED, evidence)
             queue = QUEUES.get(job.queue)
             stalls: dict[str, Any] = {"stalled_count": F("stalled_count") + 1}
             if queue is not None and job.stalled_count >= queue.max_stalls:
@@ -256,16 +262,18 @@ def _record(run: Run, outcome: Attempt.Outcome, error: str, traceback: str = "")
     """Locks the row and keeps the history of a run that did not simply succeed; None where the run owns it no more."""
     job = run.row().select_for_update().first()
     if job is not None:
-        _keep_attempt(job, outcome, error, traceback)
+        keep_attempt(job, outcome, error, traceback)
     return job
 
 
-def _keep_attempt(job: Job, outcome: Attempt.Outcome, error: str, traceback: str = "") -> None:
+def keep_attempt(job: Job, outcome: Attempt.Outcome, error: str, traceback: str = "") -> None:
+    """Keeps the history of the run of a job that the current transaction has locked while it was active."""
     Attempt.objects.create(
         job=job,
         number=job.attempt,
         outcome=outcome,
         worker_id=job.worker_id,
+        claim_token=job.claim_token,
         started_at=job.started_at,
         error=error,
         traceback=traceback,

@@ -19,6 +19,7 @@ class Cause(StrEnum):
     """Why a job changes its state."""
 
     DUE = "due"
+    PROMOTED = "promoted"
     CLAIMED = "claimed"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -48,6 +49,7 @@ class Transition(NamedTuple):
 
 TRANSITIONS = (
     Transition(State.DELAYED, Cause.DUE, State.WAITING),
+    Transition(State.DELAYED, Cause.PROMOTED, State.WAITING),
     Transition(State.DELAYED, Cause.RENEWED, State.WAITING),
     Transition(State.WAITING, Cause.RENEWED, State.WAITING),
     Transition(State.DELAYED, Cause.POSTPONED, State.DELAYED),

@@ -1,32 +1,30 @@
-"""The list of jobs and the page of one job, with the buttons to run it again and to cancel it."""
+"""The list of jobs and the page of one job; what can be done to them is in `jobs.admin.job_actions`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.utils import flatten_fieldsets
-from django.core.exceptions import PermissionDenied
 from django.db.models import Case, CharField, F, QuerySet, Value, When
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
-from django.views.decorators.http import require_POST
 from unfold.admin import TabularInline
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
-from jobs import rendering, selectors, services
+from jobs import rendering, selectors
 from jobs.admin.filters import QueueFilter, StateFilter, TaskFilter
+from jobs.admin.job_actions import JobActions
 from jobs.admin.read_only import ReadOnlyAdmin
-from jobs.models import Attempt, Job, Worker
-from jobs.states import END_STATES, LIVE_STATES, State
+from jobs.models import Attempt, AuditEntry, Job, Worker
+from jobs.states import State
 
 # What the list never shows and what may be large.
 _WIDE_COLUMNS = ("args", "kwargs", "headers", "follow_ups", "custom_meta", "result", "exception", "traceback")
-_MOST_REFUSALS_SHOWN = 5
+_MOST_ENTRIES_SHOWN = 10
 _OUTCOME_COLOURS = {"failed": "danger", "retried": "warning", "stalled": "warning", "cancelled": ""}
 
 
@@ -86,8 +84,8 @@ class AttemptInline(TabularInline):
 
 
 @admin.register(Job)
-class JobAdmin(ReadOnlyAdmin):
-    """Jobs. Running again and cancelling need the permission to change jobs; nothing else can be changed."""
+class JobAdmin(JobActions, ReadOnlyAdmin):
+    """Jobs. What operators do to them needs the permission to change jobs; nothing else can be changed."""
 
     list_display = ("name", "queue", "state_label", "priority", "attempts", "progress", "created_ago", "ended_ago")
     list_filter = (StateFilter, QueueFilter, TaskFilter, ("created_at", admin.DateFieldListFilter))
@@ -101,9 +99,7 @@ class JobAdmin(ReadOnlyAdmin):
     # Counting the rows that match costs more than showing a page of them.
     paginator = InfinitePaginator
     show_facets = admin.ShowFacets.NEVER
-    actions = ("run_again", "cancel")
     inlines = (AttemptInline,)
-    change_form_outer_before_template = "jobs/admin/job_actions.html"
     fieldsets: Any = (
         (None, {"fields": ("id", "task", ("queue", "state_label"), "progress_bar", "error_text", "result_text")}),
         ("Traceback", {"fields": ("traceback_text",)}),
@@ -121,6 +117,7 @@ class JobAdmin(ReadOnlyAdmin):
                 )
             },
         ),
+        ("What operators did", {"fields": ("operators",)}),
     )
 
     # -- What is read ----------------------------------------------------------------------------------------------
@@ -152,93 +149,16 @@ class JobAdmin(ReadOnlyAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         """The boxes that say something about this job."""
-        return [fieldset for fieldset in self.fieldsets if fieldset[0] != "Traceback" or (obj and obj.traceback)]
+        silent = set()
+        if obj is not None and not obj.traceback:
+            silent.add("Traceback")
+        if obj is not None and not AuditEntry.objects.filter(thing_id=str(obj.pk)).exists():
+            silent.add("What operators did")
+        return [fieldset for fieldset in self.fieldsets if fieldset[0] not in silent]
 
     def get_inlines(self, request: HttpRequest, obj: Any = None) -> Sequence[type[AttemptInline]]:
         """The runs that did not succeed, where there are any."""
         return self.inlines if obj is not None and obj.attempts.exists() else ()
-
-    # -- Who may do what -------------------------------------------------------------------------------------------
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may run jobs again and cancel them."""
-        return request.user.has_perm("jobs.change_job")
-
-    # -- Actions ---------------------------------------------------------------------------------------------------
-    @admin.action(description="Run again", permissions=["operate"])
-    def run_again(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        """Runs the selected ended jobs again."""
-        self._act(request, queryset, services.retry_job, "run again")
-
-    @admin.action(description="Cancel", permissions=["operate"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        """Cancels the selected unfinished jobs."""
-        self._act(request, queryset, services.cancel_job, "cancelled")
-
-    def get_urls(self) -> list[URLPattern]:
-        """The list and the pages, and where the two buttons of a page are posted to."""
-        own = [
-            path(
-                "<uuid:job_id>/run-again/",
-                self.admin_site.admin_view(require_POST(self.run_one_again)),
-                name="jobs_job_run_again",
-            ),
-            path(
-                "<uuid:job_id>/cancel/",
-                self.admin_site.admin_view(require_POST(self.cancel_one)),
-                name="jobs_job_cancel",
-            ),
-        ]
-        return own + super().get_urls()
-
-    def run_one_again(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
-        """The button "Run again" of a job's page."""
-        return self._act_on_one(request, job_id, services.retry_job, "run again")
-
-    def cancel_one(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
-        """The button "Cancel" of a job's page."""
-        return self._act_on_one(request, job_id, services.cancel_job, "cancelled")
-
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> HttpResponse:
-        """Tells the page which buttons this job and this user have."""
-        job = kwargs.get("obj")
-        if job is not None and self.has_operate_permission(request):
-            context["can_run_again"] = job.state in END_STATES
-            context["can_cancel"] = job.state in LIVE_STATES
-        found: TemplateResponse = super().render_change_form(request, context, *args, **kwargs)
-        return found
-
-    def _act_on_one(
-        self, request: HttpRequest, job_id: UUID, action: Callable[..., None], done: str
-    ) -> HttpResponseRedirect:
-        if not self.has_operate_permission(request):
-            raise PermissionDenied
-        self._act(request, Job.objects.filter(pk=job_id), action, done, missing=f"There is no job {job_id} any more.")
-        return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[job_id]))
-
-    def _act(
-        self, request: HttpRequest, jobs: QuerySet[Job], action: Callable[..., None], done: str, missing: str = ""
-    ) -> None:
-        """Does it to each job in a transaction of its own, and tells what was done and what was refused."""
-        succeeded, refusals = [], []
-        for job_id in jobs.values_list("pk", flat=True):
-            try:
-                action(job_id=job_id, actor=request.user)
-                succeeded.append(str(job_id))
-            except services.ActionRefused as refusal:
-                refusals.append(str(refusal))
-        if len(succeeded) == 1:
-            self.message_user(request, f"Job {succeeded[0]} was {done}.", messages.SUCCESS)
-        elif succeeded:
-            self.message_user(request, f"{len(succeeded)} jobs were {done}.", messages.SUCCESS)
-        for sentence in refusals[:_MOST_REFUSALS_SHOWN]:
-            self.message_user(request, sentence, messages.WARNING)
-        if len(refusals) > _MOST_REFUSALS_SHOWN:
-            rest = len(refusals) - _MOST_REFUSALS_SHOWN
-            self.message_user(request, f"{rest} more jobs were refused for the same kind of reason.", messages.WARNING)
-        if missing and not succeeded and not refusals:
-            self.message_user(request, missing, messages.WARNING)
 
     # -- Columns and fields ----------------------------------------------------------------------------------------
     @display(description="job", ordering="task")
@@ -359,6 +279,13 @@ class JobAdmin(ReadOnlyAdmin):
     def traceback_text(self, job: Job) -> SafeString | str:
         """Where the last run failed."""
         return rendering.preformatted(job.traceback)
+
+    @display(description="newest first")
+    def operators(self, job: Job) -> SafeString:
+        """The last actions of operators; the history has all."""
+        entries = AuditEntry.objects.filter(thing_id=str(job.pk)).order_by("-id")[:_MOST_ENTRIES_SHOWN]
+        lines = ((entry.what, entry.actor_name, rendering.recent(entry.at)) for entry in entries)
+        return format_html_join("", "<div>{} {}, {}</div>", lines)
 
     @display(description="started by job")
     def parent(self, job: Job) -> SafeString | str:

@@ -16,8 +16,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from jobs.models import Attempt, Duty, Job, QueueControl
+from jobs.models import Attempt, AuditEntry, Duty, Job, QueueControl
 from notifications.models import EmailLog
+from tests import sample_tasks
 from tests.jobs.factories import make_events, make_job, make_worker, state_of
 
 JOBS = "/admin/jobs/job/"
@@ -154,7 +155,43 @@ def test_the_button_runs_a_failed_job_again_and_says_so(admin_client: Client) ->
     assert answer["Location"] == f"{JOBS}{job.pk}/change/"
     assert told(answer) == [f"Job {job.pk} was run again."]
     assert state_of(job.pk) == "waiting"
-    assert "Run again (was failed)." in page(admin_client.get(f"{JOBS}{job.pk}/history/"))
+    for url in (f"{JOBS}{job.pk}/history/", f"{JOBS}{job.pk}/change/"):
+        assert "Run again (was failed)." in page(admin_client.get(url, follow=True))
+
+
+def test_the_button_makes_a_delayed_job_due(admin_client: Client) -> None:
+    job = make_job(state="delayed", run_at=timezone.now() + timedelta(days=1))
+    assert "Run now" in page(admin_client.get(f"{JOBS}{job.pk}/change/"))
+    assert told(admin_client.post(f"{JOBS}{job.pk}/promote/")) == [f"Job {job.pk} was made due now."]
+    assert state_of(job.pk) == "waiting"
+    assert "Run now" not in page(admin_client.get(f"{JOBS}{job.pk}/change/"))
+
+
+def test_a_failed_job_is_edited_and_runs_again_with_its_hidden_values(admin_client: Client) -> None:
+    job = make_job(task=sample_tasks.add.name, state="failed", args=[{"token": "hidden-one"}, 2])
+    url = f"{JOBS}{job.pk}/edit/"
+    text = page(admin_client.get(url))
+    assert "•••" in text
+    assert "hidden-one" not in text
+    refused = page(admin_client.post(url, {"args": "[5]", "kwargs": "{}"}))
+    assert "missing 1 required positional argument" in refused
+    assert "Enter a valid JSON" in page(admin_client.post(url, {"args": "[1,", "kwargs": "{}"}))
+    assert state_of(job.pk) == "failed"
+    answer = admin_client.post(url, {"args": '[{"token": "•••"}, 5]', "kwargs": ""})
+    assert told(answer) == [f"Job {job.pk} was given these arguments."]
+    job.refresh_from_db()
+    assert (job.state, job.args, job.kwargs) == ("waiting", [{"token": "hidden-one"}, 5], {})
+    entry = AuditEntry.objects.get()
+    text = page(admin_client.get(f"/admin/jobs/auditentry/{entry.pk}/change/"))
+    assert "Edited and run again (was failed)." in text
+    assert "hidden-one" not in text
+
+
+def test_a_running_job_offers_no_form_for_its_arguments(admin_client: Client) -> None:
+    worker = make_worker()
+    job = make_job(state="active", worker_id=worker.pk, claim_token="x")
+    assert "Edit arguments" not in page(admin_client.get(f"{JOBS}{job.pk}/change/"))
+    assert admin_client.get(f"{JOBS}{uuid4()}/edit/").status_code == 404
 
 
 def test_a_refused_button_says_why(admin_client: Client) -> None:
@@ -196,6 +233,12 @@ def test_selected_jobs_run_again_and_the_refused_are_named(admin_client: Client)
     assert all(state_of(job.pk) == "waiting" for job in failed)
 
 
+def test_selected_jobs_are_made_due(admin_client: Client) -> None:
+    jobs = [make_job(state="delayed", run_at=timezone.now() + timedelta(days=1)) for _ in range(2)]
+    assert act(admin_client, "promote", jobs) == ["2 jobs were made due now."]
+    assert [state_of(job.pk) for job in jobs] == ["waiting", "waiting"]
+
+
 def test_selected_jobs_are_cancelled(admin_client: Client) -> None:
     job, ended = make_job(state="delayed"), make_job(state="completed")
     messages = act(admin_client, "cancel", [job, ended])
@@ -217,7 +260,8 @@ def test_viewers_look_and_operators_act(staff: User, staff_client: Client) -> No
     allow(staff, "view_job")
     assert "Run again" not in page(staff_client.get(f"{JOBS}{job.pk}/change/"))
     assert "Run again" not in page(staff_client.get(JOBS))
-    assert staff_client.post(f"{JOBS}{job.pk}/run-again/").status_code == 403
+    for button in ("run-again", "promote", "cancel", "edit"):
+        assert staff_client.post(f"{JOBS}{job.pk}/{button}/").status_code == 403
     act(staff_client, "run_again", [job])
     assert state_of(job.pk) == "failed"
     allow(staff, "view_job", "change_job")
@@ -235,7 +279,15 @@ def test_pausing_needs_a_permission(staff: User, staff_client: Client) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    "path", [JOBS, QUEUES, "/admin/statistics/", "/admin/jobs/worker/", "/admin/notifications/emaillog/"]
+    "path",
+    [
+        JOBS,
+        QUEUES,
+        "/admin/statistics/",
+        "/admin/jobs/worker/",
+        "/admin/jobs/auditentry/",
+        "/admin/notifications/emaillog/",
+    ],
 )
 def test_everybody_else_is_sent_to_the_login(client: Client, path: str) -> None:
     assert client.get(path)["Location"] == f"/admin/login/?next={path}"

@@ -2,17 +2,19 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.db import connections
 from django.utils import timezone
 
 from accounts.models import User
 from jobs import claims, services, settle
-from jobs.models import Attempt, Job, QueueControl
+from jobs.models import Attempt, AuditEntry, Job, QueueControl
 from jobs.queues import UnknownQueue
+from tests import sample_tasks
+from tests.jobs.connections import another_connection
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +54,7 @@ def test_a_job_that_has_not_ended_is_not_run_again(operator: User, state: str) -
     with pytest.raises(services.ActionRefused, match=f"{job.pk} is {state}: only a completed, failed or cancelled"):
         services.retry_job(job_id=job.pk, actor=operator)
     assert state_of(job.pk) == state
-    assert not LogEntry.objects.exists()
+    assert not AuditEntry.objects.exists()
 
 
 def test_a_retry_is_refused_while_a_live_job_holds_the_dedup_key(operator: User) -> None:
@@ -61,11 +63,11 @@ def test_a_retry_is_refused_while_a_live_job_holds_the_dedup_key(operator: User)
     with pytest.raises(services.ActionRefused, match=f"job {holder.pk}, which is waiting, holds the same dedup key"):
         services.retry_job(job_id=old.pk, actor=operator)
     assert state_of(old.pk) == "failed"
-    assert not LogEntry.objects.exists()
+    assert not AuditEntry.objects.exists()
 
 
 def test_actions_on_a_job_that_is_gone_are_refused(operator: User) -> None:
-    for action in (services.retry_job, services.cancel_job):
+    for action in (services.retry_job, services.cancel_job, services.promote_job):
         with pytest.raises(services.ActionRefused, match=r"no job .* any more"):
             action(job_id=uuid4(), actor=operator)
 
@@ -116,16 +118,115 @@ def test_an_ended_job_is_not_cancelled(operator: User) -> None:
         services.cancel_job(job_id=job.pk, actor=operator)
 
 
+@pytest.mark.parametrize("attempt", [1, 2], ids=["a delay", "the wait before a retry"])
+def test_a_delayed_job_is_promoted_with_its_attempts(operator: User, attempt: int) -> None:
+    job = make_job(state="delayed", attempt=attempt, run_at=timezone.now() + timedelta(days=1))
+    services.promote_job(job_id=job.pk, actor=operator)
+    job.refresh_from_db()
+    assert (job.state, job.attempt) == ("waiting", attempt)
+    assert job.run_at <= timezone.now()
+    assert AuditEntry.objects.get().what.startswith("Promoted (was due ")
+
+
+@pytest.mark.parametrize("state", ["waiting", "completed", "failed", "cancelled"])
+def test_only_a_delayed_job_is_promoted(operator: User, state: str) -> None:
+    job = make_job(state=state)
+    with pytest.raises(services.ActionRefused, match=f"{job.pk} is {state}: only a delayed job can be promoted"):
+        services.promote_job(job_id=job.pk, actor=operator)
+    assert not AuditEntry.objects.exists()
+
+
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_an_ended_job_is_edited_and_runs_again(operator: User, state: str) -> None:
+    job = make_job(state=state, args=[1], kwargs={"y": 2}, attempt=3, error="broken")
+    services.edit_job(job_id=job.pk, args=[], kwargs={"x": 5, "y": 6}, actor=operator)
+    job.refresh_from_db()
+    assert (job.state, job.attempt, job.error, job.args, job.kwargs) == ("waiting", 1, "", [], {"x": 5, "y": 6})
+    entry = AuditEntry.objects.get()
+    assert entry.what == f"Edited and run again (was {state})."
+    assert entry.details == {"before": {"args": [1], "kwargs": {"y": 2}}, "after": {"args": [], "kwargs": job.kwargs}}
+
+
+@pytest.mark.parametrize("state", ["waiting", "delayed"])
+def test_a_job_that_has_not_started_is_edited_in_place(operator: User, state: str) -> None:
+    run_at = timezone.now() + timedelta(hours=1)
+    job = make_job(state=state, args=[1, 2], run_at=run_at)
+    services.edit_job(job_id=job.pk, args=[3, 4], kwargs={}, actor=operator)
+    job.refresh_from_db()
+    assert (job.state, job.args, job.run_at) == (state, [3, 4], run_at)
+    assert AuditEntry.objects.get().what == f"Edited (while {state})."
+
+
+def test_the_arguments_of_a_running_job_are_not_edited(operator: User) -> None:
+    job = make_job(args=[1, 2])
+    claim_job(job, make_worker())
+    with pytest.raises(services.ActionRefused, match="is active: cancel it first"):
+        services.edit_job(job_id=job.pk, args=[3, 4], kwargs={}, actor=operator)
+    assert Job.objects.get(pk=job.pk).args == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "reason"),
+    [
+        ([1], {}, "missing 1 required positional argument: 'y'"),
+        ([1, 2, 3], {}, "takes 2 positional arguments but 3 were given"),
+        ([], {"x": 1, "z": 2}, "unexpected keyword argument 'z'"),
+        ({"x": 1}, {}, "a JSON list"),
+        ([1, 2], [], "a JSON list"),
+        ([1, float("nan")], {}, "are not JSON"),
+        (["\0", 1], {}, "NUL character"),
+        (["x" * 300_000, 1], {}, "more than 262144"),
+        (["•••", 1], {}, "no hidden value"),
+    ],
+)
+def test_arguments_that_could_not_be_enqueued_are_refused_and_nothing_is_written(
+    operator: User, args: Any, kwargs: Any, reason: str
+) -> None:
+    job = make_job(state="failed", args=[1, 2], error="broken")
+    before = Job.objects.filter(pk=job.pk).values().get()
+    with pytest.raises(services.ActionRefused, match=f"Job {job.pk} was not changed: .*{reason}"):
+        services.edit_job(job_id=job.pk, args=args, kwargs=kwargs, actor=operator)
+    assert Job.objects.filter(pk=job.pk).values().get() == before
+    assert not AuditEntry.objects.exists()
+
+
+def test_a_job_of_an_unknown_task_is_not_edited(operator: User) -> None:
+    job = make_job(state="failed", task="gone.tasks.away")
+    with pytest.raises(services.ActionRefused, match=r"its task gone\.tasks\.away is not known here"):
+        services.edit_job(job_id=job.pk, args=[], kwargs={}, actor=operator)
+
+
+def test_secrets_that_the_editor_does_not_see_stay_and_are_not_kept_with_the_action(operator: User) -> None:
+    job = make_job(state="failed", task=sample_tasks.add.name, args=[{"token": "one", "n": 1}, 2])
+    services.edit_job(job_id=job.pk, args=[{"token": "•••", "n": 5}, 2], kwargs={}, actor=operator)
+    assert Job.objects.get(pk=job.pk).args == [{"token": "one", "n": 5}, 2]
+    assert AuditEntry.objects.get().details == {
+        "before": {"args": [{"token": "•••", "n": 1}, 2], "kwargs": {}},
+        "after": {"args": [{"token": "•••", "n": 5}, 2], "kwargs": {}},
+    }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_action_on_a_row_that_a_run_has_locked_for_long_is_refused_and_does_not_hang(operator: User) -> None:
+    job = make_job()
+    with another_connection() as other:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [job.pk])
+        with pytest.raises(services.ActionRefused, match="is locked at the moment"):
+            services.cancel_job(job_id=job.pk, actor=operator)
+    assert state_of(job.pk) == "waiting"
+
+
 def test_each_action_is_recorded_with_its_operator(operator: User) -> None:
     job = make_job()
     services.cancel_job(job_id=job.pk, actor=operator)
     services.retry_job(job_id=job.pk, actor=operator)
-    services.pause_queue(queue="email", actor=operator)
-    entries = LogEntry.objects.order_by("pk").values_list("user__email", "object_id", "change_message")
+    services.pause_queue(queue="email", actor="ada (terminal)")
+    entries = AuditEntry.objects.order_by("pk").values_list("actor__email", "actor_name", "thing_id", "what")
     assert list(entries) == [
-        ("operator@example.com", str(job.pk), "Cancelled (was waiting)."),
-        ("operator@example.com", str(job.pk), "Run again (was cancelled)."),
-        ("operator@example.com", "email", "Paused."),
+        (operator.email, operator.email, str(job.pk), "Cancelled (was waiting)."),
+        (operator.email, operator.email, str(job.pk), "Run again (was cancelled)."),
+        (None, "ada (terminal)", "email", "Paused."),
     ]
 
 
@@ -147,7 +248,7 @@ def test_of_two_operators_who_press_at_once_one_wins(operator: User) -> None:
     with ThreadPoolExecutor(max_workers=8) as pool:
         outcomes = list(pool.map(lambda _: _press(job.pk, operator), range(8)))
     assert sorted(outcomes) == ["refused"] * 7 + ["run again"]
-    assert LogEntry.objects.count() == 1
+    assert AuditEntry.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)

@@ -18,6 +18,7 @@ STATE_MEANINGS = {
 # What a cause means, and the function that writes it.
 CAUSE_MEANINGS = {
     Cause.DUE: ("`run_at` has come.", "jobs.claims.promote_due"),
+    Cause.PROMOTED: ("An operator wants it now. The attempts stay as they are.", "jobs.services.promote_job"),
     Cause.CLAIMED: ("A worker took a hint for it and won the claim.", "jobs.claims.claim"),
     Cause.COMPLETED: ("The task returned.", "jobs.settle.complete"),
     Cause.FAILED: (
@@ -35,7 +36,7 @@ CAUSE_MEANINGS = {
     Cause.RENEWED: ("A newer call with `dedup_latest` took its place, for now.", "jobs.dedup.renew"),
     Cause.POSTPONED: ("A newer call with `dedup_latest` took its place, for later.", "jobs.dedup.renew"),
     Cause.EXPIRED: ("`expires_at` came before a worker could start it.", "jobs.claims.cancel_expired"),
-    Cause.CANCELLED: ("An operator or the task's own worker ended it.", "jobs.services.cancel_job"),
+    Cause.CANCELLED: ("An operator or the task's own worker ended it.", "jobs.services.cancel_locked"),
     Cause.HELD: ("The task goes on as a flow: it waits for jobs that it has enqueued.", "jobs.flows.hold"),
     Cause.RELEASED: ("The members of the flow that it waited for have ended.", "jobs.flows.release"),
     Cause.MEMBER_FAILED: (
@@ -43,7 +44,10 @@ CAUSE_MEANINGS = {
         "jobs.flows.fail_held",
     ),
     Cause.REOPENED: ("An operator runs members of its flow again.", "jobs.flows.hold_again"),
-    Cause.RUN_AGAIN: ("An operator wants it once more. Attempts and stalls start over.", "jobs.services.retry_job"),
+    Cause.RUN_AGAIN: (
+        "An operator wants it once more. Attempts and stalls start over.",
+        "jobs.services.run_again_locked",
+    ),
 }
 
 

@@ -1,0 +1,68 @@
+"""The list of what operators did: to jobs, queues, and to all jobs that matched a filter."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.decorators import display
+from unfold.paginator import InfinitePaginator
+
+from jobs import rendering
+from jobs.admin.read_only import ReadOnlyAdmin
+from jobs.models import AuditEntry
+
+
+@admin.register(AuditEntry)
+class AuditAdmin(ReadOnlyAdmin):
+    """Who, when, what, on which. Found by the id of a job, the name of a queue, or the name of a person."""
+
+    list_display = ("what", "on", "actor_name", "when")
+    list_display_links = ("what",)
+    list_filter = (("at", admin.DateFieldListFilter), "thing_type")
+    list_filter_sheet = True
+    list_per_page = 50
+    ordering = ("-id",)
+    search_fields = ("=thing_id", "actor_name", "what")
+    search_help_text = "Id of a job, name of a queue, or words"
+    show_full_result_count = False
+    paginator = InfinitePaginator
+    show_facets = admin.ShowFacets.NEVER
+    fields = readonly_fields = ("what", "on", "actor_name", "moment", "part_of", "details_text")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
+        """With the bulk actions that they are part of."""
+        found: QuerySet[AuditEntry] = super().get_queryset(request).select_related("bulk_action")
+        return found
+
+    @display(description="on")
+    def on(self, entry: AuditEntry) -> SafeString | str:
+        """The job or queue, linked while it is there."""
+        try:
+            url = reverse(f"admin:jobs_{entry.thing_type}_change", args=[entry.thing_id])
+        except NoReverseMatch:
+            return entry.thing
+        return format_html('<a class="jobs-link" href="{}">{}</a>', url, entry.thing)
+
+    @display(description="when", ordering="id")
+    def when(self, entry: AuditEntry) -> SafeString | str:
+        """How long ago."""
+        return rendering.recent(entry.at)
+
+    @display(description="when")
+    def moment(self, entry: AuditEntry) -> SafeString | str:
+        """To the second."""
+        return rendering.moment(entry.at)
+
+    @display(description="part of")
+    def part_of(self, entry: AuditEntry) -> str:
+        """The action on many jobs."""
+        return str(entry.bulk_action or "–")
+
+    @display(description="before and after")
+    def details_text(self, entry: Any) -> SafeString | str:
+        """What was changed, secrets hidden."""
+        return rendering.payload(entry.details) if entry.details else "–"
