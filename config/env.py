@@ -93,6 +93,9 @@ class Environment(BaseSettings):
     jobs_lease_seconds: float = Field(20, gt=0, description="A worker that is silent for so long is given up")
     jobs_heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its lease")
     jobs_grace_seconds: float = Field(30, ge=0, description="How long running jobs may take when a worker is stopped")
+    jobs_cancel_grace_seconds: float = Field(
+        10, ge=0, description="How long the run of a cancelled job may go on before it is ended"
+    )
     jobs_dispatch_seconds: float = Field(0.4, gt=0, description="Pause between two looks of the dispatcher")
     jobs_window: int = Field(500, ge=1, description="Hints per queue that Redis holds at the most")
     jobs_payload_max_bytes: int = Field(256 * 1024, ge=1024, description="Largest arguments of one job")

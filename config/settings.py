@@ -352,6 +352,7 @@ DJANGO_CELERY_BEAT_TZ_AWARE = True
 JOBS_LEASE_SECONDS = env.jobs_lease_seconds
 JOBS_HEARTBEAT_SECONDS = env.jobs_heartbeat_seconds
 JOBS_GRACE_SECONDS = env.jobs_grace_seconds
+JOBS_CANCEL_GRACE_SECONDS = env.jobs_cancel_grace_seconds
 JOBS_DISPATCH_SECONDS = env.jobs_dispatch_seconds
 JOBS_WINDOW = env.jobs_window
 JOBS_PAYLOAD_MAX_BYTES = env.jobs_payload_max_bytes

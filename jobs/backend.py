@@ -18,7 +18,7 @@ from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
 from jobs import canvas, flows, settle
-from jobs.errors import Interrupted, LeaseLost, Permanent, RateLimited
+from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLimited
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
@@ -103,6 +103,9 @@ class LedgerBackend(DatabaseBackend):
             landed = settle.fail(run, error=error, exception=kept, traceback=traceback, cause=exc)
             return landed or (repeated and run.landed(state="failed"))
 
+        if isinstance(exc, JobCancelled) and run.landed(state="cancelled"):
+            log(logging.INFO, "cancelled", request.task, request)
+            return
         if not self._written(write, request, "failed"):
             return
         if getattr(request, "claim", None) is not None:
@@ -203,7 +206,12 @@ class LedgerBackend(DatabaseBackend):
         """The worker ended the run on somebody's wish."""
         run = _run(task_id, request)
         if run is not None:
-            self._written(lambda _: settle.cancel(run, reason=reason or "Cancelled."), request, "cancelled")
+
+            def write(repeated: bool) -> bool:
+                # An operator has cancelled the job, and now the worker has ended the run.
+                return settle.cancel(run, reason=reason or "Cancelled.") or run.landed(state="cancelled")
+
+            self._written(write, request, "cancelled")
 
     def store_result(self, task_id: str, result: Any, state: str, **options: Any) -> Any:
         """Custom states from `update_state`; STARTED and the ends are written elsewhere."""

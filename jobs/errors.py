@@ -33,3 +33,7 @@ class LeaseLost(Exception):
 
     Whatever the run still writes to the ledger is refused, so the best it can do is to stop.
     """
+
+
+class JobCancelled(LeaseLost):
+    """Somebody cancelled the job of this run, which is ended with its process if it does not stop by itself."""

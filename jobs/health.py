@@ -84,7 +84,8 @@ def check() -> Health:
         health.tick_ages_seconds = {name: ages_seconds.get(name) for name in DUTIES}
         health.reasons += _tick_reasons(health.tick_ages_seconds)
         health.reasons += [
-            f"{worker.node}: {worker.stuck_count} of {worker.concurrency} slots are stuck past a time limit."
+            f"{worker.node}: {worker.stuck_count} of {worker.concurrency} slots are stuck in runs past a time limit "
+            "or cancelled."
             for worker in stuck
         ]
     try:

@@ -4,7 +4,7 @@ from uuid import UUID, uuid5
 
 from uuid_utils.compat import uuid7
 
-__all__ = ["InvalidJobId", "derived_id", "new_id", "parse_id"]
+__all__ = ["InvalidJobId", "derived_id", "id_of_message", "new_id", "parse_id"]
 
 _NAMESPACE = UUID("5f0c1d0e-6b1e-4a57-9b5e-0f6c2f6a7d11")
 
@@ -34,3 +34,11 @@ def parse_id(value: object) -> UUID:
         return UUID(str(value))
     except ValueError:
         raise InvalidJobId(value) from None
+
+
+def id_of_message(task_id: object) -> UUID:
+    """The id of the job of any message: another producer's may have an id that is no UUID."""
+    try:
+        return parse_id(task_id)
+    except InvalidJobId:
+        return derived_id("foreign", task_id)

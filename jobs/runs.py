@@ -8,7 +8,7 @@ from celery.exceptions import Ignore
 from django.db import close_old_connections, connections
 
 from jobs import claims, settle
-from jobs.ids import InvalidJobId, derived_id, parse_id
+from jobs.ids import id_of_message, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.settle import Run
@@ -65,6 +65,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         ignore_result=claim.ignore_result,
         correlation_id=claim.correlation_id or None,
         reported_at=0.0,
+        asked_at=0.0,
         settled=False,
         # What `add_to_chord` and the body may want to know: that the job is a member, and of what.
         group=claim.group_id or None,
@@ -81,10 +82,7 @@ def _skipped(request: Any, reason: str) -> Ignore:
 
 def _adopted(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """A message that no hint of ours is (`celery call`, another producer) becomes a row first, under its own id."""
-    try:
-        job_id = parse_id(request.id)
-    except InvalidJobId:
-        job_id = derived_id("foreign", request.id)
+    job_id = id_of_message(request.id)
     if not patiently(lambda _: Job.objects.filter(pk=job_id).exists(), seconds=_CLAIM_PATIENCE_SECONDS):
         logger.info("id=%s task=%s came from another producer; it is in the ledger now", job_id, task.name)
         task.app.send_task(

@@ -24,6 +24,7 @@ from django.db.models.sql.constants import ROW_COUNT
 
 from jobs import claims, dedup, follow_ups, limits, publish, signals
 from jobs.claims import Claim
+from jobs.errors import JobCancelled, LeaseLost
 from jobs.models import LIVE, Attempt, Job
 from jobs.patience import DATABASE_AWAY
 from jobs.queues import QUEUES
@@ -50,6 +51,17 @@ class Run:
     def landed(self, **expected: Any) -> bool:
         """Whether an end of this run whose answer was lost did land: its token is still on the row, and it looks so."""
         return Job.objects.filter(pk=self.job_id, claim_token=self.token, **expected).exists()
+
+    def owns(self) -> bool:
+        """Whether this run still owns its job, as committed at this moment; True where PostgreSQL does not say."""
+        return _is_there(self.row(), unless_known=True)
+
+    def loss(self, consequence: str) -> LeaseLost:
+        """What to raise in this run once it has found its job to be no longer its own."""
+        mine = Attempt.objects.filter(job_id=self.job_id, claim_token=self.token)
+        if _is_there(mine.filter(outcome=Attempt.Outcome.CANCELLED), unless_known=False):
+            return JobCancelled(f"Job {self.job_id} was cancelled: {consequence}.")
+        return LeaseLost(f"Job {self.job_id} is no longer this run's: {consequence}.")
 
 
 def ledger() -> str:
@@ -222,13 +234,7 @@ def report(run: Run, **changes: Any) -> bool:
     """
     if not connections[ledger()].in_atomic_block:
         return bool(run.row().update(**changes))
-    connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
-    if connection is None:
-        connection = connections.create_connection(ledger())
-        # A transaction of this very thread may hold the row: then the report is dropped, instead of waiting for ever.
-        options = {**connection.settings_dict["OPTIONS"], "options": "-c lock_timeout=1s"}
-        connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
-        _beside.connection = connection
+    connection = _connection_beside()
     query = cast(UpdateQuery, run.row().query.chain(UpdateQuery))
     query.add_update_values(changes)
     try:
@@ -249,6 +255,30 @@ def reporting_inside() -> Iterator[None]:
         yield
     finally:
         _beside.connection = before
+
+
+def _connection_beside() -> BaseDatabaseWrapper:
+    connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
+    if connection is None:
+        connection = connections.create_connection(ledger())
+        # A transaction of this very thread may hold the row: then the report is dropped, instead of waiting for ever.
+        options = {**connection.settings_dict["OPTIONS"], "options": "-c lock_timeout=1s"}
+        connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+        _beside.connection = connection
+    return connection
+
+
+def _is_there(rows: QuerySet[Any], *, unless_known: bool) -> bool:
+    """Whether there are such rows. Asked beside a transaction, which may be aborted, or see the world as it was."""
+    connection: Any = connections[ledger()]
+    if connection.in_atomic_block:
+        connection = _connection_beside()
+    try:
+        return bool(rows.query.exists().get_compiler(connection=connection).has_results())
+    except DATABASE_AWAY as error:
+        logger.warning("Could not ask whether a job is still its run's (%s)", str(error).strip())
+        connection.close()
+        return unless_known
 
 
 def close_beside() -> None:

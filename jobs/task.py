@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 from django.db import connections
 
 from jobs import canvas, runs, settle
-from jobs.errors import Interrupted, LeaseLost, Permanent
+from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.queues import QUEUES, Queue
 
@@ -28,10 +28,10 @@ _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
 class JobTask(DjangoTask):
     """A Celery task whose jobs are rows of the ledger.
 
-    Beyond Celery: `progress()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and, of `apply_async()`,
-    the options `rate_key`, `rate_limit`, `concurrency_key`, `concurrency_limit`, `quiet_hours`, `dedup_key`,
-    `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts` and `correlation_id`. Limits may be declared as well.
-    Jitter is off unless asked for.
+    Beyond Celery: `progress()`, `check_cancelled()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and,
+    of `apply_async()`, the options `rate_key`, `rate_limit`, `concurrency_key`, `concurrency_limit`, `quiet_hours`,
+    `dedup_key`, `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts` and `correlation_id`. Limits may be declared
+    as well. Jitter is off unless asked for.
     """
 
     abstract = True
@@ -46,8 +46,8 @@ class JobTask(DjangoTask):
     concurrency_key: str | None = None
     concurrency_limit: int | None = None
     quiet_hours: str | None = None
-    # An expected failure: one line in the log, no traceback.
-    throws = (Permanent,)
+    # Expected failures: one line in the log, no traceback.
+    throws = (Permanent, JobCancelled)
     _declared: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -154,7 +154,7 @@ class JobTask(DjangoTask):
                 else:
                     owned = written = self.backend.complete(request, result)
                 if not owned:
-                    raise LeaseLost(f"Job {request.run.job_id} is no longer this run's: its effects are rolled back.")
+                    raise request.run.loss("its effects are rolled back")
         except Exception as error:
             if raised is not None:
                 # What the body raised, a Retry for example, and not what rolling back on a broken connection raised.
@@ -171,7 +171,8 @@ class JobTask(DjangoTask):
     def progress(self, done: float, total: float = 100, message: str = "") -> None:
         """Says how far the job is: `done` of `total`, with a short message. Cheap: at most two writes a second.
 
-        Raises LeaseLost when this run no longer owns its job. Does nothing in a direct or eager call.
+        Raises JobCancelled when somebody cancelled the job, LeaseLost when this run has lost it otherwise. Does nothing
+        in a direct or eager call.
         """
         request = self.request
         run = getattr(request, "run", None)
@@ -183,7 +184,22 @@ class JobTask(DjangoTask):
         request.reported_at = now
         percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
         if not settle.report(run, progress_percent=percent, progress_message=message[:255]):
-            raise LeaseLost(f"Job {run.job_id} is no longer this run's: it was given up, taken over or cancelled.")
+            raise run.loss("this run is to stop")
+
+    def check_cancelled(self) -> None:
+        """Raises as `progress()` does where the job is no longer this run's, and tells nobody anything otherwise.
+
+        For tasks that cannot say how far they are. Cheap: asks at most twice a second. Does nothing in a direct or
+        eager call.
+        """
+        request = self.request
+        run = getattr(request, "run", None)
+        now = time.monotonic()
+        if run is None or now - request.asked_at < _REPORT_SECONDS:
+            return
+        request.asked_at = now
+        if not run.owns():
+            raise run.loss("this run is to stop")
 
     def retry(self, *args: Any, exc: BaseException | None = None, **options: Any) -> Any:
         """Celery's `retry`, except that what no retry cures fails at once, also under `autoretry_for=(Exception,)`."""

@@ -248,3 +248,36 @@ def hold_the_row_for(self: Any, seconds: float) -> None:
     for step in range(10):
         time.sleep(seconds / 10)
         self.progress(step, 10)
+
+
+def _note(path: str, line: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{line} {os.getpid()}\n")
+
+
+@shared_task(bind=True, queue="default", autoretry_for=(Exception,), max_retries=3)
+def count_for_ever(self: Any, path: str, asks: str) -> None:
+    """Cooperates: by its progress, or by asking. Notes its beginning, and how it was told to stop."""
+    _note(path, "begin")
+    try:
+        for number in range(1_000_000):
+            if asks == "progress":
+                self.progress(number, 1_000_000)
+            else:
+                self.check_cancelled()
+            time.sleep(0.02)
+    except Exception as error:
+        _note(path, type(error).__name__)
+        raise
+
+
+@shared_task(bind=True, queue="default", max_retries=3)
+def go_on_at_first(self: Any, path: str, gate: str) -> str:
+    """Its first run goes on whatever it is told, until the gate is there; the next one ends at once."""
+    is_first = not Path(path).exists()
+    _note(path, "begin")
+    while is_first and not Path(gate).exists():
+        with suppress(Exception):
+            self.progress(10, 100, "goes on")
+        time.sleep(0.05)
+    return f"ran by {os.getpid()}"

@@ -37,6 +37,7 @@ class LedgerStep(bootsteps.StartStopStep):
         from jobs.dispatcher.pacing import PacerThread
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.worker import lease, process
+        from jobs.worker.cancelling import EndCancelled
         from jobs.worker.progress import TellProgress
         from jobs.worker.shutdown import Shutdown
         from jobs.worker.time_limits import TimeLimits
@@ -56,7 +57,9 @@ class LedgerStep(bootsteps.StartStopStep):
         shutdown = Shutdown(worker, limits=limits, resign=self.resign)
         dispatcher = DispatcherThread(worker.app)
         dispatcher.own.append(TellProgress(worker).run_once)
-        if not isinstance(worker.pool, prefork.TaskPool):
+        if isinstance(worker.pool, prefork.TaskPool):
+            dispatcher.own.append(EndCancelled(worker).run_once)
+        else:
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
         self.threads = [lease.LeaseThread(), dispatcher, PacerThread(worker.app, leads=lambda: dispatcher.leads)]
         for thread in self.threads:

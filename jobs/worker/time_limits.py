@@ -1,9 +1,10 @@
-"""Hard time limits where nothing can end a run: threads, and the solo pool.
+"""Hard time limits, and cancelled runs, where nothing can end a run: threads, and the solo pool.
 
 A pool process that runs too long is killed. A thread cannot be: at its limit its job is settled exactly as after such a
 kill, which revokes its claim token, and the thread is *stuck*. What it still reports is refused, and its slot is free
-again when it returns. Until then Celery holds its message, and so takes none in its place. Soft limits are exceptions
-raised inside of a run, which no other thread can do: here there are none.
+again when it returns. Until then Celery holds its message, and so takes none in its place. A run that goes on though
+its job was cancelled is stuck likewise. Soft limits are exceptions raised inside of a run, which no other thread can
+do: here there are none.
 """
 
 import logging
@@ -15,14 +16,14 @@ from django.conf import settings
 
 from jobs.models import Job, Worker
 from jobs.queues import QUEUES
-from jobs.worker import identity
+from jobs.worker import cancelling, identity
 from jobs.worker.requests import started
 
 logger = logging.getLogger(__name__)
 
 
 class TimeLimits:
-    """Settles jobs that ran longer than they may, and counts the threads that go on nevertheless."""
+    """Settles jobs that ran longer than they may, and counts the threads that go on with these and cancelled ones."""
 
     def __init__(self, *, concurrency: int) -> None:
         self.stuck: frozenset[str] = frozenset()
@@ -42,13 +43,14 @@ class TimeLimits:
         running = started()
         self._since = {token: self._since.get(token, now) for token in running}
         overdue = {token: run for token, run in running.items() if now - self._since[token] > _limit_seconds(run)}
-        self.stuck = frozenset(overdue)
+        self.stuck = frozenset(overdue) | cancelling.overdue()
         if overdue:
             self._settle(overdue)
-        if len(overdue) != self._told_count:
-            Worker.objects.filter(pk=identity.incarnation()).update(stuck_count=len(overdue))
-            logger.warning("%d of %d slots are stuck in runs past their limit.", len(overdue), self._concurrency)
-            self._told_count = len(overdue)
+        count = len(self.stuck)
+        if count != self._told_count:
+            Worker.objects.filter(pk=identity.incarnation()).update(stuck_count=count)
+            logger.warning("%d of %d slots are stuck in runs past a limit or cancelled.", count, self._concurrency)
+            self._told_count = count
 
     def _settle(self, overdue: dict[str, Any]) -> None:
         mine = Job.objects.filter(state="active", worker_id=identity.incarnation(), claim_token__in=list(overdue))

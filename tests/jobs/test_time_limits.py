@@ -51,7 +51,7 @@ def test_a_thread_past_the_limit_fails_its_job_and_its_slot_is_free_once_it_retu
     assert Job.objects.get(pk=stuck).error == "It ran longer than its time limit of 1 seconds, and was ended."
     assert Job.objects.get(pk=stuck).attempts.get().outcome == "failed"
     wait_until(lambda: living().stuck_count == 1)
-    reason = f"{living().node}: 1 of 3 slots are stuck past a time limit."
+    reason = f"{living().node}: 1 of 3 slots are stuck in runs past a time limit or cancelled."
     assert reason in health.check().reasons
     run_another_job()
 
