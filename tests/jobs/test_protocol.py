@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -41,6 +40,7 @@ from jobs.services import ActionRefused
 from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS
 from jobs.worker import identity, lease
 from jobs.worker.audit import Audit
+from tests.jobs.expected import Expected, Run
 from tests.jobs.factories import make_worker
 
 ARROWS = {(str(arrow.source), str(arrow.target)) for arrow in TRANSITIONS}
@@ -49,7 +49,10 @@ RUN_ENDS = (
     *("return", "raise", "retry now", "retry later", "ignore", "reject", "requeue", "interrupted", "replace"),
     *("revoked", "lost", "lost", "lost", "lost", "hard limit"),
 )
-ACTIONS = ("run again", "run again", "run again", "cancel", "revoke", "edit", "let expire", "pause", "resume", "resume")
+ACTIONS = (
+    *("run again", "run again", "run again", "cancel", "revoke", "promote", "edit", "let expire"),
+    *("pause", "resume", "resume"),
+)
 # What happens often in life happens often here.
 MOVES = (
     *("begin", "begin", "begin", "begin", "begin_again", "end", "end", "end", "end", "write", "enqueue"),
@@ -75,43 +78,6 @@ def plain(self: Any, name: str) -> str:
 def whole(self: Any, name: str) -> str:
     Group.objects.create(name=f"{name} {uuid4()}")
     return name
-
-
-@dataclass
-class Expected:
-    """What the model knows of one job."""
-
-    id: UUID
-    task: Any
-    name: str
-    state: str = "waiting"
-    due: bool = True
-    expired: bool = False
-    key: str | None = None
-    link: str | None = None
-    attempt: int = 1
-    stalled_count: int = 0
-    owner: "Run | None" = None
-    last_hint: tuple[UUID, str] | None = None
-    history: list[str] = field(default_factory=list)
-    started: bool = False
-    successor: "Expected | None" = None
-
-
-@dataclass(eq=False)
-class Run:
-    """A run that has begun, as its pool process sees it. It stays when it has lost its job: then it is a zombie."""
-
-    job_id: UUID
-    task: Any
-    worker_id: UUID
-    request: Any
-    attempt: int
-    name: str
-
-    def told_by_the_main_process(self) -> Any:
-        """The request as the worker's main process has it: the message alone."""
-        return Context(id=str(self.job_id), task=self.task.name, hint_id=self.request.hint_id)
 
 
 class Protocol(RuleBasedStateMachine):
@@ -450,10 +416,10 @@ class Protocol(RuleBasedStateMachine):
             self._run_again(job)
         elif action in ("cancel", "revoke"):
             self._cancel(job, in_code=action == "revoke")
+        elif action == "promote":
+            self._promote(job)
         elif action == "edit":
-            # The next run gets what the row says then.
-            job.name = f"{job.name}, edited"
-            Job.objects.filter(pk=job.id).update(args=[job.name])
+            self._edit(job)
         elif action == "let expire":
             Job.objects.filter(pk=job.id).update(expires_at=Now() + PAST)
             job.expired = True
@@ -463,8 +429,7 @@ class Protocol(RuleBasedStateMachine):
             self.paused = action == "pause"
 
     def _run_again(self, job: Expected) -> None:
-        others = [other for other in self.expected.values() if other is not job]
-        holders = [other for other in others if job.key and other.key == job.key and other.state in LIVE]
+        holders = self._holders_of_its_key(job)
         try:
             services.retry_job(job_id=job.id, actor=self.operator)
         except ActionRefused:
@@ -472,6 +437,36 @@ class Protocol(RuleBasedStateMachine):
             return
         assert job.state in ENDED
         assert not holders
+        self._begins_anew(job)
+
+    def _edit(self, job: Expected) -> None:
+        holders = self._holders_of_its_key(job)
+        name = f"{job.name}, edited"
+        try:
+            services.edit_job(job_id=job.id, args=[name], kwargs={}, actor=self.operator)
+        except ActionRefused:
+            assert job.state == "active" or (job.state in ENDED and holders)
+            return
+        # The next run gets what the row says then.
+        job.name = name
+        if job.state in ENDED:
+            assert not holders
+            self._begins_anew(job)
+
+    def _promote(self, job: Expected) -> None:
+        try:
+            services.promote_job(job_id=job.id, actor=self.operator)
+        except ActionRefused:
+            assert job.state != "delayed"
+            return
+        assert job.state == "delayed"
+        job.state, job.due = "waiting", True
+
+    def _holders_of_its_key(self, job: Expected) -> list[Expected]:
+        others = [other for other in self.expected.values() if other is not job]
+        return [other for other in others if job.key and other.key == job.key and other.state in LIVE]
+
+    def _begins_anew(self, job: Expected) -> None:
         job.state, job.attempt, job.stalled_count, job.due, job.expired = "waiting", 1, 0, True, False
         job.started = False
 
@@ -484,7 +479,7 @@ class Protocol(RuleBasedStateMachine):
             except ActionRefused:
                 assert job.state in ENDED
         if job.state in LIVE:
-            recorded = job.state == "active" and not in_code
+            recorded = job.state == "active"
             self.ends(job, "cancelled", event="cancelled", attempt="cancelled" if recorded else None)
 
     # -- What must hold after each step ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('jobs', '0005_schedules'),
+        ('jobs', '0006_limits'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

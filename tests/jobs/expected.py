@@ -1,0 +1,44 @@
+"""What the model in `test_protocol.py` knows: of each job, and of each run that has begun."""
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from celery.app.task import Context
+
+
+@dataclass
+class Expected:
+    """What the model knows of one job."""
+
+    id: UUID
+    task: Any
+    name: str
+    state: str = "waiting"
+    due: bool = True
+    expired: bool = False
+    key: str | None = None
+    link: str | None = None
+    attempt: int = 1
+    stalled_count: int = 0
+    owner: "Run | None" = None
+    last_hint: tuple[UUID, str] | None = None
+    history: list[str] = field(default_factory=list)
+    started: bool = False
+    successor: "Expected | None" = None
+
+
+@dataclass(eq=False)
+class Run:
+    """A run that has begun, as its pool process sees it. It stays when it has lost its job: then it is a zombie."""
+
+    job_id: UUID
+    task: Any
+    worker_id: UUID
+    request: Any
+    attempt: int
+    name: str
+
+    def told_by_the_main_process(self) -> Any:
+        """The request as the worker's main process has it: the message alone."""
+        return Context(id=str(self.job_id), task=self.task.name, hint_id=self.request.hint_id)
