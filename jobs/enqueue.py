@@ -115,7 +115,7 @@ def check_arguments(task: "JobTask", args: Any, kwargs: Any, job: Job) -> None:
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise TypeError("Positional arguments are a JSON list, arguments by name a JSON object.")
     task.__header__(*args, **kwargs)
-    _check_payload(task.name, [args, kwargs, job.headers, job.follow_ups])
+    checked_json(task.name, [args, kwargs, job.headers, job.follow_ups])
 
 
 def job_of(

@@ -30,8 +30,8 @@ class JobTask(DjangoTask):
 
     Beyond Celery: `progress()`, `check_cancelled()`, `aapply_async()`, `adelay()`, the declaration `atomic=True`, and,
     of `apply_async()`, the options `rate_key`, `rate_limit`, `concurrency_key`, `concurrency_limit`, `quiet_hours`,
-    `dedup_key`, `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts` and `correlation_id`. Limits may be declared
-    as well. Jitter is off unless asked for.
+    `dedup_key`, `dedup_seconds`, `dedup_latest`, `owner_id`, `max_attempts` and `correlation_id`. Limits may be
+    declared as well. Jitter is off unless asked for.
     """
 
     abstract = True
