@@ -13,6 +13,8 @@ from jobs.models import AuditEntry, BulkAction
 
 logger = logging.getLogger(__name__)
 
+# What is said of a queue; `jobs.why` finds by it who paused one.
+PAUSED, RESUMED = "Paused.", "Resumed."
 # A user of the site, or the name of somebody who acts at a terminal.
 Actor = AbstractBaseUser | str
 

@@ -104,6 +104,15 @@ def why_not_ready() -> str | None:
     return f"Migrations are not applied: {', '.join(missing)}." if missing else None
 
 
+def why_no_broker() -> str | None:
+    """A sentence where Redis does not answer at once."""
+    try:
+        Question("Redis", _ping_redis).answer(REDIS_PATIENCE_SECONDS)
+    except NoAnswer as error:
+        return str(error)
+    return None
+
+
 class Question(Generic[Answer]):
     """Asks a server in a thread of its own, because no driver can be interrupted while a frozen server says nothing.
 

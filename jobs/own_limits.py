@@ -13,6 +13,7 @@ from jobs.quiet_hours import QuietHours
 from jobs.rates import InvalidLimit, Rate
 
 if TYPE_CHECKING:
+    from jobs.models import Job
     from jobs.task import JobTask
 
 _LONGEST_KEY_CHARACTERS = 128
@@ -37,6 +38,24 @@ def taken_from(
         return _checked(own, task.name)
     except InvalidLimit as error:
         raise InvalidLimit(f"{task.name}: {error}") from None
+
+
+def moved(task: "JobTask", job: "Job", args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that keep a job's limits once it has other arguments: a declared key that names them follows."""
+    own = {name: getattr(job, name) for name in COLUMNS}
+    for name in ("rate_key", "concurrency_key"):
+        template = getattr(task, name)
+        if template is None:
+            continue
+        try:
+            is_declared = own[name] == _filled_in(task, template, job.args, job.kwargs)
+        except (TypeError, InvalidLimit):
+            # The arguments are those of an earlier version of the task.
+            is_declared = True
+        if is_declared:
+            own[name] = _filled_in(task, template, args, kwargs)
+            _check_key(name, own[name])
+    return {**own, "lane": lane_of(own)}
 
 
 def check_declared(task: "JobTask") -> None:

@@ -14,7 +14,7 @@ from django.db import IntegrityError, OperationalError, transaction
 from django.db.models.functions import Now
 from psycopg.errors import LockNotAvailable
 
-from jobs import audit, dedup, enqueue, flows, follow_ups, publish, settle
+from jobs import audit, dedup, enqueue, flows, follow_ups, own_limits, publish, settle
 from jobs.audit import Actor
 from jobs.models import LIVE, Attempt, BulkAction, Job, QueueControl
 from jobs.queues import queue_named
@@ -22,9 +22,23 @@ from jobs.redaction import redact, restored
 from jobs.states import END_STATES, Cause, State
 from jobs.task import JobTask
 from jobs.transitions import transition
+from jobs.why import why
 
-# What the record says of a queue; `why` finds who paused it by that.
-PAUSED, RESUMED = "Paused.", "Resumed."
+__all__ = [
+    "ActionRefused",
+    "NoSuchJob",
+    "cancel_job",
+    "cancel_locked",
+    "edit_job",
+    "pause_queue",
+    "promote_job",
+    "resume_queue",
+    "retry_job",
+    "revoke_job",
+    "run_again_locked",
+    "why",
+]
+
 # An end of the job, or another operator, holds its row for milliseconds. A run that has locked it may do so for long.
 _LOCK_WAIT_MS = 2000
 
@@ -116,13 +130,15 @@ def edit_job(*, job_id: UUID, args: Any, kwargs: Any, actor: Actor) -> None:
         before = {"args": job.args, "kwargs": job.kwargs}
         try:
             after = restored({"args": args, "kwargs": kwargs}, before)
-            enqueue.check_arguments(_task_of(job), after["args"], after["kwargs"], job)
+            task = _task_of(job)
+            enqueue.check_arguments(task, after["args"], after["kwargs"], job)
+            limits = own_limits.moved(task, job, after["args"], after["kwargs"])
         except (TypeError, ValueError) as error:
             raise ActionRefused(f"Job {job_id} was not changed: {error}") from error
         if job.state in END_STATES:
-            run_again_locked(job, **after)
+            run_again_locked(job, **after, **limits)
             what = f"Edited and run again (was {job.state})."
-        elif Job.objects.filter(pk=job_id, state__in=["waiting", "delayed"]).update(**after):
+        elif Job.objects.filter(pk=job_id, state__in=["waiting", "delayed"]).update(**after, **limits):
             what = f"Edited (while {job.state})."
         else:
             raise ActionRefused(f"Job {job_id} is {job.state}: cancel it first, or wait until it has ended.")
@@ -164,7 +180,7 @@ def _set_paused(queue: str, actor: Actor, *, pause: bool) -> bool:
             paused_at=Now() if pause else None
         )
         if changed:
-            audit.record(actor=actor, thing=control, what=PAUSED if pause else RESUMED)
+            audit.record(actor=actor, thing=control, what=audit.PAUSED if pause else audit.RESUMED)
     return bool(changed)
 
 

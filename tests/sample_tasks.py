@@ -281,3 +281,8 @@ def go_on_at_first(self: Any, path: str, gate: str) -> str:
             self.progress(10, 100, "goes on")
         time.sleep(0.05)
     return f"ran by {os.getpid()}"
+
+
+@shared_task(queue="default", concurrency_key="tenant:{tenant_id}")
+def for_a_tenant(tenant_id: int) -> int:
+    return tenant_id

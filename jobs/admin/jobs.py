@@ -15,7 +15,7 @@ from unfold.admin import TabularInline
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
-from jobs import rendering, selectors
+from jobs import rendering, selectors, services
 from jobs.admin.filters import QueueFilter, StateFilter, TaskFilter
 from jobs.admin.job_actions import JobActions
 from jobs.admin.read_only import ReadOnlyAdmin
@@ -101,7 +101,20 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
     show_facets = admin.ShowFacets.NEVER
     inlines = (AttemptInline,)
     fieldsets: Any = (
-        (None, {"fields": ("id", "task", ("queue", "state_label"), "progress_bar", "error_text", "result_text")}),
+        (
+            None,
+            {
+                "fields": (
+                    "id",
+                    "task",
+                    ("queue", "state_label"),
+                    "why_text",
+                    "progress_bar",
+                    "error_text",
+                    "result_text",
+                )
+            },
+        ),
         ("Traceback", {"fields": ("traceback_text",)}),
         ("Arguments", {"fields": ("args_text", "kwargs_text")}),
         ("Times", {"fields": (("created", "due"), ("started", "ended"), ("waited", "took"), "expires")}),
@@ -264,6 +277,11 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
     def kwargs_text(self, job: Job) -> SafeString | str:
         """The arguments, secrets hidden."""
         return rendering.payload(job.kwargs) if job.kwargs else "–"
+
+    @display(description="at the moment")
+    def why_text(self, job: Job) -> str:
+        """Why it is not running, or that it is."""
+        return services.why(job.pk) or "–"
 
     @display(description="result")
     def result_text(self, job: Job) -> SafeString | str:

@@ -36,7 +36,7 @@ class LedgerStep(bootsteps.StartStopStep):
         from jobs import checks
         from jobs.dispatcher.pacing import PacerThread
         from jobs.dispatcher.thread import DispatcherThread
-        from jobs.worker import lease, process
+        from jobs.worker import lease, process, unknown_tasks
         from jobs.worker.cancelling import EndCancelled
         from jobs.worker.progress import TellProgress
         from jobs.worker.shutdown import Shutdown
@@ -66,6 +66,7 @@ class LedgerStep(bootsteps.StartStopStep):
             thread.start()
         worker_shutdown.connect(self.resign, weak=False)
         shutdown.install()
+        unknown_tasks.install()
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Looks often for pool processes that died.

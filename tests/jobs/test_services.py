@@ -196,6 +196,18 @@ def test_a_job_of_an_unknown_task_is_not_edited(operator: User) -> None:
         services.edit_job(job_id=job.pk, args=[], kwargs={}, actor=operator)
 
 
+def test_a_key_that_names_an_argument_follows_the_edit_and_one_that_the_call_gave_stays(operator: User) -> None:
+    keyed, called = (
+        Job.objects.get(pk=sample_tasks.for_a_tenant.apply_async((1,), **options).id)
+        for options in ({}, {"concurrency_key": "of the call"})
+    )
+    for job in (keyed, called):
+        services.edit_job(job_id=job.pk, args=[2], kwargs={}, actor=operator)
+        job.refresh_from_db()
+    assert (keyed.concurrency_key, called.concurrency_key) == ("tenant:2", "of the call")
+    assert "tenant:2" in keyed.lane
+
+
 def test_secrets_that_the_editor_does_not_see_stay_and_are_not_kept_with_the_action(operator: User) -> None:
     job = make_job(state="failed", task=sample_tasks.add.name, args=[{"token": "one", "n": 1}, 2])
     services.edit_job(job_id=job.pk, args=[{"token": "•••", "n": 5}, 2], kwargs={}, actor=operator)

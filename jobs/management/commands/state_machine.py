@@ -19,6 +19,7 @@ STATE_MEANINGS = {
 CAUSE_MEANINGS = {
     Cause.DUE: ("`run_at` has come.", "jobs.claims.promote_due"),
     Cause.PROMOTED: ("An operator wants it now. The attempts stay as they are.", "jobs.services.promote_job"),
+    Cause.REFUSED: ("The worker that took its hint does not know its task. Counts the refusal.", "jobs.settle.refuse"),
     Cause.CLAIMED: ("A worker took a hint for it and won the claim.", "jobs.claims.claim"),
     Cause.COMPLETED: ("The task returned.", "jobs.settle.complete"),
     Cause.FAILED: (

@@ -1,0 +1,31 @@
+"""`manage.py jobs`: what operators look at and do, at a terminal. Each word after it is a class in `subcommands`."""
+
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from jobs.management.subcommands import Output, Subcommand
+from jobs.management.subcommands.pausing import Pause, Resume
+from jobs.management.subcommands.why import Why
+
+SUBCOMMANDS: tuple[Subcommand, ...] = (Why(), Pause(), Resume())
+
+
+class Command(BaseCommand):
+    """Hands over to the subcommand. Exits with its status where that is not 0."""
+
+    help = "Looks at jobs and queues, and acts on them."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        words = parser.add_subparsers(title="subcommands", dest="subcommand", required=True, metavar="SUBCOMMAND")
+        for subcommand in SUBCOMMANDS:
+            own = words.add_parser(subcommand.name, help=subcommand.help, description=subcommand.help)
+            own.add_argument("--json", action="store_true", dest="as_json", help="a line of JSON for each message")
+            own.set_defaults(chosen=subcommand)
+            subcommand.add_arguments(own)
+
+    def handle(self, *args: Any, chosen: Subcommand, as_json: bool, **options: Any) -> None:
+        status = chosen.run(options, Output(self.stdout, as_json=as_json))
+        if status:
+            sys.exit(status)

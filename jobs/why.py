@@ -1,0 +1,152 @@
+"""Why a job is not running: one sentence for whoever waits for it."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from jobs import audit, health, limits, selectors
+from jobs.models import ENDED, LIVE, AuditEntry, Job, QueueControl, Worker
+from jobs.queues import QUEUES
+from jobs.states import State
+
+# A leader ticks twice a second, and is replaced within seconds where it dies.
+_LEADERLESS_SECONDS = 15.0
+
+
+def why(job_id: UUID) -> str | None:
+    """A sentence or two on why a job is not running, or that it runs, or how it ended; None where there is no such job.
+
+    Of several reasons the one that must go first: nothing is said of the others. Takes a handful of queries and, where
+    nothing in the database keeps the job, asks Redis whether it answers, which takes 0.3 s at most.
+    """
+    job: Any = Job.objects.annotate(now=Now()).filter(pk=job_id).first()
+    if job is None:
+        return None
+    if job.state in ENDED:
+        return _ended(job)
+    if job.state == State.ACTIVE:
+        return _running(job)
+    if job.is_held:
+        return _held(job)
+    if job.state == State.DELAYED and job.run_at > job.now:
+        return _delayed(job)
+    return (
+        _paused(job)
+        or _no_worker(job)
+        or _no_dispatcher()
+        or _limited(job)
+        or _refused(job)
+        or _no_broker()
+        or _behind(job)
+    )
+
+
+def _ended(job: Job) -> str:
+    at = _time(job.finished_at)
+    if job.state == State.COMPLETED:
+        return f"It completed at {at}."
+    if job.state == State.CANCELLED:
+        return f"It was cancelled at {at}: {_sentence(job.error)}"
+    return f"It failed at {at}, in attempt {job.attempt}: {_sentence(job.error)}"
+
+
+def _running(job: Any) -> str:
+    worker = Worker.objects.filter(pk=job.worker_id).first()
+    if worker is None or worker.dead_at is not None:
+        return f"It was running since {_time(job.started_at)} on a worker that is gone, and runs again shortly."
+    where = f"It has been running since {_time(job.started_at)} on worker {worker.node} (process {worker.pid})"
+    if worker.lease_expires_at < job.now:
+        return f"{where}, which is silent: it runs again elsewhere when that worker is given up."
+    return f"{where}."
+
+
+def _held(job: Job) -> str:
+    members = Job.objects.filter(flow_id=job.awaited_flow_id)
+    alive = members.filter(state__in=LIVE)
+    first = alive.order_by("flow_path", "pk").first()
+    if first is None:
+        return "The jobs of its flow have ended: it goes on within moments."
+    return f"It waits for {alive.count()} of the {members.count()} jobs of its flow; the first is job {first.pk}."
+
+
+def _delayed(job: Job) -> str:
+    if job.refused_count and not job.error:
+        return f"{_refused(job)} It is tried again at {_time(job.run_at)}."
+    if job.attempt > 1:
+        return f"It waits until {_time(job.run_at)} for attempt {job.attempt}. The last one: {_sentence(job.error)}"
+    return f"It is delayed until {_time(job.run_at)}."
+
+
+def _paused(job: Job) -> str | None:
+    control = QueueControl.objects.filter(name=job.queue, paused_at__isnull=False).first()
+    if control is None:
+        return None
+    entries = AuditEntry.objects.filter(thing_type="queuecontrol", thing_id=job.queue, what=audit.PAUSED)
+    last = entries.order_by("pk").last()
+    by = f", by {last.actor_name}" if last else ""
+    return f"Its queue {job.queue} has been paused since {_time(control.paused_at)}{by}."
+
+
+def _no_worker(job: Job) -> str | None:
+    if job.queue not in QUEUES:
+        return f"Its queue {job.queue} is not declared in jobs/queues.py, so no worker takes it."
+    if any(job.queue in worker.queues for worker in selectors.living_workers()):
+        return None
+    return f"No living worker consumes its queue {job.queue}. Start one: celery -A config worker -Q {job.queue}"
+
+
+def _no_dispatcher() -> str | None:
+    """Nobody makes jobs due or sends hints. Where workers live, their dispatcher's threads hang, or cannot write."""
+    age_seconds = selectors.tick_ages_seconds().get("dispatcher")
+    if age_seconds is not None and age_seconds <= _LEADERLESS_SECONDS:
+        return None
+    since = "none ever has" if age_seconds is None else f"the last time was {age_seconds:.0f} s ago"
+    return f"No worker does the dispatcher's duties ({since}): look at the workers' logs, and restart them."
+
+
+def _limited(job: Job) -> str | None:
+    obstacle = limits.obstacle(job) if job.state == State.WAITING else None
+    if obstacle is None:
+        return None
+    until = f" Not before {_time(obstacle.until)}." if obstacle.until else ""
+    if not obstacle.job_ids:
+        return f"{obstacle.text}{until}"
+    others = f" and {len(obstacle.job_ids) - 1} more" if len(obstacle.job_ids) > 1 else ""
+    return f"{obstacle.text}{until} Running: job {obstacle.job_ids[0]}{others}."
+
+
+def _refused(job: Job) -> str | None:
+    if not job.refused_count:
+        return None
+    times = "once" if job.refused_count == 1 else f"{job.refused_count} times"
+    return f"Its task {job.task} is unknown to the worker that took it, {times} so far: do all run this version?"
+
+
+def _no_broker() -> str | None:
+    reason = health.why_no_broker()
+    return f"{reason} Workers hear of jobs through it: the job starts when it is back." if reason else None
+
+
+def _behind(job: Job) -> str:
+    """In the order in which jobs are hinted. Those that limits of their own keep are counted too."""
+    earlier = Q(run_at__lt=job.run_at) | Q(run_at=job.run_at, pk__lt=job.pk)
+    before = Q(priority__lt=job.priority) | (Q(priority=job.priority) & earlier)
+    waiting = Job.objects.filter(before, state="waiting", queue=job.queue).count()
+    running = Job.objects.filter(state="active", queue=job.queue).count()
+    if waiting:
+        return f"It waits behind {waiting} others in queue {job.queue}, where {running} are running."
+    if running:
+        return f"It is the next in queue {job.queue}, where {running} are running."
+    return "Nothing keeps it: it starts within moments."
+
+
+def _sentence(text: str) -> str:
+    text = text.strip() or "nothing is known"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "an unknown time"
