@@ -2,6 +2,7 @@
 
 import logging
 import time
+from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
 
@@ -100,6 +101,15 @@ class JobTask(DjangoTask):
         return await self.aapply_async(args, kwargs)
 
     # -- Running ---------------------------------------------------------------------------------------------------
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The moment of the tick, in UTC, for which the running job was made; None where no schedule made it.
+
+        It stays the same in retries, and however late the job runs.
+        """
+        moment = self.request.get("scheduled_for")
+        return datetime.fromisoformat(moment) if moment else None
+
     def before_start(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Claims the job. A task that overrides this must call `super().before_start(…)` first."""
         if not self.request.is_eager:

@@ -46,9 +46,13 @@ def send_welcome(self: JobTask, user_id: int) -> dict[str, Any]:
     time_limit=1860,
 )
 def send_digest(self: JobTask) -> dict[str, Any]:
-    """Mails each user who wishes it the digest of the day on which the job was made, even if it runs after midnight."""
+    """Mails each user who wishes it the digest of the day for which it was scheduled, however late it runs.
+
+    Without a schedule: of the day on which the job was made, even if it runs after midnight.
+    """
     job_id = _job_id(self)
-    outcome = send_digests(day=selectors.day_of_job(job_id=job_id), job_id=job_id, report=self.progress)
+    day = self.scheduled_for.date() if self.scheduled_for else selectors.day_of_job(job_id=job_id)
+    outcome = send_digests(day=day, job_id=job_id, report=self.progress)
     return {"sent": outcome.sent, "total": outcome.total}
 
 

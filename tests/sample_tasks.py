@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from celery import group, shared_task
+from celery import Task, group, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from django.contrib.auth.models import Group
 from django.db import DatabaseError, InterfaceError, transaction
@@ -58,6 +58,18 @@ def kill_own_process(self: Any, times: int = 1) -> str:
 @shared_task(queue="default")
 def fail_for_good() -> None:
     raise Permanent("the mailbox does not exist")
+
+
+@shared_task(bind=True, queue="default")
+def scheduled_moment(self: Any) -> str | None:
+    """The tick that the job was made for."""
+    return self.scheduled_for.isoformat() if self.scheduled_for else None
+
+
+@shared_task(base=Task)
+def plain(text: str) -> str:
+    """A task that is no job."""
+    return text
 
 
 @shared_task(bind=True, queue="default")

@@ -13,6 +13,7 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule, Periodi
 from accounts.models import User
 from jobs import claims
 from jobs.models import Job
+from jobs.testing import run_due_jobs
 from notifications import selectors, services
 from notifications.clients.smtp import TransientMailError
 from notifications.digest import FAILURES_IN_A_ROW, Outcome, send_digests
@@ -213,6 +214,15 @@ def test_the_day_is_the_one_on_which_the_job_was_made() -> None:
     job = Job.objects.create(task="x", queue="default", state="waiting", created_at=made_at)
     assert selectors.day_of_job(job_id=job.pk) == date(2026, 3, 1)
     assert selectors.day_of_job(job_id=None) == timezone.now().date()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_digest_that_is_caught_up_after_midnight_is_that_of_its_own_day(smtp_server: SmtpServer) -> None:
+    someone("ann")
+    send_digest.apply_async(headers={"scheduled_for": "2026-03-01T22:00:00+00:00"})
+    (job,) = run_due_jobs()
+    assert (job.state, job.created_at.date() > date(2026, 3, 1)) == ("completed", True)
+    assert EmailLog.objects.get().period == "2026-03-01"
 
 
 @pytest.mark.django_db
