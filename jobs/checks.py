@@ -9,6 +9,7 @@ from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
+from django_celery_beat.models import PeriodicTask
 
 from jobs.queues import QUEUES
 from jobs.rates import InvalidLimit
@@ -73,8 +74,8 @@ def check_queues(**_: Any) -> list[CheckMessage]:
 
 @register()
 def check_database(**_: Any) -> list[CheckMessage]:
-    """All of the ledger, and the users that own jobs, are in one PostgreSQL database, for reads and writes alike."""
-    models = [*apps.get_app_config("jobs").get_models(), get_user_model()]
+    """All of the ledger, the schedules and the users are in one PostgreSQL database, for reads and writes alike."""
+    models = [*apps.get_app_config("jobs").get_models(), PeriodicTask, get_user_model()]
     aliases = {router_says(model) for model in models for router_says in (router.db_for_read, router.db_for_write)}
     if len(aliases) > 1:
         problem = f"DATABASE_ROUTERS spread the ledger over {', '.join(sorted(aliases))}"
@@ -87,7 +88,7 @@ def check_database(**_: Any) -> list[CheckMessage]:
     return [
         Error(
             f"{problem}: an end would not be one transaction with what it brings about.",
-            hint="Send the app 'jobs' and the users to one alias, on PostgreSQL and without replicas.",
+            hint="Send 'jobs', 'django_celery_beat' and the users to one alias, on PostgreSQL and without replicas.",
             id="jobs.E004",
         )
     ]

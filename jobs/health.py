@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobs import selectors
+from jobs.cron import selectors as cron
 from jobs.models import Worker
 from jobs.selectors import QueueStatus
 
@@ -29,6 +30,7 @@ DATABASE_PATIENCE_SECONDS = 3.0
 REDIS_PATIENCE_SECONDS = 0.3
 # A hung server keeps the thread that asked it: never more than these at once in a process.
 _MOST_QUESTIONS = 8
+_MOST_NAMED = 5
 
 Answer = TypeVar("Answer")
 _questions = threading.BoundedSemaphore(_MOST_QUESTIONS)
@@ -73,7 +75,7 @@ def check() -> Health:
     broker = Question("Redis", _ping_redis)
     health = Health()
     try:
-        statuses, ages_seconds, stuck = ledger.answer(DATABASE_PATIENCE_SECONDS)
+        statuses, ages_seconds, stuck, broken = ledger.answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
@@ -88,6 +90,7 @@ def check() -> Health:
             "or cancelled."
             for worker in stuck
         ]
+        health.reasons += _schedule_reasons(broken)
     try:
         broker.answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
@@ -151,8 +154,13 @@ class Question(Generic[Answer]):
         self._answers.put(answer)
 
 
-def _read_ledger() -> tuple[dict[str, QueueStatus], dict[str, float | None], list[Worker]]:
-    return selectors.queue_statuses(), selectors.tick_ages_seconds(), list(selectors.stuck_workers())
+def _read_ledger() -> tuple[dict[str, QueueStatus], dict[str, float | None], list[Worker], list[str]]:
+    return (
+        selectors.queue_statuses(),
+        selectors.tick_ages_seconds(),
+        list(selectors.stuck_workers()),
+        cron.broken_schedules(),
+    )
 
 
 def _unapplied_migrations() -> list[str]:
@@ -190,6 +198,14 @@ def _queue_reasons(status: QueueStatus) -> list[str]:
             f"{status.name}: {status.failed_last_hour_count} jobs failed in the last hour "
             f"(threshold {status.failed_threshold_count})."
         )
+    return reasons
+
+
+def _schedule_reasons(names: list[str]) -> list[str]:
+    # What is wrong with it may quote arguments, which are nobody's business here.
+    reasons = [f"The schedule {name!r} is broken: its page in the admin says why." for name in names[:_MOST_NAMED]]
+    if len(names) > _MOST_NAMED:
+        reasons.append(f"{len(names) - _MOST_NAMED} more schedules are broken.")
     return reasons
 
 

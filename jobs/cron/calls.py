@@ -72,7 +72,7 @@ def of(row: Row, app: Celery) -> Call:
     return Call(app, row.pk, row.task, args, kwargs, options)
 
 
-def _loaded(text: str | None, what: str, kind: type) -> Any:
+def _loaded(text: str, what: str, kind: type) -> Any:
     try:
         value = loads(text) if text else kind()
     except ValueError as error:

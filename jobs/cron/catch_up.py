@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from jobs.cron.models import CatchUp
+from jobs.rendering import duration
 
 # A beat that lives is never so late, and one that is started again at once need not be.
 ON_TIME = timedelta(seconds=30)
@@ -11,9 +12,9 @@ ON_TIME = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The ticks to run, and why each of the others is skipped. Both in order."""
+    """The ticks to run, and those to skip, each with a note for people. Both in order."""
 
-    run: list[datetime]
+    run: dict[datetime, str]
     skip: dict[datetime, str]
 
     @property
@@ -24,7 +25,7 @@ class Decision:
     def without(self, known: set[datetime]) -> "Decision":
         """The same, but for some ticks."""
         return Decision(
-            [moment for moment in self.run if moment not in known],
+            {moment: note for moment, note in self.run.items() if moment not in known},
             {moment: why for moment, why in self.skip.items() if moment not in known},
         )
 
@@ -36,8 +37,10 @@ def decide(moments: list[datetime], *, now: datetime, wishes: CatchUp, one_off: 
     run = [*_caught_up(missed, now=now, wishes=wishes, is_followed=bool(on_time)), *on_time]
     if one_off:
         run = run[-1:]
+    skip = [moment for moment in moments if moment not in run]
     return Decision(
-        run, {moment: _why_not(moment, run, now=now, wishes=wishes) for moment in moments if moment not in run}
+        {moment: f"{duration(now - moment)} late" if moment in missed else "" for moment in run},
+        {moment: _why_not(moment, run, now=now, wishes=wishes) for moment in skip},
     )
 
 
@@ -51,6 +54,8 @@ def _caught_up(missed: list[datetime], *, now: datetime, wishes: CatchUp, is_fol
 
 
 def _why_not(moment: datetime, run: list[datetime], *, now: datetime, wishes: CatchUp) -> str:
+    if now - moment <= ON_TIME:
+        return "a later one runs"
     if now - moment > timedelta(minutes=wishes.within_minutes):
         return f"missed, and more than {wishes.within_minutes} min ago"
     if wishes.policy == CatchUp.Policy.SKIP:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db.models import CharField, ExpressionWrapper, F
+from django.db.models import CharField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 from django_celery_beat.models import PeriodicTask
 
@@ -41,7 +41,7 @@ class Row:
     task: str
     args: str
     kwargs: str
-    headers: str | None
+    headers: str
     queue: str | None
     exchange: str | None
     routing_key: str | None
@@ -104,13 +104,18 @@ _INSTANT = timedelta(microseconds=1)
 
 
 def read() -> list[Row]:
-    """Every enabled schedule. 1,000 of them take some 20 ms."""
+    """Every enabled schedule, as beat wants them. 1,000 of them take some 25 ms."""
+    enabled = PeriodicTask.objects.filter(enabled=True)
+    # The trigger makes the state of a schedule that has none, as after a copy of single tables.
+    enabled.filter(ledger_state__isnull=True).update(enabled=True)
+    return read_of(enabled)
+
+
+def read_of(schedules: "QuerySet[PeriodicTask]") -> list[Row]:
+    """These schedules, but for those whose state is missing."""
     read_as: dict[str, Any] = {name: F(column) for name, column in _COLUMNS.items()}
     # As text: the field's own conversion raises for a zone that this machine does not know, and all rows were lost.
     read_as["zone"] = ExpressionWrapper(F("crontab__timezone"), output_field=CharField())
     own = [one.name for one in fields(Row) if one.name not in read_as and one.name != "now"]
-    enabled = PeriodicTask.objects.filter(enabled=True)
-    # The trigger makes the state of a schedule that has none, as after a copy of single tables.
-    enabled.filter(ledger_state__isnull=True).update(enabled=True)
-    rows = enabled.filter(ledger_state__isnull=False).order_by("pk")
-    return [Row(**values) for values in rows.values(*own, **read_as, now=Now())]
+    found = schedules.filter(ledger_state__isnull=False).order_by("pk")
+    return [Row(**values) for values in found.values(*own, **read_as, now=Now())]

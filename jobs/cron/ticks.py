@@ -13,7 +13,6 @@ from jobs.cron.catch_up import Decision
 from jobs.cron.models import ScheduleState, Tick
 from jobs.cron.plans import Plan
 from jobs.cron.rows import Row
-from jobs.rendering import duration
 
 logger = logging.getLogger(__name__)
 
@@ -35,24 +34,21 @@ def decide(plan: Plan) -> bool:
         if not _lock(row):
             return False
         decision = decision.without(_known(row, decision))
-        for moment in decision.run:
-            late = row.now - moment
-            note = f"{duration(late)} late" if late > catch_up.ON_TIME else ""
+        Tick.objects.bulk_create(
+            Tick(schedule_id=row.pk, scheduled_for=moment, outcome=Tick.Outcome.SKIPPED, note=why)
+            for moment, why in decision.skip.items()
+        )
+        for moment, why in decision.run.items():
             Tick.objects.create(
                 schedule_id=row.pk,
                 scheduled_for=moment,
                 outcome=Tick.Outcome.ENQUEUED,
                 job_id=plan.call.send(moment),
-                note=note,
+                note=why,
             )
-        Tick.objects.bulk_create(
-            Tick(schedule_id=row.pk, scheduled_for=moment, outcome=Tick.Outcome.SKIPPED, note=why)
-            for moment, why in decision.skip.items()
-        )
         _note(plan, decision)
-    if decision.skip:
-        moment, why = next(iter(decision.skip.items()))
-        logger.warning("Schedule %r: %d skipped, first %s (%s).", row.name, len(decision.skip), moment.isoformat(), why)
+    for moment, why in [*decision.skip.items()][:1]:
+        logger.warning("Schedule %r skips %d, first %s: %s.", row.name, len(decision.skip), moment.isoformat(), why)
     return True
 
 
@@ -72,17 +68,18 @@ def report(row: Row, error: str) -> None:
 def _decision(plan: Plan) -> Decision:
     """What becomes of the ticks that have come."""
     row = plan.row
-    # One more than are kept or run: it is skipped, and says how many there were before it.
-    most = max(KEPT_COUNT, row.wishes.most_count) + 1
-    passed = plan.timetable.passed(after=row.decided, until=row.now, most=most)
-    moments, unseen_count = passed.last, passed.count - len(passed.last)
-    if plan.is_over:
+    passed = plan.timetable.passed(after=row.decided, until=row.now, most=_kept_count(row))
+    moments = passed.last
+    if not plan.is_over:
+        decision = catch_up.decide(moments, now=row.now, wishes=row.wishes, one_off=row.one_off)
+    else:
         if not moments and row.clocked_time is not None:
             moments = [row.clocked_time]
-        return Decision([], dict.fromkeys(moments, "the schedule was over before"))
-    decision = catch_up.decide(moments, now=row.now, wishes=row.wishes, one_off=row.one_off)
-    if unseen_count and moments[0] in decision.skip:
-        decision.skip[moments[0]] += f"; so were {unseen_count} before it"
+        decision = Decision({}, dict.fromkeys(moments, "the schedule was over before"))
+    unseen_count = passed.count - len(passed.last)
+    if unseen_count:
+        notes = decision.skip if moments[0] in decision.skip else decision.run
+        notes[moments[0]] = f"{notes[moments[0]]}; {unseen_count} before it were skipped".removeprefix("; ")
     return decision
 
 
@@ -111,11 +108,15 @@ def _note(plan: Plan, decision: Decision) -> None:
         )
     if plan.is_over or (run_count and row.one_off):
         PeriodicTask.objects.filter(pk=row.pk).update(enabled=False)
-    kept_count = max(KEPT_COUNT, row.wishes.most_count)
+    kept_count = _kept_count(row)
     newest_first = _ticks(row).order_by("-scheduled_for").values_list("scheduled_for", flat=True)
     beyond = newest_first[kept_count : kept_count + 1].first()
     if beyond is not None:
         _ticks(row).filter(scheduled_for__lte=beyond).delete()
+
+
+def _kept_count(row: Row) -> int:
+    return max(KEPT_COUNT, row.wishes.most_count)
 
 
 def _ticks(row: Row) -> QuerySet[Tick]:
