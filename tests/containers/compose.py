@@ -14,7 +14,7 @@ from devstack.home import BASE_DIR
 FILE = BASE_DIR / "docker-compose.yml"
 # All that has no default.
 ENV_FILE = {
-    "SECRET_KEY": "0123456789abcdef0123456789abcdef",
+    "SECRET_KEY": "0123456789abcdef" * 4,
     "SITE_URL": "http://handoff.example",
     "ALLOWED_HOSTS": "handoff.example,127.0.0.1",
     "POSTGRES_PASSWORD": "of-postgres",
