@@ -48,6 +48,7 @@ class Environment(BaseSettings):
     )
 
     database_url: str = Field(pattern=r"^postgres(ql)?://", description="postgres://user:password@host:5432/name")
+    database_password: SecretStr = Field(SecretStr(""), description="Its password, where DATABASE_URL has none")
     redis_url: RedisDsn | None = Field(None, description="redis://:password@host:6379/0, or the three variables below")
     redis_host: str = Field("", description="Redis host, where REDIS_URL is not set")
     redis_port: int = Field(6379, ge=1, le=65535, description="Redis port")

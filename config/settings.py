@@ -93,9 +93,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
 
 # --- Database -----------------------------------------------------------------------------------------------------
+_database = dj_database_url.parse(env.database_url, conn_max_age=600, conn_health_checks=True)
 DATABASES = {
     "default": {
-        **dj_database_url.parse(env.database_url, conn_max_age=600, conn_health_checks=True),
+        **_database,
+        "PASSWORD": _database["PASSWORD"] or env.database_password.get_secret_value(),
         # A dead server is noticed within seconds, not after the kernel's two hours.
         "OPTIONS": {
             "connect_timeout": 5,

@@ -3,7 +3,7 @@
 import signal
 import sys
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from devstack import crm, environment, mail, readiness
 from devstack.environment import REDIS_NAMES, given
@@ -39,6 +39,9 @@ class Stack:
         if database_url is None:
             postgres = Postgres(folder=home.folder / "postgres", port=ports.postgres, password=home.secret("postgres"))
             database_url = postgres.url()
+        elif (parts := urlsplit(database_url)).password is None and (password := given("DATABASE_PASSWORD")):
+            user, _, host = parts.netloc.rpartition("@")
+            database_url = parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
         if redis_url is None:
             redis = Redis(folder=home.folder / "redis", port=ports.redis, password=home.secret("redis"))
             redis_url = redis.url

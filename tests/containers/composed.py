@@ -1,10 +1,11 @@
 """The services of the compose file as processes, each with exactly its command and environment.
 
-No engine is needed: only the hosts are replaced, by throw-away servers. Redis is started with the configuration of the
-compose file.
+No engine is needed: only the hosts are replaced, by throw-away servers, and the places of mounted files. Redis is
+started as the compose file says.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -60,23 +61,36 @@ class Container:
 
 
 class Valkey(Redis):
-    """The redis of the compose file: its own configuration, with the volume in a folder, and on a port of our own."""
+    """The redis of the compose file, by its own command, with the volume in a folder and on a port of our own."""
 
-    def __init__(self, content: str, *, folder: Path, password: str) -> None:
+    def __init__(self, project: dict[str, Any], *, folder: Path, password: str) -> None:
         super().__init__(folder=folder, port=free_port(), password=password)
-        self._content = content
+        self._service = project["services"]["redis"]
+        self._secret = project["secrets"]["redis_password"]["file"]
 
     def prepare(self) -> None:
-        """Writes the configuration."""
+        """What its image has: the server, and an entrypoint that takes further options from a variable."""
         self.folder.mkdir(exist_ok=True)
-        assert "\ndir /data\n" in f"\n{self._content}"
-        (self.folder / "valkey.conf").write_text(self._content.replace("dir /data\n", f"dir {self.folder}\n"))
+        programs = self.folder / "bin"
+        programs.mkdir(exist_ok=True)
+        if not (programs / "valkey-server").exists():
+            (programs / "valkey-server").symlink_to(binary())
+        entrypoint = programs / "docker-entrypoint.sh"
+        entrypoint.write_text('#!/bin/sh\nexec "$@" $VALKEY_EXTRA_FLAGS\n')
+        entrypoint.chmod(0o755)
 
     def launch(self) -> Launch:
         """The command of the service."""
-        options = [f"--port {self.port}", f"--bind {LOOPBACK}"]
-        words = [word for option in options for word in option.split()]
-        return Launch(argv=[str(binary()), str(self.folder / "valkey.conf"), *words], folder=self.folder)
+        *shell, script = self._service["command"]
+        for place, ours in (("dir /data\n", f"dir {self.folder}\n"), ("/run/secrets/redis_password", self._secret)):
+            assert place in script
+            script = script.replace(place, ours)
+        env = {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "VALKEY_EXTRA_FLAGS": f"--port {self.port} --bind {LOOPBACK}",
+            **self._service["environment"],
+        }
+        return Launch(argv=[*shell, script], folder=self.folder, env=env)
 
 
 class MailCatcher:
@@ -103,6 +117,7 @@ class Composed:
         self.database_url = postgres.url()
         self.image = Image.of(folder)
         self.services: dict[str, dict[str, Any]] = {}
+        self._secrets: dict[str, dict[str, str]] = {}
         self.started: dict[str, Container] = {}
         self._hosts = {
             ("DATABASE_URL", "@postgres:5432/"): f"@{LOOPBACK}:{postgres.port}/",
@@ -115,7 +130,8 @@ class Composed:
 
     def configure(self, **variables: str) -> None:
         """Reads the compose file with these variables."""
-        self.services = compose.services(folder=self.folder, **variables)
+        project = compose.project(folder=self.folder, **variables)
+        self.services, self._secrets = project["services"], project["secrets"]
 
     def start(self, service: str, *, number: int = 1) -> Container:
         """Starts one container of a service."""
@@ -123,11 +139,12 @@ class Composed:
         name = service if number == 1 else f"{service}-{number}"
         return self._begin(name, command=found["command"], env=self.environment(found))
 
-    def run(self, service: str, *command: str, **variables: str) -> None:
-        """`docker compose run --rm SERVICE …`, with these variables; returns when it has ended well."""
+    def run(self, service: str, *command: str, **variables: str) -> str:
+        """`docker compose run --rm SERVICE …`, with these variables; returns what it told, once it has ended well."""
         env = {**self.environment(self.services[service]), **variables}
         container = self._begin(f"{service}-run", command=[*command], env=env)
         assert container.process.wait(60) == 0, container.output
+        return container.output
 
     def _begin(self, name: str, *, command: list[str], env: Mapping[str, str]) -> Container:
         container = Container(self.image, name, command=command, env=env, folder=self.folder)
@@ -135,13 +152,23 @@ class Composed:
         return container
 
     def environment(self, service: dict[str, Any]) -> dict[str, str]:
-        """The variables of a service, with our servers for its hosts."""
+        """The variables of a service, with our servers for its hosts, and its mounted files where it finds them."""
         given = {name: value for name, value in service["environment"].items() if value is not None}
+        for mounted in service["secrets"]:
+            for name, value in given.items():
+                if value == mounted["target"]:
+                    given[name] = self._mount(mounted["source"])
         for (name, host), ours in self._hosts.items():
             assert host in given[name], name
             given[name] = given[name].replace(host, ours)
         # All containers share one machine here, hence the port.
         return {**self.image.environment, "GRANIAN_PORT": str(self.web_port), **given}
+
+    def _mount(self, secret: str) -> str:
+        ours = self.image.data / secret
+        shutil.copy(self._secrets[secret]["file"], ours)
+        shutil.chown(ours, self.image.data.stat().st_uid, self.image.data.stat().st_gid)
+        return f"{self.image.environment['HANDOFF_HOME']}/{secret}"
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of its database."""

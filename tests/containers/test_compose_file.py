@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from config.env import Environment
 from devstack.home import BASE_DIR, Home
@@ -13,6 +14,8 @@ from devstack.redis import binary as redis_binary
 from devstack.stack import Stack
 from jobs.queues import WORKER_GROUPS
 from tests.containers import compose
+
+SECRETS = {name.upper() for name, field in Environment.model_fields.items() if field.annotation is SecretStr}
 
 
 def test_docker_compose_takes_the_file_without_a_word(tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_a_worker_is_killed_a_minute_after_its_own_grace_at_the_earliest(seconds
 def test_every_variable_that_the_project_reads_reaches_its_containers(tmp_path: Path) -> None:
     known = {name.upper() for name in Environment.model_fields}
     # HANDOFF_HOME is the image's own, Redis is named by host and password, and a debugging site is none to deploy.
-    wanted = known - {"HANDOFF_HOME", "REDIS_URL", "DEBUG"}
+    wanted = (known - {"HANDOFF_HOME", "REDIS_URL", "DEBUG"}) | {f"{name}_FILE" for name in SECRETS}
     services = compose.services(folder=tmp_path)
     for name, service in services.items():
         if compose.is_ours(service):
@@ -111,12 +114,21 @@ def test_only_this_machine_reaches_a_port(tmp_path: Path) -> None:
     assert services["mail"]["profiles"] == ["mail"]
 
 
-def test_redis_keeps_everything_and_wants_a_password(tmp_path: Path) -> None:
-    project = compose.project(folder=tmp_path)
-    lines = project["configs"]["redis"]["content"].splitlines()
-    assert {"appendonly yes", "maxmemory-policy noeviction", "requirepass of-redis"} <= set(lines)
-    service = project["services"]["redis"]
-    assert service["command"] == ["valkey-server", service["configs"][0]["target"]]
+def test_every_secret_may_be_a_file(tmp_path: Path) -> None:
+    # The database's password has the name that its image knows.
+    names = {name.replace("DATABASE", "POSTGRES") for name in SECRETS}
+    files = {f"{name}_FILE": str(tmp_path / name) for name in names}
+    project = compose.project(folder=tmp_path, **dict.fromkeys(names, ""), **files)
+    for name, service in project["services"].items():
+        mounted = {secret["source"]: secret["target"] for secret in service.get("secrets", [])}
+        for variable, value in service.get("environment", {}).items():
+            if variable.endswith("_FILE"):
+                (source,) = (source for source, target in mounted.items() if target == value)
+                secret = variable.removesuffix("_FILE").replace("DATABASE", "POSTGRES")
+                assert project["secrets"][source]["file"] == files[f"{secret}_FILE"], (name, variable)
+        if compose.is_ours(service):
+            assert len(mounted) == len(SECRETS)
+    assert "/run/secrets/redis_password" in "".join(project["services"]["redis"]["command"])
 
 
 def test_images_lock_and_tests_name_the_same_postgresql_and_redis(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from devstack.crm import CONTACTS
 from devstack.home import BASE_DIR
 from devstack.ports import free_port
 from devstack.postgres import DATABASE, Postgres
-from devstack.throwaway import Server
+from devstack.throwaway import Server, ServerDidNotStart
 from jobs.queues import WORKER_GROUPS
 from tests.containers import compose
 from tests.containers.composed import Composed, MailCatcher, Valkey
@@ -35,12 +35,27 @@ REDIS_PASSWORD = compose.ENV_FILE["REDIS_PASSWORD"]
 
 
 @pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Server]:
-    content = compose.project(folder=tmp_path)["configs"]["redis"]["content"]
-    server = Server(Valkey(content, folder=tmp_path / "redis", password=REDIS_PASSWORD), stop_signal=signal.SIGTERM)
-    server.start()
-    yield server
-    server.stop()
+def redis_password(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The variables by which the password of Redis is given: by itself, or in a file, or not at all."""
+    way = getattr(request, "param", "by itself")
+    (tmp_path / "redis-password").write_text("" if way == "not at all" else f"{REDIS_PASSWORD}\n")
+    in_file = {"REDIS_PASSWORD": "", "REDIS_PASSWORD_FILE": str(tmp_path / "redis-password")}
+    return {} if way == "by itself" else in_file
+
+
+@pytest.fixture
+def stopped_valkey(redis_password: dict[str, str], tmp_path: Path) -> Server:
+    project = compose.project(folder=tmp_path, **redis_password)
+    engine = Valkey(project, folder=tmp_path / "redis", password=REDIS_PASSWORD)
+    engine.prepare()
+    return Server(engine, stop_signal=signal.SIGTERM)
+
+
+@pytest.fixture
+def valkey(stopped_valkey: Server) -> Iterator[Server]:
+    stopped_valkey.start()
+    yield stopped_valkey
+    stopped_valkey.stop()
 
 
 @pytest.fixture
@@ -130,6 +145,7 @@ def test_the_composed_services_pass_the_demo_and_end_in_good_order(
     assert composed.ask("SELECT node FROM jobs_worker WHERE dead_at IS NULL") == []
 
 
+@pytest.mark.parametrize("redis_password", ["by itself", "in a file"], indirect=True)
 def test_the_redis_of_the_compose_file_keeps_its_data_evicts_nothing_and_wants_a_password(valkey: Server) -> None:
     assert isinstance(valkey.engine, Valkey)
     with redis.Redis(port=valkey.engine.port) as stranger, pytest.raises(redis.AuthenticationError):
@@ -141,6 +157,35 @@ def test_the_redis_of_the_compose_file_keeps_its_data_evicts_nothing_and_wants_a
     valkey.restart()
     with redis.Redis.from_url(valkey.engine.url, decode_responses=True) as client:
         assert client.get("kept") == "yes"
+
+
+@pytest.mark.parametrize("redis_password", ["not at all"], indirect=True)
+def test_the_redis_of_the_compose_file_does_not_start_without_a_password(stopped_valkey: Server) -> None:
+    with pytest.raises(ServerDidNotStart, match="set REDIS_PASSWORD or REDIS_PASSWORD_FILE"):
+        stopped_valkey.start()
+
+
+READ_SECRETS = """
+import json, redis
+from django.conf import settings
+from django.db import connection
+connection.ensure_connection()
+redis.Redis.from_url(settings.REDIS_URL).ping()
+names = "SECRET_KEY", "EMAIL_HOST_PASSWORD", "CRM_TOKEN"
+print(json.dumps({name: getattr(settings, name) for name in names}))
+"""
+
+
+def test_secrets_may_come_from_files(composed: Composed, postgres_server: Server, tmp_path: Path) -> None:
+    assert isinstance(postgres_server.engine, Postgres)
+    shown = {"SECRET_KEY": "f" * 50, "EMAIL_HOST_PASSWORD": "of the SMTP server", "CRM_TOKEN": "of the CRM"}
+    secrets = {**shown, "POSTGRES_PASSWORD": postgres_server.engine.password, "REDIS_PASSWORD": REDIS_PASSWORD}
+    for name, value in secrets.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    files = {f"{name}_FILE": str(tmp_path / name) for name in secrets}
+    composed.configure(EMAIL_HOST="mail", EMAIL_PORT="1025", **dict.fromkeys(secrets, ""), **files)
+    told = composed.run("web", "manage", "shell", "--no-imports", "-c", READ_SECRETS)
+    assert json.loads(told.splitlines()[-1]) == shown
 
 
 def test_an_unknown_role_or_group_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -49,13 +49,14 @@ def test_a_lock_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
 def test_servers_that_the_environment_names_are_used_instead_of_embedded_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", "postgres://me:secret@db.internal:5432/mine")
+    monkeypatch.setenv("DATABASE_URL", "postgres://me@db.internal:5432/mine")
+    monkeypatch.setenv("DATABASE_PASSWORD", "s@cret")
     monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.setenv("REDIS_HOST", "redis.internal")
     monkeypatch.setenv("REDIS_PASSWORD", "p@ss")
     stack = Stack.of(Home(tmp_path), Ports(8000))
     assert not {"postgres", "redis"} & {program.name for program in stack.servers()}
-    assert stack.urls()["database"] == "postgres://me:secret@db.internal:5432/mine"
+    assert stack.urls()["database"] == "postgres://me:s%40cret@db.internal:5432/mine"
     assert stack.urls()["redis"] == "redis://:p%40ss@redis.internal:6379/0"
     stack.write_environment()
     assert not [name for name in ("DATABASE_URL", "REDIS_URL") if name in (tmp_path / "env").read_text()]

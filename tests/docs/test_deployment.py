@@ -20,6 +20,12 @@ def test_the_settings_of_the_page_are_enough_for_docker_compose(tmp_path: Path) 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_every_secret_that_may_be_a_file_is_told(tmp_path: Path) -> None:
+    (named,) = re.findall(r"^SECRET_KEY_FILE=.+?^So may (.+?)\.$", PAGE, re.MULTILINE | re.DOTALL)
+    told = {name.lower() for name in ["SECRET_KEY", *re.findall(r"`(\w+)`", named)]}
+    assert told == compose.project(folder=tmp_path)["secrets"].keys()
+
+
 def test_every_service_that_a_command_names_is_in_the_compose_file(tmp_path: Path) -> None:
     services = compose.services(folder=tmp_path)
     (stopped,) = re.findall(r"^docker compose stop (.+)$", PAGE, re.MULTILINE)
