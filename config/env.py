@@ -99,6 +99,8 @@ class Environment(BaseSettings):
     )
     jobs_dispatch_seconds: float = Field(0.4, gt=0, description="Pause between two looks of the dispatcher")
     jobs_window: int = Field(500, ge=1, description="Hints per queue that Redis holds at the most")
+    jobs_log_lines: int = Field(1000, ge=0, description="Log lines that are kept of one run of a job, at most")
+    jobs_log_bytes: int = Field(256 * 1024, ge=0, description="The same in bytes")
     jobs_payload_max_bytes: int = Field(256 * 1024, ge=1024, description="Largest arguments of one job")
 
     @field_validator("webhook_allowed_networks")

@@ -63,6 +63,7 @@ INSTALLED_APPS = [
     "accounts",
 ]
 MIDDLEWARE = [
+    "jobs.correlation.Correlation",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.json_errors.JsonErrors",
@@ -357,6 +358,8 @@ JOBS_GRACE_SECONDS = env.jobs_grace_seconds
 JOBS_CANCEL_GRACE_SECONDS = env.jobs_cancel_grace_seconds
 JOBS_DISPATCH_SECONDS = env.jobs_dispatch_seconds
 JOBS_WINDOW = env.jobs_window
+JOBS_LOG_LINES = env.jobs_log_lines
+JOBS_LOG_BYTES = env.jobs_log_bytes
 JOBS_PAYLOAD_MAX_BYTES = env.jobs_payload_max_bytes
 
 # --- Webhooks -----------------------------------------------------------------------------------------------------
@@ -376,8 +379,9 @@ SENTRY_DSN = env.sentry_dsn
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"correlation": {"()": "jobs.correlation.AddCorrelationId"}},
+    "formatters": {"line": {"format": "%(asctime)s %(correlation_id)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["correlation"]}},
     "root": {"handlers": ["stderr"], "level": env.log_level},
     # The ledger logs each start and end itself, in one line (`jobs.run`); Celery's errors still come through.
     "loggers": {

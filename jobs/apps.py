@@ -1,5 +1,7 @@
 """The ledger as a Django app."""
 
+import logging
+
 from django.apps import AppConfig
 
 
@@ -15,5 +17,7 @@ class JobsConfig(AppConfig):
             canvas,
             checks,  # noqa: F401  # registers the system checks
         )
+        from jobs.worker import notes
 
         canvas.mend()
+        logging.getLogger().addHandler(notes.JobLogHandler())

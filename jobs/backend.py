@@ -26,6 +26,7 @@ from jobs.runs import log
 from jobs.states import State
 from jobs.task import JobTask
 from jobs.worker import identity, shutdown
+from jobs.worker.notes import own_notes
 
 logger = logging.getLogger(__name__)
 
@@ -262,9 +263,13 @@ class LedgerBackend(DatabaseBackend):
                 settle.bound_lock_waits(_MAIN_LOCK_WAIT_MS)
                 return write(repeated)
 
+        def write_all(repeated: bool) -> bool:
+            own_notes().write_progress(request.run)
+            return write(repeated)
+
         try:
             landed = patiently(
-                write if in_child else write_bounded,
+                write_all if in_child else write_bounded,
                 seconds=_END_PATIENCE_SECONDS if in_child else _MAIN_PATIENCE_SECONDS,
             )
         except DATABASE_AWAY as error:

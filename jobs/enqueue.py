@@ -16,7 +16,7 @@ from django.utils import timezone
 from kombu import Queue as KombuQueue
 from kombu.utils.json import JSONEncoder
 
-from jobs import canvas, own_limits, publish
+from jobs import canvas, correlation, own_limits, publish
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
@@ -143,8 +143,9 @@ def job_of(
     limits = own_limits.taken_from(options, task, args, kwargs)
     root_id = options.pop("root_id", None) or (request and (request.root_id or request.id))
     parent_id = options.pop("parent_id", None) or (request and request.id)
+    own_id = parse_id(job_id) if job_id is not None else new_id()
     job = Job(
-        id=parse_id(job_id) if job_id is not None else new_id(),
+        id=own_id,
         task=task.name,
         queue=queue.name,
         priority=settings.CELERY_TASK_DEFAULT_PRIORITY if priority is None else _checked_priority(priority),
@@ -168,7 +169,7 @@ def job_of(
         flow_path=place_in_flow and place_in_flow.path,
         awaited_flow_id=awaited_flow_id and parse_id(awaited_flow_id),
         is_held=awaited_flow_id is not None,
-        correlation_id=options.pop("correlation_id", None) or getattr(request, "correlation_id", None) or "",
+        correlation_id=options.pop("correlation_id", None) or correlation.current() or own_id.hex,
         **limits,
     )
     checked_json(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])

@@ -234,6 +234,24 @@ class Attempt(models.Model):
         return f"attempt {self.number} of {self.job_id}: {self.outcome}"
 
 
+class LogLine(models.Model):
+    """What was logged while a job ran: kept with it, bounded for each run."""
+
+    # No constraint: a line is never in the way of its job, and may come after it.
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="log_lines", db_constraint=False)
+    attempt = models.PositiveIntegerField()
+    at = models.DateTimeField()
+    level = models.PositiveSmallIntegerField(help_text="As Python's logging numbers them")
+    logger = models.CharField(max_length=255)
+    message = models.TextField()
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class Worker(models.Model):
     """One worker process and its lease. The id is its incarnation: fresh at each start, never the node name."""
 

@@ -5,9 +5,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
+from celery.signals import task_postrun
 from django.db import close_old_connections, connections
 
-from jobs import claims, settle
+from jobs import claims, correlation, settle
 from jobs.ids import id_of_message, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
@@ -54,6 +55,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     if not claimed:
         raise _skipped(request, "nothing to claim")
     claim = claimed[0]
+    correlation.assume(claim.correlation_id)
     args[:] = claim.args
     kwargs.clear()
     kwargs.update(claim.kwargs)
@@ -73,6 +75,13 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         retry_signature=None,
     )
     log(logging.INFO, "started", task.name, request)
+
+
+@task_postrun.connect
+def forget_whose_run_it_was(task: Any = None, **_: Any) -> None:
+    """The thread is free for the next run. One that was only called in place, by `apply()`, has changed nothing."""
+    if getattr(task and task.request, "claim", None) is not None:
+        correlation.assume("")
 
 
 def _skipped(request: Any, reason: str) -> Ignore:

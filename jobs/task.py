@@ -17,6 +17,7 @@ from jobs import canvas, runs, settle
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.queues import QUEUES, Queue
+from jobs.worker.notes import own_notes
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ class JobTask(DjangoTask):
                 except BaseException as error:
                     raised = error
                     raise
+                own_notes().write_progress(request.run)
                 if request.retry_signature is not None:
                     owned = request.run.row().select_for_update().exists()
                 else:
@@ -181,19 +183,23 @@ class JobTask(DjangoTask):
     def progress(self, done: float, total: float = 100, message: str = "") -> None:
         """Says how far the job is: `done` of `total`, with a short message. Cheap: at most two writes a second.
 
-        Raises JobCancelled when somebody cancelled the job, LeaseLost when this run has lost it otherwise. Does nothing
-        in a direct or eager call.
+        What comes too soon is written a moment later, unless something newer is; the last one always is. Raises
+        JobCancelled when somebody cancelled the job, LeaseLost when this run has lost it otherwise. Does nothing in a
+        direct or eager call.
         """
         request = self.request
         run = getattr(request, "run", None)
         if run is None:
             return
+        percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
+        changes = {"progress_percent": percent, "progress_message": message[:255]}
         now = time.monotonic()
-        if done < total and now - request.reported_at < _REPORT_SECONDS:
+        if now - request.reported_at < _REPORT_SECONDS:
+            own_notes().report(run, **changes)
             return
         request.reported_at = now
-        percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
-        if not settle.report(run, progress_percent=percent, progress_message=message[:255]):
+        own_notes().progress_of(run)
+        if not settle.report(run, **changes):
             raise run.loss("this run is to stop")
 
     def check_cancelled(self) -> None:

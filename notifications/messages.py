@@ -9,6 +9,7 @@ from django.core.mail import EmailMultiAlternatives
 from django.template.loader import render_to_string
 from django.utils.crypto import salted_hmac
 
+from jobs import correlation
 from notifications.unsubscribe import unsubscribe_url
 
 
@@ -45,6 +46,7 @@ def compose(
             "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
             # RFC 3834: no out-of-office reply, please.
             "Auto-Submitted": "auto-generated",
+            **({correlation.HEADER: correlation.current()} if correlation.current() else {}),
         },
     )
     message.attach_alternative(render_to_string(f"notifications/{kind}.html", values), "text/html")

@@ -1,5 +1,6 @@
 """Tasks for tests: a worker loads them with `-I tests.sample_tasks`."""
 
+import logging
 import os
 import signal
 import time
@@ -298,3 +299,31 @@ def go_on_at_first(self: Any, path: str, gate: str) -> str:
 @shared_task(queue="default", concurrency_key="tenant:{tenant_id}")
 def for_a_tenant(tenant_id: int) -> int:
     return tenant_id
+
+
+@shared_task(bind=True, queue="default")
+def talk(self: Any, lines: int, gate: str = "") -> str:
+    """Logs, reports in quick succession, and waits for the file."""
+    logger = logging.getLogger("somebody.elses")
+    for number in range(lines):
+        logger.info("line %d of %s", number, self.request.id)
+        self.progress(number, lines, f"at {number}")
+    while gate and not Path(gate).exists():
+        time.sleep(0.05)
+    return "done"
+
+
+@shared_task(bind=True, queue="default")
+def talk_and_fail(self: Any) -> None:
+    for percent in (10, 20, 30):
+        self.progress(percent, 100, f"at {percent}")
+    logging.getLogger("somebody.elses").error("nothing \0 works")
+    raise Permanent("it failed")
+
+
+@shared_task(bind=True, queue="default")
+def enqueue_child(self: Any, depth: int) -> str:
+    logging.getLogger("somebody.elses").info("depth %d", depth)
+    if depth:
+        enqueue_child.delay(depth - 1)
+    return str(self.request.correlation_id)

@@ -8,6 +8,7 @@ from uuid import UUID
 from django.db import transaction
 from standardwebhooks import Webhook
 
+from jobs import correlation
 from jobs.errors import Permanent
 from webhooks import sealing
 from webhooks.clients import endpoint as client
@@ -81,6 +82,7 @@ def signed(delivery: Delivery) -> dict[str, str]:
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": signature,
+        **({correlation.HEADER: correlation.current()} if correlation.current() else {}),
     }
 
 

@@ -1,6 +1,7 @@
 """The list of jobs and the page of one job; what can be done to them is in `jobs.admin.job_actions`."""
 
 from collections.abc import Sequence
+from logging import getLevelName
 from typing import Any
 from uuid import UUID
 
@@ -19,11 +20,12 @@ from jobs import rendering, selectors, services
 from jobs.admin.filters import QueueFilter, StateFilter, TaskFilter
 from jobs.admin.job_actions import JobActions
 from jobs.admin.read_only import ReadOnlyAdmin
-from jobs.models import Attempt, AuditEntry, Job, Worker
+from jobs.models import Attempt, AuditEntry, Job, LogLine, Worker
 from jobs.states import State
 
 # What the list never shows and what may be large.
 _WIDE_COLUMNS = ("args", "kwargs", "headers", "follow_ups", "custom_meta", "result", "exception", "traceback")
+_MOST_LINES_SHOWN = 200
 _MOST_ENTRIES_SHOWN = 10
 _OUTCOME_COLOURS = {"failed": "danger", "retried": "warning", "stalled": "warning", "cancelled": ""}
 
@@ -116,6 +118,7 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
             },
         ),
         ("Traceback", {"fields": ("traceback_text",)}),
+        ("Log", {"fields": ("log_text",)}),
         ("Arguments", {"fields": ("args_text", "kwargs_text")}),
         ("Times", {"fields": (("created", "due"), ("started", "ended"), ("waited", "took"), "expires")}),
         (
@@ -165,6 +168,8 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
         silent = set()
         if obj is not None and not obj.traceback:
             silent.add("Traceback")
+        if obj is not None and not obj.log_lines.exists():
+            silent.add("Log")
         if obj is not None and not AuditEntry.objects.filter(thing_id=str(obj.pk)).exists():
             silent.add("What operators did")
         return [fieldset for fieldset in self.fieldsets if fieldset[0] not in silent]
@@ -298,6 +303,12 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
         """Where the last run failed."""
         return rendering.preformatted(job.traceback)
 
+    @display(description="last lines")
+    def log_text(self, job: Job) -> SafeString | str:
+        """What was logged while it ran: the end of it, in the order of time."""
+        lines = list(job.log_lines.order_by("-id")[:_MOST_LINES_SHOWN])[::-1]
+        return rendering.preformatted("\n".join(map(_as_logged, lines)))
+
     @display(description="newest first")
     def operators(self, job: Job) -> SafeString:
         """The last actions of operators; the history has all."""
@@ -314,6 +325,10 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
     def root(self, job: Job) -> SafeString | str:
         """Where the chain of jobs began."""
         return _job_link(job.root_id)
+
+
+def _as_logged(line: LogLine) -> str:
+    return f"{line.at:%H:%M:%S} attempt {line.attempt} {getLevelName(line.level)} {line.logger}: {line.message}"
 
 
 def _job_link(job_id: UUID | None) -> SafeString | str:

@@ -22,6 +22,7 @@ from jobs.app import UnknownTask
 from jobs.dispatcher import due, flows
 from jobs.models import Job, Worker
 from jobs.worker import identity, lease
+from jobs.worker.notes import own_notes
 
 _NODE = "run_due_jobs@test"
 
@@ -92,6 +93,7 @@ def _run(job: Job) -> bool:
     }
     with limits.without_clocks(), _on_commit_called(), _failed_queries_undone(task):
         build_tracer(task.name, task, app=app, hostname=_NODE)(str(job.pk), args, kwargs, request)
+    own_notes().flush()
     return Job.objects.filter(pk=job.pk, claim_token__endswith=f":{hint.hint_id}").exists()
 
 
@@ -102,7 +104,7 @@ def _a_worker() -> Iterator[None]:
     facts: dict[str, Any] = {"node": _NODE, "host": "test", "pid": 0, "pool": "solo", "concurrency": 1}
     Worker.objects.create(pk=worker_id, lease_expires_at=lease.lease_end() + timedelta(days=1), **facts)
     try:
-        with identity.assumed(worker_id), settle.reporting_inside():
+        with identity.assumed(worker_id), settle.reporting_inside(), own_notes().by_caller():
             yield
     finally:
         Worker.objects.filter(pk=worker_id).delete()

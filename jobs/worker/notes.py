@@ -1,0 +1,178 @@
+"""What a running job says beside its work: log lines, and progress that came too soon after the last.
+
+A thread of the process writes them, over a connection of its own, in batches: no job waits for what it says. Notes may
+be lost, the work may not: what a killed process had not written yet, at most half a second of it, is gone, and while
+PostgreSQL is away no more is kept than fits.
+"""
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import current_app
+from celery.signals import worker_process_shutdown
+from django.conf import settings
+from django.db import DatabaseError, connections
+
+from jobs import settle
+from jobs.models import LogLine
+from jobs.patience import DATABASE_AWAY
+from jobs.settle import Run
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.5
+# Then the thread ends, with its connection, until there is something to write again.
+_IDLE_SECONDS = 5.0
+_BATCH = 500
+# What is kept in memory while PostgreSQL is away.
+_QUEUED_LINES = 10_000
+_LINE_CHARACTERS = 2_000
+_NO_MORE = "What this run has logged from here on is not kept."
+
+
+class Notes:
+    """The notes of one process. `say` and `report` cost microseconds, and never raise or wait."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._lines: deque[LogLine] = deque(maxlen=_QUEUED_LINES)
+        self._progress: dict[Run, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._there_is_something = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._by_caller = False
+
+    def say(self, line: LogLine) -> None:
+        """Keeps a line of a job's log, soon."""
+        self._lines.append(line)
+        self._wake()
+
+    def report(self, run: Run, **changes: Any) -> None:
+        """Keeps a run's progress, soon, unless something newer comes before that."""
+        with self._lock:
+            self._progress[run] = changes
+        self._wake()
+
+    def progress_of(self, run: Run) -> dict[str, Any] | None:
+        """Takes the progress of a run that has not been written yet: the caller writes it, or something newer."""
+        with self._lock:
+            return self._progress.pop(run, None)
+
+    def flush(self) -> None:
+        """Writes what there is. Raises what PostgreSQL raises; then it is still there."""
+        with self._writing:
+            while self._lines:
+                batch = [self._lines[index] for index in range(min(_BATCH, len(self._lines)))]
+                LogLine.objects.bulk_create(batch)
+                for _ in batch:
+                    self._lines.popleft()
+            with self._lock:
+                progress, self._progress = self._progress, {}
+            for run, changes in progress.items():
+                settle.report(run, **changes)
+
+    def write_progress(self, run: Run) -> None:
+        """A run ends: writes its last progress in the current transaction, if it has not been written yet."""
+        changes = self.progress_of(run)
+        if changes is not None:
+            run.row().update(**changes)
+
+    @contextmanager
+    def by_caller(self) -> Iterator[None]:
+        """Nothing is written but by `flush`: for tests, whose jobs no other connection sees."""
+        self._by_caller = True
+        try:
+            yield
+        finally:
+            self._by_caller = False
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._there_is_something.set()
+            if self._thread is None and not self._by_caller:
+                self._thread = threading.Thread(target=self._keep_writing, name="jobs-notes", daemon=True)
+                self._thread.start()
+
+    def _keep_writing(self) -> None:
+        pause = threading.Event()
+        while self._is_wanted():
+            self._there_is_something.clear()
+            try:
+                self.flush()
+            except DATABASE_AWAY as error:
+                logger.warning("Notes of jobs wait in memory: PostgreSQL does not answer (%s).", str(error).strip())
+                self._there_is_something.set()
+            except DatabaseError:
+                # Whatever is wrong with one of them, later ones and the jobs go on.
+                logger.exception("Log lines could not be kept")
+                self._lines.clear()
+            connections[settle.ledger()].close_if_unusable_or_obsolete()
+            pause.wait(_PAUSE_SECONDS)
+
+    def _is_wanted(self) -> bool:
+        if self._there_is_something.wait(_IDLE_SECONDS):
+            return True
+        with self._lock:
+            if self._there_is_something.is_set():
+                return True
+            self._thread = None
+        connections.close_all()
+        return False
+
+
+class JobLogHandler(logging.Handler):
+    """Keeps what is logged while a job runs, by whatever logger, with the job: its first lines, up to a bound."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called for every record of the process; most are no job's."""
+        task: Any = current_app.current_worker_task
+        request = task.request if task is not None else None
+        run = getattr(request, "run", None)
+        if request is None or run is None or record.name.startswith("jobs."):
+            return
+        message = self.format(record)[:_LINE_CHARACTERS].replace("\0", "\\x00").encode("utf-8", "replace").decode()
+        lines, size = getattr(request, "log_kept", None) or (0, 0)
+        lines, size = lines + 1, size + len(message.encode())
+        was_full = request.log_is_full if lines > 1 else False
+        request.update(
+            log_kept=(lines, size), log_is_full=lines > settings.JOBS_LOG_LINES or size > settings.JOBS_LOG_BYTES
+        )
+        if was_full:
+            return
+        own_notes().say(
+            LogLine(
+                job_id=run.job_id,
+                attempt=request.claim.attempt,
+                at=datetime.fromtimestamp(record.created, UTC),
+                level=record.levelno,
+                logger=record.name[:255],
+                message=_NO_MORE if request.log_is_full else message,
+            )
+        )
+
+
+_notes: Notes | None = None
+
+
+def own_notes() -> Notes:
+    """The notes of this process, not those of the one that it was forked from."""
+    global _notes
+    if _notes is None or _notes._pid != os.getpid():
+        _notes = Notes()
+    return _notes
+
+
+@worker_process_shutdown.connect
+def write_the_last(**_: Any) -> None:
+    """A pool process, or the worker itself, ends."""
+    try:
+        own_notes().flush()
+    except DATABASE_AWAY as error:
+        logger.warning("The last log lines are lost (%s).", str(error).strip())
