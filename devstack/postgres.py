@@ -8,6 +8,7 @@ file descriptor, and binaries that `nobody` cannot reach are copied once to a pl
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -32,6 +33,13 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+INITDB_OPTIONS = (
+    "--auth=scram-sha-256",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+)
 # A throw-away server survives no crash of the machine, and is twice as quick.
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -42,6 +50,9 @@ class CannotCreateCluster(Exception):
 
 class Postgres:
     """One cluster in one folder."""
+
+    initdb_options: Sequence[str] = INITDB_OPTIONS
+    settings: Mapping[str, str] = SETTINGS
 
     def __init__(self, *, folder: Path, port: int, password: str, durable: bool = True) -> None:
         self.folder = folder
@@ -92,11 +103,7 @@ class Postgres:
                 f"--pgdata={self._reach('draft')}",
                 f"--username={USER}",
                 f"--pwfile={self._reach('password')}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
+                *self.initdb_options,
                 "--no-instructions",
                 *([] if self.durable else ["--no-sync"]),
             ],
@@ -112,7 +119,7 @@ class Postgres:
 
     def launch(self) -> Launch:
         """How the server starts; `prepare` comes first."""
-        settings = {**SETTINGS, "port": str(self.port), **({} if self.durable else NOT_DURABLE)}
+        settings = {**self.settings, "port": str(self.port), **({} if self.durable else NOT_DURABLE)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return Launch(
             argv=[str(binaries() / "postgres"), "-D", self._reach("data"), *options],

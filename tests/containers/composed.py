@@ -1,7 +1,6 @@
 """The services of the compose file as processes, each with exactly its command and environment.
 
-No engine is needed: only the hosts are replaced, by throw-away servers, and the places of mounted files. Redis is
-started as the compose file says.
+No engine is needed: only the hosts are replaced, and the places of mounted files.
 """
 
 import os
@@ -15,13 +14,12 @@ from typing import Any
 
 import psycopg
 
-from devstack import mail
-from devstack.launch import Launch
 from devstack.ports import LOOPBACK, free_port
 from devstack.postgres import Postgres
-from devstack.redis import Redis, binary
+from devstack.redis import Redis
 from tests.containers import compose
 from tests.containers.image import Image
+from tests.containers.servers_of_compose import MailCatcher
 
 
 class Container:
@@ -57,54 +55,6 @@ class Container:
         """Whatever is left of it."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-class Valkey(Redis):
-    """The redis of the compose file, by its own command, with the volume in a folder and on a port of our own."""
-
-    def __init__(self, project: dict[str, Any], *, folder: Path, password: str) -> None:
-        super().__init__(folder=folder, port=free_port(), password=password)
-        self._service = project["services"]["redis"]
-        self._secret = project["secrets"]["redis_password"]["file"]
-
-    def prepare(self) -> None:
-        """What its image has: the server, and an entrypoint that takes further options from a variable."""
-        self.folder.mkdir(exist_ok=True)
-        programs = self.folder / "bin"
-        programs.mkdir(exist_ok=True)
-        if not (programs / "valkey-server").exists():
-            (programs / "valkey-server").symlink_to(binary())
-        entrypoint = programs / "docker-entrypoint.sh"
-        entrypoint.write_text('#!/bin/sh\nexec "$@" $VALKEY_EXTRA_FLAGS\n')
-        entrypoint.chmod(0o755)
-
-    def launch(self) -> Launch:
-        """The command of the service."""
-        *shell, script = self._service["command"]
-        for place, ours in (("dir /data\n", f"dir {self.folder}\n"), ("/run/secrets/redis_password", self._secret)):
-            assert place in script
-            script = script.replace(place, ours)
-        env = {
-            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "VALKEY_EXTRA_FLAGS": f"--port {self.port} --bind {LOOPBACK}",
-            **self._service["environment"],
-        }
-        return Launch(argv=[*shell, script], folder=self.folder, env=env)
-
-
-class MailCatcher:
-    """What catches mails in the place of the service `mail`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.smtp_port, web_port = free_port(), free_port()
-        self.api = f"http://{LOOPBACK}:{web_port}/messages/"
-        launch = mail.launch(folder=folder, smtp_port=self.smtp_port, web_port=web_port)
-        self.process = launch.start(output=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        """Ends it."""
-        self.process.kill()
         self.process.wait()
 
 

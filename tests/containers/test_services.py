@@ -5,23 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psycopg
 import pytest
-import redis
 
-from devstack import admin, readiness
+from devstack import admin
 from devstack.crm import CONTACTS
 from devstack.home import BASE_DIR
-from devstack.ports import free_port
-from devstack.postgres import DATABASE, Postgres
-from devstack.throwaway import Server, ServerDidNotStart
 from jobs.queues import WORKER_GROUPS
 from tests.containers import compose
-from tests.containers.composed import Composed, MailCatcher, Valkey
+from tests.containers.composed import Composed
+from tests.containers.servers_of_compose import MailCatcher
 from tests.containers.tls_proxy import TlsProxy
 from tests.crm_stand_in import CrmStandIn
 from tests.waiting import wait_until
@@ -31,71 +26,13 @@ SCALE = {"worker-email": 5}
 START_SECONDS = 240
 ENTRYPOINT = BASE_DIR / "bin" / "entrypoint"
 ADMIN_PASSWORD = "of the first admin"
-REDIS_PASSWORD = compose.ENV_FILE["REDIS_PASSWORD"]
-
-
-@pytest.fixture
-def redis_password(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The variables by which the password of Redis is given: by itself, or in a file, or not at all."""
-    way = getattr(request, "param", "by itself")
-    (tmp_path / "redis-password").write_text("" if way == "not at all" else f"{REDIS_PASSWORD}\n")
-    in_file = {"REDIS_PASSWORD": "", "REDIS_PASSWORD_FILE": str(tmp_path / "redis-password")}
-    return {} if way == "by itself" else in_file
-
-
-@pytest.fixture
-def stopped_valkey(redis_password: dict[str, str], tmp_path: Path) -> Server:
-    project = compose.project(folder=tmp_path, **redis_password)
-    engine = Valkey(project, folder=tmp_path / "redis", password=REDIS_PASSWORD)
-    engine.prepare()
-    return Server(engine, stop_signal=signal.SIGTERM)
-
-
-@pytest.fixture
-def valkey(stopped_valkey: Server) -> Iterator[Server]:
-    stopped_valkey.start()
-    yield stopped_valkey
-    stopped_valkey.stop()
-
-
-@pytest.fixture
-def catcher(tmp_path: Path) -> Iterator[MailCatcher]:
-    found = MailCatcher(tmp_path / "mail")
-    wait_until(lambda: readiness.listens(found.smtp_port) and readiness.serves(found.api), timeout=60)
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def composed(postgres_server: Server, valkey: Server, catcher: MailCatcher, tmp_path: Path) -> Iterator[Composed]:
-    assert isinstance(postgres_server.engine, Postgres)
-    assert isinstance(valkey.engine, Valkey)
-    postgres_server.engine.create_database()
-    project = Composed(
-        postgres=postgres_server.engine, redis=valkey.engine, catcher=catcher, web_port=free_port(), folder=tmp_path
-    )
-    yield project
-    for container in project.started.values():
-        container.kill()
-        sys.stdout.write(f"--- {container.name}\n{container.output}\n")
-    with psycopg.connect(postgres_server.engine.url("postgres"), autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{DATABASE}" WITH (FORCE)'.encode())
-
-
-@pytest.fixture
-def proxy(composed: Composed, tmp_path: Path) -> Iterator[TlsProxy]:
-    found = TlsProxy(to_port=composed.web_port, folder=tmp_path)
-    yield found
-    found.stop()
 
 
 @pytest.mark.timeout(900)
 def test_the_composed_services_pass_the_demo_and_end_in_good_order(
-    composed: Composed, proxy: TlsProxy, catcher: MailCatcher, crm: CrmStandIn, postgres_server: Server, tmp_path: Path
+    composed: Composed, proxy: TlsProxy, catcher: MailCatcher, crm: CrmStandIn, tmp_path: Path
 ) -> None:
-    assert isinstance(postgres_server.engine, Postgres)
     composed.configure(
-        POSTGRES_PASSWORD=postgres_server.engine.password,
         SITE_URL=proxy.url,
         # For a trial, with the profile `mail`.
         EMAIL_HOST="mail",
@@ -145,26 +82,6 @@ def test_the_composed_services_pass_the_demo_and_end_in_good_order(
     assert composed.ask("SELECT node FROM jobs_worker WHERE dead_at IS NULL") == []
 
 
-@pytest.mark.parametrize("redis_password", ["by itself", "in a file"], indirect=True)
-def test_the_redis_of_the_compose_file_keeps_its_data_evicts_nothing_and_wants_a_password(valkey: Server) -> None:
-    assert isinstance(valkey.engine, Valkey)
-    with redis.Redis(port=valkey.engine.port) as stranger, pytest.raises(redis.AuthenticationError):
-        stranger.ping()
-    with redis.Redis.from_url(valkey.engine.url) as client:
-        client.set("kept", "yes")
-        told = client.config_get("appendonly", "appendfsync", "maxmemory-policy", "save")
-    assert told == {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
-    valkey.restart()
-    with redis.Redis.from_url(valkey.engine.url, decode_responses=True) as client:
-        assert client.get("kept") == "yes"
-
-
-@pytest.mark.parametrize("redis_password", ["not at all"], indirect=True)
-def test_the_redis_of_the_compose_file_does_not_start_without_a_password(stopped_valkey: Server) -> None:
-    with pytest.raises(ServerDidNotStart, match="set REDIS_PASSWORD or REDIS_PASSWORD_FILE"):
-        stopped_valkey.start()
-
-
 READ_SECRETS = """
 import json, redis
 from django.conf import settings
@@ -176,10 +93,9 @@ print(json.dumps({name: getattr(settings, name) for name in names}))
 """
 
 
-def test_secrets_may_come_from_files(composed: Composed, postgres_server: Server, tmp_path: Path) -> None:
-    assert isinstance(postgres_server.engine, Postgres)
+def test_secrets_may_come_from_files(composed: Composed, tmp_path: Path) -> None:
     shown = {"SECRET_KEY": "f" * 50, "EMAIL_HOST_PASSWORD": "of the SMTP server", "CRM_TOKEN": "of the CRM"}
-    secrets = {**shown, "POSTGRES_PASSWORD": postgres_server.engine.password, "REDIS_PASSWORD": REDIS_PASSWORD}
+    secrets = {**shown, **{name: compose.ENV_FILE[name] for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}}
     for name, value in secrets.items():
         (tmp_path / name).write_text(f"{value}\n")
     files = {f"{name}_FILE": str(tmp_path / name) for name in secrets}
