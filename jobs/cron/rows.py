@@ -104,7 +104,7 @@ _INSTANT = timedelta(microseconds=1)
 
 
 def read() -> list[Row]:
-    """Every enabled schedule, as beat wants them. 1,000 of them take some 25 ms."""
+    """Every enabled schedule, as beat wants them. A thousand take some 25 ms."""
     enabled = PeriodicTask.objects.filter(enabled=True)
     # The trigger makes the state of a schedule that has none, as after a copy of single tables.
     enabled.filter(ledger_state__isnull=True).update(enabled=True)

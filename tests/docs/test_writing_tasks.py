@@ -5,15 +5,22 @@ import re
 import unittest
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
+from celery import current_app, shared_task
 from django.utils import timezone
+from django_celery_beat.models import PeriodicTask
 
 from accounts.models import User
 from devstack.home import BASE_DIR
-from jobs.models import Job
+from jobs.cron import catch_up
+from jobs.models import CatchUp, Job, Tick
+from jobs.scheduler import LedgerScheduler
 from jobs.task import JobTask
+from jobs.testing import run_due_jobs
 from tests import sample_tasks
+from tests.jobs.cron.schedules import pass_time
 
 PAGE = (BASE_DIR / "docs" / "writing_tasks.md").read_text()
 OPTIONS: dict[str, Any] = {
@@ -69,6 +76,30 @@ def test_the_example_of_a_test_passes() -> None:
     unittest.defaultTestLoader.loadTestsFromTestCase(names["SignUpTests"]).run(outcome)
     assert [problem for _, problem in outcome.errors + outcome.failures] == []
     assert outcome.testsRun == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_example_of_a_schedule_makes_up_for_each_tick_with_its_own_day() -> None:
+    (example,) = re.findall(r"^## Schedules\n.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"__name__": "docs.schedules", "shared_task": shared_task}
+    exec(example, names)
+    PeriodicTask.objects.all().delete()
+    names["plan"]()
+    pass_time(days=5)
+    LedgerScheduler(app=current_app).tick()
+    ticks = list(Tick.objects.order_by("scheduled_for"))
+    assert {tick.scheduled_for.astimezone(ZoneInfo("Europe/Berlin")).hour for tick in ticks} == {7}
+    assert len(ticks) >= 3
+    assert sorted(job.result for job in run_due_jobs()) == [f"books of {tick.scheduled_for.date()}" for tick in ticks]
+
+
+def test_the_policies_and_limits_of_schedules_are_the_declared_ones() -> None:
+    (table,) = re.findall(r"^\| `policy` \|.*\n\|.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row)[0] for row in table.splitlines()] == CatchUp.Policy.values
+    defaults = CatchUp()
+    assert f"`{defaults.policy}` within {defaults.within_minutes} minutes" in PAGE
+    assert f"`most_count` ({defaults.most_count})" in PAGE
+    assert f"within {catch_up.ON_TIME.seconds} s" in PAGE
 
 
 @pytest.mark.django_db

@@ -2,7 +2,7 @@
 
 from django.db.models import Exists, F, OuterRef, Q
 
-from jobs.models import Attempt, Duty, Job, Worker
+from jobs.models import Attempt, Duty, Job, Tick, Worker
 
 
 def assert_ledger_consistent() -> None:
@@ -20,3 +20,5 @@ def assert_ledger_consistent() -> None:
         assert outcomes.count("stalled") == job.stalled_count, f"{job}: stalls and history differ"
         assert outcomes.count("retried") == job.attempt - 1, f"{job}: attempts and history differ"
     assert Duty.objects.filter(name="dispatcher").count() <= 1
+    made = Job.objects.filter(pk=OuterRef("job_id"))
+    assert not Tick.objects.filter(~Exists(made), outcome="enqueued").exists(), "a tick without its job"

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 from statistics import median
 from uuid import UUID
 
 from django.contrib.auth.models import Group
 
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, Job, Tick
 from tests.guarantees.ledger import assert_ledger_consistent
 
 # Their effects come with the job's completion or not at all; the other kinds may repeat theirs.
@@ -47,6 +48,7 @@ class Account:
         complaints = [f"Lost: {kind} {key}" for kind, key in missing]
         complaints += [f"Not completed: {job} is {job.state}: {job.error}" for job in unended]
         complaints += [f"Doubled: {kind} {key}" for kind, key in doubled]
+        complaints += [f"Ticks: {complaint}" for complaint in _tick_complaints()]
         complaints += [f"Out of a transaction that was rolled back: {kind} {key}" for kind, key in unwanted]
         try:
             assert_ledger_consistent()
@@ -81,6 +83,22 @@ def _named(word: str) -> list[tuple[str, str]]:
     """Kind and key of every wish, or of every effect."""
     names = Group.objects.filter(name__startswith=f"{word} ").values_list("name", flat=True)
     return [(parts[1], parts[2]) for name in names if (parts := name.split(" "))]
+
+
+def _tick_complaints() -> list[str]:
+    """A schedule of every second, all of whose missed ticks are caught up: none may be missing, none may be twice."""
+    ticks = list(Tick.objects.order_by("scheduled_for"))
+    jobs = Counter(
+        Job.objects.filter(headers__has_key="scheduled_for").values_list("headers__scheduled_for", flat=True)
+    )
+    found = [f"{tick} is not enqueued" for tick in ticks if tick.outcome != "enqueued"]
+    found += [
+        f"none between {one} and {other}"
+        for one, other in pairwise(ticks)
+        if other.scheduled_for - one.scheduled_for != timedelta(seconds=1)
+    ]
+    found += [f"{count} jobs for {moment}" for moment, count in jobs.items() if count != 1]
+    return found
 
 
 def _recoveries(deaths: list[Death]) -> list[float]:

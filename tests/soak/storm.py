@@ -18,7 +18,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from devstack.terminal import say
 from devstack.throwaway import Servers
-from jobs.models import Job, Worker
+from jobs.models import CatchUp, Job, Worker
 from jobs.patience import DATABASE_AWAY
 from tests.processes import Process, Processes
 from tests.soak.account import Account, Death
@@ -40,7 +40,7 @@ class Player:
 
 
 class Storm:
-    """Four workers, two producers, a beat, PostgreSQL and Redis, and somebody who wishes them ill."""
+    """Four workers, two producers, two beats, PostgreSQL and Redis, and somebody who wishes them ill."""
 
     def __init__(self, servers: Servers, *, seed: int) -> None:
         self._servers = servers
@@ -75,13 +75,14 @@ class Storm:
     # -- Who takes part ----------------------------------------------------------------------------------------------
     def _set_up(self) -> None:
         every_second, _ = IntervalSchedule.objects.get_or_create(every=1, period=IntervalSchedule.SECONDS)
-        PeriodicTask.objects.create(name="soak", task="tests.soak.tasks.tick", interval=every_second)
+        schedule = PeriodicTask.objects.create(name="soak", task="tests.soak.tasks.tick", interval=every_second)
+        CatchUp.objects.create(periodic_task=schedule, policy=CatchUp.Policy.ALL, most_count=1000)
         for pool, concurrency in _WORKERS:
             self._workers.append(self._player(partial(self._worker, pool, concurrency)))
         for number in range(2):
             seed = f"{number} {self._chance.random()}"
             self._producers.append(self._player(partial(self._processes.start, "tests.soak.producer", seed)))
-        self._beats.append(self._player(partial(self._processes.start, "celery", "-A", "config", "beat")))
+        self._beats += [self._player(partial(self._processes.start, "tests.beat")) for _ in range(2)]
 
     def _worker(self, pool: str, concurrency: int) -> Process:
         return self._processes.worker(

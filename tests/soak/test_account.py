@@ -7,7 +7,8 @@ import pytest
 from django.contrib.auth.models import Group
 from django.utils import timezone
 
-from jobs.models import Attempt
+from jobs.models import Attempt, Tick
+from tests.jobs.cron.schedules import make_schedule
 from tests.jobs.factories import make_job
 from tests.soak.account import Account, Death
 
@@ -42,6 +43,21 @@ def test_an_effect_that_came_twice_is_doubled() -> None:
 
 def test_an_effect_of_a_transaction_that_was_rolled_back_is_told() -> None:
     assert account("effect undone a 1").doubled == 1
+
+
+def test_ticks_that_are_missing_skipped_or_doubled_are_told() -> None:
+    schedule = make_schedule()
+    begin = timezone.now().replace(microsecond=0)
+    moments = [begin + timedelta(seconds=number) for number in (0, 1, 3)]
+    for moment in moments:
+        Tick.objects.create(schedule=schedule, scheduled_for=moment, outcome="skipped")
+        make_job(state="completed", progress_percent=100, headers={"scheduled_for": moment.isoformat()})
+    make_job(state="completed", progress_percent=100, headers={"scheduled_for": begin.isoformat()})
+    told = [complaint for complaint in account().complaints if complaint.startswith("Ticks: ")]
+    assert len(told) == 5
+    assert sum("is not enqueued" in complaint for complaint in told) == 3
+    assert sum("none between" in complaint for complaint in told) == 1
+    assert f"Ticks: 2 jobs for {begin.isoformat()}" in told
 
 
 def test_recovery_is_the_time_from_the_death_to_the_next_run() -> None:
