@@ -41,7 +41,8 @@ def record(
         details=details,
         bulk_action=bulk_action,
     )
-    logger.info("%s by %s: %s", thing, actor, what)
+    if bulk_action is None or thing == bulk_action:
+        logger.info("%s by %s: %s", thing, actor, what)
 
 
 def user_id(actor: Actor) -> Any:

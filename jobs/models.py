@@ -469,7 +469,7 @@ class BulkAction(models.Model):
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
     actor_name = models.CharField(max_length=255)
-    job_id = models.UUIDField(null=True, blank=True, help_text="The job that carries it out")
+    job_id = models.UUIDField(help_text="The job that carries it out")
     target_count = models.PositiveIntegerField(help_text="Jobs that matched when it was requested")
     cursor = models.UUIDField(null=True, blank=True, help_text="The last job that was looked at, in the order of ids")
     done_count = models.PositiveIntegerField(default=0)

@@ -12,7 +12,7 @@ from uuid import UUID
 from celery import current_app
 from django.db import IntegrityError, OperationalError, transaction
 from django.db.models.functions import Now
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import LockNotAvailable, UniqueViolation
 
 from jobs import audit, dedup, enqueue, flows, follow_ups, own_limits, publish, settle
 from jobs.audit import Actor
@@ -39,6 +39,8 @@ __all__ = [
     "why",
 ]
 
+# Many are acted on in one transaction, which must not be open for long.
+_BULK_LOCK_WAIT_MS = 100
 # An end of the job, or another operator, holds its row for milliseconds. A run that has locked it may do so for long.
 _LOCK_WAIT_MS = 2000
 
@@ -80,7 +82,7 @@ def retry_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = No
     process that dies in the middle leaves the job as it was; one that dies after the commit leaves a waiting job, which
     the dispatcher hints.
     """
-    with _locked(job_id) as job:
+    with _locked(job_id, bulk_action) as job:
         run_again_locked(job)
         audit.record(actor=actor, thing=job, what=f"Run again (was {job.state}).", bulk_action=bulk_action)
 
@@ -94,7 +96,7 @@ def cancel_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = N
     `JOBS_CANCEL_GRACE_SECONDS` is ended together with its pool process, by the worker that runs it. Raises
     ActionRefused when the job is gone or has ended.
     """
-    with _locked(job_id) as job:
+    with _locked(job_id, bulk_action) as job:
         cancel_locked(job, f"Cancelled by {actor}.")
         audit.record(actor=actor, thing=job, what=f"Cancelled (was {job.state}).", bulk_action=bulk_action)
 
@@ -105,7 +107,7 @@ def promote_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = 
     Its attempts stay as they are. Raises ActionRefused when the job is gone or not delayed, for example because
     somebody else was faster.
     """
-    with _locked(job_id) as job:
+    with _locked(job_id, bulk_action) as job:
         _refuse_held(job)
         if not transition(Job.objects.filter(pk=job_id), Cause.PROMOTED, run_at=Now()):
             raise ActionRefused(f"Job {job_id} is {job.state}: only a delayed job can be promoted.")
@@ -185,11 +187,11 @@ def _set_paused(queue: str, actor: Actor, *, pause: bool) -> bool:
 
 
 @contextmanager
-def _locked(job_id: UUID) -> Iterator[Job]:
+def _locked(job_id: UUID, bulk_action: BulkAction | None = None) -> Iterator[Job]:
     """A transaction with the job locked until its end, so that what is recorded about it is what was changed."""
     try:
         with settle.atomic():
-            settle.bound_lock_waits(_LOCK_WAIT_MS)
+            settle.bound_lock_waits(_LOCK_WAIT_MS if bulk_action is None else _BULK_LOCK_WAIT_MS)
             job = Job.objects.select_for_update().filter(pk=job_id).first()
             if job is None:
                 raise NoSuchJob(f"There is no job {job_id} any more.")
@@ -201,9 +203,13 @@ def _locked(job_id: UUID) -> Iterator[Job]:
             f"Job {job_id} is locked at the moment, by its own run or by somebody else: try again shortly."
         ) from error
     except IntegrityError as error:
+        if not isinstance(error.__cause__, UniqueViolation):
+            raise
         holder = _holder_of_key(job_id)
         if holder is None:
-            raise
+            raise ActionRefused(
+                f"Job {job_id} was not run again: another job held its dedup key until this moment. Try again."
+            ) from error
         raise ActionRefused(
             f"Job {job_id} was not run again: job {holder.pk}, which is {holder.state}, holds the same dedup key "
             f"{holder.dedup_key!r}."

@@ -1,14 +1,26 @@
 """G12: what an operator does holds over restarts of everything, is done once, and is recorded."""
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
+import redis
+from django.conf import settings
+from django.db import connections
+from django.utils import timezone
 
 from accounts.models import User
-from jobs import services
-from jobs.models import AuditEntry, Job, Worker
+from devstack.throwaway import Server
+from jobs import bulk_actions, selectors, services
+from jobs.job_filter import JobFilter
+from jobs.models import AuditEntry, Duty, Job, QueueControl, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
+from tests.jobs.factories import make_job
 from tests.processes import Process, Processes
 from tests.waiting import wait_until
 
@@ -23,7 +35,7 @@ def operator(transactional_db: None) -> User:
     return User.objects.create_user("operator@example.com", name="Operator", is_staff=True)
 
 
-def state(job_id: str) -> str:
+def state(job_id: str | UUID) -> str:
     return Job.objects.values_list("state", flat=True).get(pk=job_id)
 
 
@@ -38,6 +50,169 @@ def lines(path: Path) -> list[str]:
 def run_another_job() -> None:
     result = sample_tasks.add.delay(1, 2)
     wait_until(lambda: state(result.id) == "completed")
+
+
+# -- Pausing -----------------------------------------------------------------------------------------------------------
+def test_a_pause_holds_over_a_restart_of_everything_and_a_wiped_redis_and_nothing_is_lost(
+    processes: Processes, operator: User, tmp_path: Path, postgres_server: Server, redis_server: Server
+) -> None:
+    file, gate = tmp_path / "lines", tmp_path / "gate"
+    worker = processes.worker("default", "email")
+    running = sample_tasks.wait_for_file.delay(str(gate))
+    wait_until(lambda: is_running(running.id))
+    paused = [sample_tasks.append_line.delay(str(file), f"before-{number}") for number in range(3)]
+    services.pause_queue(queue="default", actor=operator)
+    gate.touch()
+    wait_until(lambda: state(running.id) == "completed")
+    paused += [sample_tasks.append_line.delay(str(file), f"during-{number}") for number in range(3)]
+    worker.kill()
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.flushall()
+    redis_server.restart()
+    postgres_server.restart()
+    connections.close_all()
+
+    processes.worker("default", "email")
+    other = sample_tasks.append_line.apply_async((str(file), "email"), queue="email")
+    wait_until(lambda: state(other.id) == "completed")
+    let_the_dispatcher_look_for(timedelta(seconds=2))
+    assert [line.split()[:2] for line in lines(file)] == [["begin", "email"], ["end", "email"]]
+    assert selectors.queue_statuses()["default"].paused == 6
+
+    services.resume_queue(queue="default", actor=operator)
+    wait_until(lambda: {state(job.id) for job in paused} == {"completed"})
+    assert set(Counter(line.split()[1] for line in lines(file)).values()) == {2}
+    assert len(lines(file)) == 2 * 7
+    assert list(AuditEntry.objects.order_by("pk").values_list("what", flat=True)) == ["Paused.", "Resumed."]
+    assert_ledger_consistent()
+
+
+def test_a_pause_is_in_force_within_two_seconds_on_all_workers_under_load(processes: Processes, operator: User) -> None:
+    for _ in range(2):
+        processes.worker("default", concurrency=2)
+    for _ in range(400):
+        sample_tasks.run_for.delay(0.02)
+    wait_until(lambda: Job.objects.filter(state="completed").count() > 20)
+    services.pause_queue(queue="default", actor=operator)
+    paused_at = QueueControl.objects.get(name="default").paused_at
+    wait_until(lambda: not Job.objects.filter(state="active").exists())
+    let_the_dispatcher_look_for(timedelta(seconds=2))
+    assert not Job.objects.filter(started_at__gt=paused_at + timedelta(seconds=2)).exists()
+    assert Job.objects.filter(state="waiting").exists()
+    services.resume_queue(queue="default", actor=operator)
+    wait_until(lambda: Job.objects.filter(state="completed").count() == 400, timeout=60)
+    assert_ledger_consistent()
+
+
+def let_the_dispatcher_look_for(length: timedelta) -> None:
+    """Long enough to do what it must not do."""
+    begun = Duty.objects.get(name="dispatcher").ticked_at
+    wait_until(lambda: Duty.objects.get(name="dispatcher").ticked_at > begun + length)
+
+
+# -- An operator who dies ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("before", "action", "entry"),
+    [
+        ("failed", "services.retry_job(job_id='{id}', actor='ada')", "Run again (was failed)."),
+        ("cancelled", "services.retry_job(job_id='{id}', actor='ada')", "Run again (was cancelled)."),
+        ("completed", "services.retry_job(job_id='{id}', actor='ada')", "Run again (was completed)."),
+        ("delayed", "services.promote_job(job_id='{id}', actor='ada')", "Promoted"),
+        ("failed", "services.edit_job(job_id='{id}', args=[1, 2], kwargs={{}}, actor='ada')", "Edited and run again"),
+    ],
+)
+def test_what_was_committed_is_done_once_though_its_operator_dies_before_any_hint(
+    processes: Processes, before: str, action: str, entry: str
+) -> None:
+    job = make_job(
+        task=sample_tasks.add.name,
+        args=[1] if "edit_job" in action else [1, 2],
+        state=before,
+        run_at=timezone.now() + timedelta(days=1) if before == "delayed" else timezone.now(),
+    )
+    act_and_die(processes, action.format(id=job.pk))
+    assert state(job.pk) == "waiting"
+    worker = processes.worker("default")
+    wait_until(lambda: state(job.pk) == "completed")
+    assert worker.output.count("started id=") == 1
+    assert (Job.objects.get().result, AuditEntry.objects.get().actor_name) == (3, "ada")
+    assert AuditEntry.objects.get().what.startswith(entry)
+    assert_ledger_consistent()
+
+
+def test_an_operator_who_dies_before_the_commit_has_done_nothing_and_left_no_record(processes: Processes) -> None:
+    job = make_job(state="failed", error="broken")
+    before = Job.objects.filter(pk=job.pk).values().get()
+    for action in (
+        f"services.retry_job(job_id='{job.pk}', actor='ada'); os._exit(9)",
+        "services.pause_queue(queue='default', actor='ada'); os._exit(9)",
+    ):
+        act_and_die(processes, action)
+    assert Job.objects.filter(pk=job.pk).values().get() == before
+    assert not AuditEntry.objects.exists()
+    assert not QueueControl.objects.filter(paused_at__isnull=False).exists()
+    assert_ledger_consistent()
+
+
+# -- Many at once ------------------------------------------------------------------------------------------------------
+def test_operators_who_race_with_claims_ends_and_one_another_leave_every_job_whole(
+    processes: Processes, operator: User
+) -> None:
+    for _ in range(2):
+        processes.worker("default", concurrency=2, env=AT_ONCE)
+    ids = [sample_tasks.run_for.delay(0.02).id for _ in range(120)]
+
+    def press(action: Any, job_id: str) -> tuple[str, str] | None:
+        try:
+            action(job_id=job_id, actor=operator)
+        except services.ActionRefused:
+            return None
+        finally:
+            connections.close_all()
+        return action.__name__, job_id
+
+    wishes = [(action, job_id) for job_id in ids for action in (services.cancel_job, services.retry_job)]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        done = Counter(found for found in pool.map(lambda wish: press(*wish), wishes * 2) if found)
+    wait_until(lambda: not Job.objects.filter(state__in=["waiting", "active", "delayed"]).exists(), timeout=90)
+    assert {action for action, _ in done} == {"cancel_job", "retry_job"}
+    recorded = Counter(
+        ("cancel_job" if what.startswith("Cancelled") else "retry_job", thing_id)
+        for what, thing_id in AuditEntry.objects.values_list("what", "thing_id")
+    )
+    assert recorded == done
+    assert_ledger_consistent()
+
+
+def test_an_action_on_many_jobs_whose_job_is_killed_again_and_again_acts_on_each_once(
+    processes: Processes, operator: User, tmp_path: Path
+) -> None:
+    count = 43
+    for _ in range(count):
+        make_job(task=sample_tasks.add.name, args=[1, 2], state="failed", error="SMTP time-out")
+    other = make_job(state="failed", error="something else")
+    # In the middle of a batch, after the next two, at the beginning of another, and late.
+    kills = tmp_path / "kills"
+    kills.write_text("act 3\nbatch 2\nact 1\nact 31")
+    action = bulk_actions.request(kind="run again", wanted=JobFilter(error="time-out"), actor=operator)
+    deadly: dict[str, Any] = {
+        "include": ("tests.sample_tasks", "tests.killed_batches"),
+        "env": {"KILLED_BATCHES": str(kills)},
+    }
+    worker = processes.worker("default", concurrency=2, **deadly)
+    wait_until(lambda: not kills.read_text(), timeout=90)
+    worker.kill()
+    processes.worker("default", concurrency=2, **deadly)
+    wait_until(lambda: state(action.job_id) == "completed", timeout=90)
+    wait_until(lambda: Job.objects.filter(task=sample_tasks.add.name, state="completed").count() == count, timeout=90)
+    action.refresh_from_db()
+    assert (action.done_count, action.refused_count) == (count, 0)
+    assert Job.objects.get(pk=action.job_id).result == {"done": count, "refused": 0, "refusals": []}
+    entries = AuditEntry.objects.filter(thing_type="job", bulk_action=action)
+    acted_on = Counter(entries.values_list("thing_id", flat=True))
+    assert (len(acted_on), set(acted_on.values())) == (count, {1})
+    assert state(other.pk) == "failed"
+    assert_ledger_consistent()
 
 
 # -- Cancelling --------------------------------------------------------------------------------------------------------
@@ -175,6 +350,7 @@ import django
 django.setup()
 from django.db import transaction
 from jobs import services
+from tests import sample_tasks
 with transaction.atomic():
     transaction.on_commit(lambda: os._exit(9))
     {action}

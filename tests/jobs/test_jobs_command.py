@@ -9,8 +9,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import User
-from jobs.models import AuditEntry, QueueControl
-from tests.jobs.factories import make_job
+from jobs.models import AuditEntry, BulkAction, QueueControl
+from tests.jobs.factories import make_job, state_of
 
 pytestmark = pytest.mark.django_db
 
@@ -68,3 +68,64 @@ def test_who_acted_is_the_account_or_the_user_or_the_name_that_was_given(monkeyp
     jobs("pause", "video", "--actor", "Grace")
     actors = AuditEntry.objects.order_by("pk").values_list("actor_id", "actor_name")
     assert list(actors) == [(None, "ops@web-1"), (user.pk, "ada@example.com"), (None, "Grace (ops@web-1)")]
+
+
+def test_jobs_are_acted_on_by_their_ids() -> None:
+    failed, delayed, waiting = make_job(state="failed"), make_job(state="delayed"), make_job()
+    assert jobs("retry", failed.pk) == (f"Job {failed.pk} was run again.\n", 0)
+    assert jobs("promote", delayed.pk) == (f"Job {delayed.pk} was made due.\n", 0)
+    printed, status = jobs("cancel", waiting.pk, "--json", "--actor", "Ada")
+    assert (json.loads(printed), status) == ({"job": str(waiting.pk), "done": True}, 0)
+    assert {state_of(job.pk) for job in (failed, delayed)} == {"waiting"}
+    assert state_of(waiting.pk) == "cancelled"
+    assert AuditEntry.objects.order_by("pk").last().actor_name.startswith("Ada (")
+
+
+def test_refusals_end_the_command_with_1_and_unknown_jobs_with_3() -> None:
+    fine, waiting, unknown = make_job(state="failed"), make_job(), uuid4()
+    printed, status = jobs("retry", fine.pk, waiting.pk, unknown)
+    assert status == 1
+    assert [f"{fine.pk} was run again" in printed, f"{waiting.pk} is waiting" in printed] == [True, True]
+    assert jobs("retry", unknown)[1] == 3
+    assert state_of(fine.pk) == "waiting"
+
+
+def test_a_dry_run_counts_and_shows_and_changes_nothing() -> None:
+    failed = [make_job(state="failed", queue="email", error="SMTP: no route") for _ in range(12)]
+    make_job(state="failed", queue="crm", error="SMTP: no route")
+    printed, status = jobs("retry", "--queue", "email", "--error", "NO ROUTE", "--dry-run")
+    assert status == 0
+    assert printed.startswith("12 jobs would be run again: in queue email, error holds 'NO ROUTE'.\n")
+    assert str(failed[-1].pk) in printed
+    assert printed.endswith("… and 2 more.\n")
+    found = json.loads(jobs("retry", "--queue", "email", "--dry-run", "--json")[0])
+    assert (found["count"], len(found["sample"]), found["sample"][0]["error"]) == (12, 10, "SMTP: no route")
+    assert {state_of(job.pk) for job in failed} == {"failed"}
+
+
+def test_a_filter_is_handed_to_a_job() -> None:
+    make_job(state="failed", queue="email", finished_at="2026-03-01T07:59:59Z")
+    make_job(state="failed", queue="crm", finished_at="2026-03-01T08:00:00Z")
+    options = ("--state", "failed", "--queue", "email", "--queue", "crm", "--ended-from", "2026-03-01T08:00")
+    printed, status = jobs("retry", *options, "--json")
+    action = BulkAction.objects.get()
+    said = {"requested": True, "bulk_action": action.pk, "job": str(action.job_id), "count": 1}
+    assert (json.loads(printed), status) == (said, 0)
+    assert action.filter == {
+        "state": "failed",
+        "queues": ["email", "crm"],
+        "ended_from": "2026-03-01T08:00:00+00:00",
+    }
+
+
+def test_every_job_is_meant_only_by_saying_so() -> None:
+    make_job()
+    for arguments in ((), ("--all", uuid4()), ("--state", "waiting", uuid4())):
+        with pytest.raises(CommandError, match="either ids of jobs, or a filter") as raised:
+            jobs("cancel", *arguments)
+        assert raised.value.returncode == 2
+    assert jobs("cancel", "--all")[1] == 0
+    printed, status = jobs("cancel", "--queue", "video")
+    assert (printed, status) == ("No job matches: in queue video.\n", 1)
+    with pytest.raises(CommandError, match="'yesterday' is no time"):
+        jobs("cancel", "--created-from", "yesterday")

@@ -6,10 +6,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from jobs.management.subcommands import Output, Subcommand
+from jobs.management.subcommands.acting import Cancel, Promote, Retry
 from jobs.management.subcommands.pausing import Pause, Resume
 from jobs.management.subcommands.why import Why
 
-SUBCOMMANDS: tuple[Subcommand, ...] = (Why(), Pause(), Resume())
+SUBCOMMANDS: tuple[Subcommand, ...] = (Why(), Retry(), Cancel(), Promote(), Pause(), Resume())
 
 
 class Command(BaseCommand):

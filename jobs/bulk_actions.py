@@ -1,0 +1,52 @@
+"""What an operator wants for all jobs that match a filter: asked for here, carried out by a job of its own.
+
+See `jobs.job_filter` for the dry run, and `jobs.batches` for how it is carried out.
+"""
+
+from django.template.defaultfilters import pluralize
+from django.utils.text import capfirst
+
+from jobs import audit, selectors, settle
+from jobs.audit import Actor
+from jobs.ids import new_id
+from jobs.job_filter import JobFilter
+from jobs.models import BulkAction
+from jobs.queues import QUEUES
+from jobs.services import ActionRefused
+from jobs.tasks import act_on_many
+
+# Before everything else that waits: operators act when something is wrong.
+_PRIORITY = 0
+
+
+def request(*, kind: str, wanted: JobFilter, actor: Actor, all_jobs: bool = False) -> BulkAction:
+    """Lets an action be done to all jobs that match at this moment, in the background.
+
+    The action, its record and the job that carries it out are one transaction. Jobs that come to match later are not
+    touched. Its job runs in the queue `default`, or, where that is paused, in the first declared one that is not.
+    Raises ActionRefused for an empty filter, unless `all_jobs` says that it is meant, and where nothing matches.
+    """
+    kind = BulkAction.Kind(kind)
+    if wanted.is_empty and not all_jobs:
+        raise ActionRefused("The filter is empty, so this would be done to all jobs: say that you mean it.")
+    with settle.atomic():
+        count = wanted.jobs(kind).count()
+        if not count:
+            raise ActionRefused(f"No job matches: {wanted.in_words()}.")
+        action = BulkAction.objects.create(
+            kind=kind,
+            filter=wanted.as_json(),
+            actor_id=audit.user_id(actor),
+            actor_name=str(actor)[:255],
+            job_id=new_id(),
+            target_count=count,
+        )
+        act_on_many.apply_async((action.pk,), task_id=str(action.job_id), queue=_queue(), priority=_PRIORITY)
+        what = f"{capfirst(kind)}: {count} job{pluralize(count)} ({wanted.in_words()})."
+        audit.record(actor=actor, thing=action, what=what, details={"filter": action.filter}, bulk_action=action)
+    return action
+
+
+def _queue() -> str:
+    paused = selectors.paused_queues()
+    return next((name for name in QUEUES if name not in paused), "default")
