@@ -9,7 +9,7 @@ class ConfigConfig(AppConfig):
     name = "config"
 
     def ready(self) -> None:
-        from config import checks, sentry, subscriptions  # noqa: F401  # checks registers itself
+        from config import checks, doctor, sentry, subscriptions  # noqa: F401  # the first two register themselves
 
         subscriptions.connect()
         sentry.start()

@@ -267,8 +267,11 @@ class Worker(models.Model):
     concurrency = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
     stuck_count = models.PositiveIntegerField(default=0, help_text="Threads that outlived their job's time limit")
+    versions = models.JSONField(default=dict, blank=True, help_text="Of Python and the main packages")
     started_at = models.DateTimeField(db_default=Now())
     lease_expires_at = models.DateTimeField()
+    renewed_at = models.DateTimeField(null=True, blank=True, help_text="The last renewal, by the database's clock")
+    clock_at = models.DateTimeField(null=True, blank=True, help_text="The same moment by the worker's own clock")
     dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
 
     class Meta:

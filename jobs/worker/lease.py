@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from jobs import settle
 from jobs.models import Worker
@@ -26,12 +27,17 @@ def lease_end() -> Any:
     return Now() + timedelta(seconds=settings.JOBS_LEASE_SECONDS)
 
 
+def _clocks() -> dict[str, Any]:
+    """This moment by both clocks, so that anybody may see how far they are apart."""
+    return {"renewed_at": Now(), "clock_at": timezone.now()}
+
+
 def register(**facts: Any) -> None:
     """Writes this worker's row; waits for the database as long as it takes."""
     worker_id = identity.incarnation()
 
     def write(repeated: bool) -> None:
-        Worker.objects.update_or_create(pk=worker_id, defaults={**facts, "lease_expires_at": lease_end()})
+        Worker.objects.update_or_create(pk=worker_id, defaults={**facts, **_clocks(), "lease_expires_at": lease_end()})
 
     patiently(write, seconds=_REGISTER_PATIENCE_SECONDS)
     # The main thread forks pool processes: it keeps no connection that they would inherit.
@@ -41,7 +47,7 @@ def register(**facts: Any) -> None:
 def renew() -> bool:
     """Renews the lease, also one that ran out: only a row marked dead is lost. Returns whether it was renewed."""
     live = Worker.objects.filter(pk=identity.incarnation(), dead_at__isnull=True)
-    return bool(live.update(lease_expires_at=lease_end()))
+    return bool(live.update(lease_expires_at=lease_end(), **_clocks()))
 
 
 def resign() -> None:

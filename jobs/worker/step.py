@@ -33,7 +33,7 @@ class LedgerStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Writes the worker's row, so that its claims count, then keeps its lease and does the dispatcher's duties."""
         # The ledger's modules need Django set up and the tasks imported, which is so only from here on.
-        from jobs import checks
+        from jobs import checks, doctor
         from jobs.dispatcher.pacing import PacerThread
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.worker import lease, process, unknown_tasks
@@ -51,6 +51,7 @@ class LedgerStep(bootsteps.StartStopStep):
             pid_started_ticks=process.started_ticks(os.getpid()),
             pool=type(worker.pool).__module__.rpartition(".")[2],
             concurrency=worker.concurrency,
+            versions=doctor.own_versions(),
             queues=sorted(worker.app.amqp.queues.consume_from),
         )
         limits = TimeLimits(concurrency=worker.concurrency)

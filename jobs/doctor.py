@@ -1,0 +1,312 @@
+"""One look at everything that the ledger stands on: what is wrong, and what to do about it.
+
+An examination is a function that yields findings. Those of the ledger are here; an app adds its own by `examination`,
+and imports them in its `AppConfig.ready()`.
+"""
+
+import platform
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Any
+
+import redis
+from celery import current_app
+from django.conf import settings
+from django.core.checks import ERROR, WARNING, run_checks
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.models import Count, F, Min
+from django.db.models.functions import Now
+
+from jobs import health, publish, selectors
+from jobs.models import Job, QueueControl, Worker
+from jobs.queues import QUEUES
+
+PACKAGES = ("Django", "celery", "kombu", "redis", "psycopg", "django-celery-beat")
+# Well beyond what a clock that is kept by NTP differs, and what a question to the database takes.
+CLOCK_WARNING_SECONDS = 1.0
+CLOCK_ERROR_SECONDS = 10.0
+SHORT_LEASE_SECONDS = 5.0
+HINT_PATIENCE = timedelta(seconds=30)
+_PATIENCE_SECONDS = 2.0
+_SEE_SERVERS = "See what is said of the servers."
+# Web processes, beat, commands, and what PostgreSQL keeps for superusers.
+_OTHER_CONNECTIONS = 20
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    FACT = "fact"
+    GOOD = "good"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found and, where it is not good, the cure."""
+
+    level: Level
+    text: str
+    cure: str = ""
+
+
+Examination = Callable[[], Iterator[Finding]]
+_examinations: dict[str, Examination] = {}
+
+
+def examination(title: str) -> Callable[[Examination], Examination]:
+    """Registers an examination under a heading."""
+
+    def register(examine: Examination) -> Examination:
+        _examinations[title] = examine
+        return examine
+
+    return register
+
+
+def examine() -> Iterator[tuple[str, list[Finding]]]:
+    """Every examination with its findings, in the order of registration. One that a server's absence breaks off says
+    so, and the others go on."""
+    for title, examine_one in _examinations.items():
+        findings: list[Finding] = []
+        try:
+            findings.extend(examine_one())
+        except (DatabaseError, InterfaceError, redis.RedisError, OSError) as error:
+            if isinstance(error, DatabaseError | InterfaceError):
+                connection.close()
+            findings.append(Finding(Level.ERROR, f"Could not be looked at: {error}".strip(), _SEE_SERVERS))
+        yield title, findings or [Finding(Level.GOOD, "Nothing to report.")]
+
+
+@examination("Versions")
+def versions() -> Iterator[Finding]:
+    """What runs here."""
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    yield Finding(Level.FACT, f"Python {platform.python_version()}, {packages}, on {socket.gethostname()}.")
+    mine = own_versions()
+    for worker in selectors.living_workers():
+        if worker.versions and worker.versions != mine:
+            theirs = {name: number for name, number in worker.versions.items() if mine.get(name) != number}
+            yield Finding(
+                Level.WARNING,
+                f"Worker {worker.node} runs other versions: {_listed(theirs)}; here: "
+                f"{_listed({name: mine.get(name) for name in theirs})}.",
+                "Deploy the same image or lock file everywhere, then restart that worker.",
+            )
+
+
+@examination("Servers")
+def servers() -> Iterator[Finding]:
+    """PostgreSQL and Redis: in reach, and set so that they keep what they were given."""
+    with connection.cursor() as cursor:
+        names = ("server_version", "fsync", "full_page_writes", "synchronous_commit", "max_connections")
+        cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
+        found = dict(cursor.fetchall())
+    yield Finding(Level.FACT, f"PostgreSQL {found['server_version']}.")
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        if found[name] == "off":
+            yield Finding(
+                Level.ERROR,
+                f"PostgreSQL runs with {name} = off: a crash loses or corrupts what was committed.",
+                f"Set {name} = on, unless this is a throw-away stack.",
+            )
+    needed = sum(2 * worker.concurrency + 3 for worker in selectors.living_workers()) + _OTHER_CONNECTIONS
+    if int(found["max_connections"]) < needed:
+        yield Finding(
+            Level.WARNING,
+            f"PostgreSQL takes {found['max_connections']} connections; the workers that live may want {needed}.",
+            "Raise max_connections, or put PgBouncer in session mode before it.",
+        )
+    if missing := health.why_not_ready():
+        yield Finding(Level.ERROR, missing, "Run: python manage.py migrate")
+    yield from _redis()
+
+
+def _redis() -> Iterator[Finding]:
+    options: dict[str, Any] = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
+    with redis.Redis.from_url(settings.CELERY_BROKER_URL, **options) as client:
+        try:
+            info: dict[str, Any] = client.info()
+        except (redis.RedisError, OSError) as error:
+            yield Finding(
+                Level.ERROR,
+                f"Redis does not answer: {error}.",
+                "Start it, or correct REDIS_URL. Jobs wait in the database meanwhile; nothing is lost.",
+            )
+            return
+    server = "Valkey" if "valkey_version" in info else "Redis"
+    yield Finding(Level.FACT, f"{server} {info.get('valkey_version', info['redis_version'])}.")
+    if info.get("maxmemory_policy") not in (None, "noeviction"):
+        yield Finding(
+            Level.WARNING,
+            f"{server} may evict keys (maxmemory-policy {info['maxmemory_policy']}): hints vanish and come again late.",
+            "Set maxmemory-policy noeviction.",
+        )
+    if not info.get("aof_enabled"):
+        yield Finding(
+            Level.WARNING,
+            f"{server} keeps no append-only file: after its restart all hints are sent anew.",
+            "Set appendonly yes. No job depends on it.",
+        )
+
+
+@examination("Clocks")
+def clocks() -> Iterator[Finding]:
+    """This process and every worker against the database, whose clock decides."""
+    before = datetime.now(UTC)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        theirs = cursor.fetchone()[0]
+    after = datetime.now(UTC)
+    yield from _clock("this process", before + (after - before) / 2 - theirs)
+    for worker in selectors.living_workers():
+        if worker.clock_at is not None and worker.renewed_at is not None:
+            # Taken before it was sent: a little behind is what the way takes.
+            yield from _clock(f"worker {worker.node}", worker.clock_at - worker.renewed_at)
+
+
+def _clock(whose: str, ahead: timedelta) -> Iterator[Finding]:
+    seconds = ahead.total_seconds()
+    if abs(seconds) < CLOCK_WARNING_SECONDS:
+        yield Finding(Level.GOOD, f"The clock of {whose} is that of the database.")
+        return
+    yield Finding(
+        Level.ERROR if abs(seconds) >= CLOCK_ERROR_SECONDS else Level.WARNING,
+        f"The clock of {whose} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} the database's.",
+        "Set it by NTP (chrony, systemd-timesyncd). Leases hold all the same; moments given by eta= do not.",
+    )
+
+
+@examination("Workers and queues")
+def workers_and_queues() -> Iterator[Finding]:
+    """Who works, what nobody works on, and what waits though it need not."""
+    workers = list(selectors.living_workers())
+    statuses = selectors.queue_statuses()
+    yield Finding(Level.FACT, f"{len(workers)} workers: {', '.join(worker.node for worker in workers) or 'none'}.")
+    for status in statuses.values():
+        waiting = status.waiting + status.paused + status.delayed
+        if not status.is_declared:
+            if waiting + status.active:
+                yield Finding(
+                    Level.ERROR,
+                    f"Queue {status.name} is not declared, and has {_jobs(waiting + status.active)}.",
+                    f"Declare it in jobs/queues.py, or cancel them: python manage.py jobs cancel --queue {status.name}",
+                )
+        elif not status.worker_nodes:
+            yield Finding(
+                Level.ERROR if waiting else Level.WARNING,
+                f"No worker consumes queue {status.name}; waiting or delayed there: {_jobs(waiting)}.",
+                f"Start one: celery -A config worker -Q {status.name}",
+            )
+    for control in QueueControl.objects.filter(paused_at__isnull=False).order_by("name"):
+        count = statuses[control.name].paused if control.name in statuses else 0
+        yield Finding(
+            Level.WARNING,
+            f"Queue {control.name} is paused since {control.paused_at:%Y-%m-%d %H:%M} UTC. Waiting: {_jobs(count)}.",
+            f"When its reason is gone: python manage.py jobs resume {control.name}",
+        )
+    unknown = Job.objects.filter(state__in=["waiting", "delayed"], refused_count__gt=0)
+    for row in unknown.values("task").annotate(count=Count("pk")).order_by("task"):
+        yield Finding(
+            Level.ERROR,
+            f"The workers do not know the task {row['task']}, for which there is waiting: {_jobs(row['count'])}.",
+            "Deploy the code that has it and restart the workers, or cancel them: python manage.py jobs cancel "
+            f"--task {row['task']}",
+        )
+    yield from _without_hints({worker_queue for worker in workers for worker_queue in worker.queues})
+
+
+def _without_hints(consumed: set[str]) -> Iterator[Finding]:
+    """Jobs that have waited for long, while nothing of their queue runs and no hint of it is in Redis."""
+    idle = Job.objects.filter(state="waiting", run_at__lt=Now() - HINT_PATIENCE, queue__in=consumed & QUEUES.keys())
+    idle = idle.exclude(queue__in=selectors.paused_queues())
+    idle = idle.exclude(queue__in=Job.objects.filter(state="active").values("queue"))
+    with redis.Redis.from_url(settings.CELERY_BROKER_URL, socket_timeout=_PATIENCE_SECONDS) as client:
+        lengths = publish.queue_lengths(client)
+    for row in idle.values("queue").annotate(count=Count("pk"), oldest=Min("run_at")).order_by("queue"):
+        if lengths.get(row["queue"]):
+            text = f"{lengths[row['queue']]} hints lie in Redis, and nobody takes them"
+            cure = "Look at the logs of its workers: they live, but do not consume. Restart them."
+        else:
+            text = "none of them is hinted"
+            cure = "Ask one of them: python manage.py jobs why ID. A limit may hold them, or the dispatcher hangs."
+        yield Finding(
+            Level.WARNING,
+            f"Waiting in {row['queue']}: {_jobs(row['count'])}, the oldest since {row['oldest']:%H:%M:%S} UTC, while "
+            f"nothing of it runs; {text}.",
+            cure,
+        )
+
+
+@examination("Health")
+def as_health_says() -> Iterator[Finding]:
+    """What `/health` reports."""
+    for reason in health.check().reasons:
+        yield Finding(Level.ERROR, reason, "docs/operations.md, Health, says what each of these means.")
+
+
+@examination("Leases")
+def leases() -> Iterator[Finding]:
+    """Long enough to outlive a pause of the machine, and renewed in time."""
+    if settings.JOBS_LEASE_SECONDS < SHORT_LEASE_SECONDS:
+        yield Finding(
+            Level.WARNING,
+            f"Leases last {settings.JOBS_LEASE_SECONDS:g} s: a machine that stands still for so long is given up.",
+            f"Set JOBS_LEASE_SECONDS to {SHORT_LEASE_SECONDS:g} or more.",
+        )
+    late = Worker.objects.filter(dead_at__isnull=True).annotate(left=F("lease_expires_at") - Now()).order_by("node")
+    for worker in late:
+        left_seconds = worker.left.total_seconds()
+        if left_seconds < 0:
+            text = f"The lease of worker {worker.node} ran out {-left_seconds:.0f} s ago, and nobody has given it up."
+        elif left_seconds < settings.JOBS_LEASE_SECONDS - 3 * settings.JOBS_HEARTBEAT_SECONDS:
+            text = f"Worker {worker.node} has not renewed its lease in time: {left_seconds:.1f} s are left."
+        else:
+            continue
+        yield Finding(
+            Level.WARNING,
+            text,
+            "Give its machine more processor or memory, look at the time that it needs to reach PostgreSQL, or set a "
+            "longer JOBS_LEASE_SECONDS.",
+        )
+
+
+@examination("Settings")
+def unsafe_settings() -> Iterator[Finding]:
+    """What Django's and the project's system checks say, those for deployment included."""
+    levels = {ERROR: Level.ERROR, WARNING: Level.WARNING}
+    for message in run_checks(include_deployment_checks=not settings.DEBUG, databases=["default"]):
+        if message.is_silenced():
+            continue
+        level = next((levels[least] for least in sorted(levels, reverse=True) if message.level >= least), Level.FACT)
+        cure = message.hint or f"Look {message.id} up in Django's reference of system checks."
+        yield Finding(level, f"{message.msg} ({message.id})".replace("\n", " "), cure.replace("\n", " "))
+    if settings.DEBUG:
+        yield Finding(
+            Level.WARNING, "DEBUG is on: pages of errors show settings and code.", "Unset DEBUG in production."
+        )
+    if current_app.conf.task_always_eager:
+        yield Finding(
+            Level.ERROR,
+            "CELERY_TASK_ALWAYS_EAGER is on: tasks run in their callers, and none of the promises holds.",
+            "Remove the setting.",
+        )
+
+
+def own_versions() -> dict[str, str]:
+    """What must be the same everywhere."""
+    names = ("Django", "celery", "kombu")
+    return {"Python": ".".join(platform.python_version_tuple()[:2]), **{name: version(name) for name in names}}
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
+def _listed(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
