@@ -4,7 +4,9 @@ Django's own log of the admin would need a user for each entry; an operator at a
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import models
@@ -43,6 +45,20 @@ def record(
     )
     if bulk_action is None or thing == bulk_action:
         logger.info("%s by %s: %s", thing, actor, what)
+
+
+def record_removal(*, actor: Actor, job_ids: Sequence[UUID], reason: str) -> None:
+    """Notes, in the transaction that removes them, which jobs somebody has removed."""
+    what = f"Removed {len(job_ids)} jobs ({reason})."
+    AuditEntry.objects.create(
+        actor_id=user_id(actor),
+        actor_name=str(actor)[:255],
+        thing_type="job",
+        thing="jobs that are gone",
+        what=what,
+        details={"jobs": [str(job_id) for job_id in job_ids]},
+    )
+    logger.info("%s by %s", what, actor)
 
 
 def user_id(actor: Actor) -> Any:

@@ -39,8 +39,8 @@ class JobFilter:
         """Whether nothing is given."""
         return all(getattr(self, field.name) is None for field in fields(self))
 
-    def jobs(self, kind: str) -> QuerySet[Job]:
-        """The jobs that match and to which an action of that kind can be done."""
+    def matching(self) -> QuerySet[Job]:
+        """The jobs that match."""
         wanted: dict[str, Any] = {
             "state": self.state,
             "queue__in": self.queues,
@@ -51,11 +51,13 @@ class JobFilter:
             "finished_at__lt": self.ended_until,
             "error__icontains": self.error,
         }
-        found = Job.objects.filter(state__in=APPLICABLE[BulkAction.Kind(kind)])
-        if kind == BulkAction.Kind.PROMOTE:
-            # What waits for a flow is not due at any time.
-            found = found.filter(is_held=False)
-        return found.filter(**{name: value for name, value in wanted.items() if value is not None})
+        return Job.objects.filter(**{name: value for name, value in wanted.items() if value is not None})
+
+    def jobs(self, kind: str) -> QuerySet[Job]:
+        """The jobs that match and to which an action of that kind can be done."""
+        found = self.matching().filter(state__in=APPLICABLE[BulkAction.Kind(kind)])
+        # What waits for a flow is not due at any time.
+        return found.filter(is_held=False) if kind == BulkAction.Kind.PROMOTE else found
 
     def jobs_of(self, action: BulkAction) -> QuerySet[Job]:
         """The jobs that match as they did when the action was requested: what came to match later is left out.

@@ -83,14 +83,16 @@ def removable(queue: str, state: State, *, keep_count: int) -> QuerySet[Job]:
     if first_beyond is None:
         return Job.objects.none()
     finished_at, pk = first_beyond
+    beyond = ended.filter(finished_at__lte=finished_at, finished_at__lt=Now() - KEPT_AT_LEAST)
+    return unneeded(beyond.exclude(finished_at=finished_at, pk__gt=pk)).order_by("finished_at")
+
+
+def unneeded(ended: QuerySet[Job]) -> QuerySet[Job]:
+    """Those of ended jobs that nothing which may still come needs: no child, and no job that waits for their result."""
     # A step of a chain that was cancelled with its job in mind still needs it: an operator may run the job again.
     to_come = Q(state__in=LIVE) | Q(state=State.CANCELLED.value, started_at__isnull=True)
-    return (
-        ended.filter(finished_at__lte=finished_at, finished_at__lt=Now() - KEPT_AT_LEAST)
-        .exclude(finished_at=finished_at, pk__gt=pk)
-        .exclude(Exists(Job.objects.filter(to_come, parent_id=OuterRef("pk"))))
-        .exclude(Exists(Job.objects.filter(awaited_flow_id=OuterRef("flow_id"), is_held=True)))
-        .order_by("finished_at")
+    return ended.exclude(Exists(Job.objects.filter(to_come, parent_id=OuterRef("pk")))).exclude(
+        Exists(Job.objects.filter(awaited_flow_id=OuterRef("flow_id"), is_held=True))
     )
 
 

@@ -15,6 +15,7 @@ from django.test import Client
 
 from devstack.home import BASE_DIR
 from jobs import correlation, runs
+from jobs.management.commands.jobs import SUBCOMMANDS
 from jobs.queues import QUEUES, WORKER_GROUPS, WorkerGroup
 
 PAGE = (BASE_DIR / "docs" / "operations.md").read_text()
@@ -78,3 +79,9 @@ def test_the_thresholds_are_the_declared_ones() -> None:
     waiting = {queue.waiting_threshold_count for queue in QUEUES.values()}
     failed = {queue.failed_threshold_count for queue in QUEUES.values()}
     assert [f"({count})" in PAGE for counts in (waiting, failed) for count in counts] == [True, True]
+
+
+def test_the_words_of_the_command_line_are_those_that_there_are() -> None:
+    told = re.findall(r"^\| ((?:`[a-z]+[A-Z ]*`(?:, )?)+) \|", PAGE.partition("## At a terminal")[2], re.MULTILINE)
+    words = {word.split()[0] for row in told for word in re.findall(r"`([^`]+)`", row)}
+    assert words == {subcommand.name for subcommand in SUBCOMMANDS}

@@ -5,12 +5,17 @@ from io import StringIO
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from accounts.models import User
-from jobs.models import AuditEntry, BulkAction, QueueControl
-from tests.jobs.factories import make_job, state_of
+from jobs.models import Attempt, AuditEntry, BulkAction, Job, LogLine, QueueControl
+from tests import sample_tasks
+from tests.jobs.factories import make_events, make_job, state_of
+from tests.processes import Processes
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -129,3 +134,113 @@ def test_every_job_is_meant_only_by_saying_so() -> None:
     assert (printed, status) == ("No job matches: in queue video.\n", 1)
     with pytest.raises(CommandError, match="'yesterday' is no time"):
         jobs("cancel", "--created-from", "yesterday")
+
+
+def test_jobs_are_listed_newest_first_as_the_filter_says() -> None:
+    old = make_job(state="failed", queue="email", error="timeout of\nthe server")
+    new = make_job(queue="email", progress_percent=40, progress_message="half")
+    make_job(queue="crm")
+    lines = jobs("list", "--queue", "email")[0].splitlines()
+    assert lines[0].split() == ["ID", "STATE", "QUEUE", "PRIO", "ATTEMPT", "AGE", "TASK"]
+    assert [line.split()[0] for line in lines[1:]] == [str(new.pk), str(old.pk)]
+    assert lines[1].endswith("40 % half")
+    assert lines[2].endswith("timeout of the server")
+    (line,) = jobs("list", "--queue", "email", "--json", "--limit", "1")[0].splitlines()
+    assert json.loads(line)["job"] == str(new.pk)
+    assert jobs("list", "--state", "cancelled") == ("No job matches: cancelled.\n", 0)
+
+
+def test_a_job_is_shown_with_its_secrets_hidden() -> None:
+    job = make_job(state="failed", kwargs={"password": "hunter2", "name": "Ada"}, error="broken", traceback="a\nb")
+    Attempt.objects.create(job=job, number=1, outcome="failed", error="broken")
+    LogLine.objects.create(job=job, attempt=1, at=timezone.now(), level=20, logger="x", message="said")
+    printed, status = jobs("show", job.pk)
+    assert status == 0
+    assert "hunter2" not in printed
+    assert '"name": "Ada"' in printed
+    assert "It failed at" in printed
+    assert "INFO  said" in printed
+    shown = json.loads(jobs("show", job.pk, "--json")[0])
+    assert (shown["job"], shown["attempts"][0]["outcome"], shown["log"][0]["message"]) == (
+        str(job.pk),
+        "failed",
+        "said",
+    )
+    assert jobs("show", uuid4())[1] == 3
+
+
+def test_statistics_are_shown_by_queue_and_by_task() -> None:
+    make_job(queue="email")
+    QueueControl.objects.create(name="crm", paused_at=timezone.now())
+    make_job(queue="crm")
+    make_events(3, queue="email", wait_seconds=0.3, run_seconds=1.5)
+    by_name = {line.split()[0]: line for line in jobs("stats")[0].splitlines()}
+    assert by_name["email"].split()[1:6] == ["1", "0", "0", "3", "0"]
+    assert "1 paused" in by_name["crm"]
+    facts = [json.loads(line) for line in jobs("stats", "--by", "task", "--json")[0].splitlines()]
+    assert [(one["task"], one["completed"]) for one in facts] == [("tests.sample_tasks.add", 3)]
+
+
+def test_ended_jobs_are_purged_with_a_record_and_what_is_needed_stays() -> None:
+    gone, parent = make_job(state="completed", queue="crm"), make_job(state="completed", queue="crm")
+    make_job(queue="crm", parent_id=parent.pk)
+    other = make_job(state="failed", queue="email")
+    assert jobs("purge", "--queue", "crm", "--dry-run")[0].startswith("Would be removed: 1 jobs: in queue crm")
+    with pytest.raises(CommandError, match="--yes"):
+        jobs("purge", "--queue", "crm")
+    assert jobs("purge", "--queue", "crm", "--yes", "--actor", "Ada") == ("Removed: 1 jobs.\n", 0)
+    assert {job.pk for job in Job.objects.filter(state__in=["completed", "failed"])} == {parent.pk, other.pk}
+    entry = AuditEntry.objects.get()
+    assert (entry.what, entry.details) == ("Removed 1 jobs (in queue crm).", {"jobs": [str(gone.pk)]})
+
+
+@pytest.mark.parametrize("arguments", [(), ("--state", "active")])
+def test_a_purge_of_all_must_be_meant_and_of_what_lives_is_refused(arguments: tuple[str, ...]) -> None:
+    job = make_job(state="completed")
+    with pytest.raises(CommandError, match=r"--all|have not ended"):
+        jobs("purge", "--yes", *arguments)
+    assert state_of(job.pk) == "completed"
+
+
+def test_a_purge_that_is_not_confirmed_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(state="completed")
+    monkeypatch.setattr("jobs.management.tables.is_interactive", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    assert jobs("purge", "--all") == ("Nothing was removed.\n", 1)
+    assert state_of(job.pk) == "completed"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_becomes_of_jobs_is_told_as_it_happens(processes: Processes) -> None:
+    processes.worker("default")
+    tail = processes.start("django", "jobs", "tail", "--queue", "default", "--json")
+    wait_until(lambda: psutil.Process(tail.pid).status() == "sleeping" and not tail.output)
+    seen: dict[str, list[str]] = {}
+
+    def told() -> bool:
+        # Enqueued until the command has begun to look.
+        result = sample_tasks.add.delay(1, 2)
+        for line in tail.output.splitlines():
+            one = json.loads(line)
+            seen.setdefault(one["job"], [])
+            if one["what"] not in seen[one["job"]]:
+                seen[one["job"]].append(one["what"])
+        return result.id in seen or any(len(events) == 3 for events in seen.values())
+
+    wait_until(told)
+    assert ["enqueued", "started", "completed"] in seen.values()
+    tail.terminate()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("task", "state", "status"), [("talk", "completed", 0), ("talk_and_fail", "failed", 1)])
+def test_one_job_is_followed_with_its_log_until_it_ends(
+    processes: Processes, task: str, state: str, status: int
+) -> None:
+    processes.worker("default")
+    result = getattr(sample_tasks, task).delay(*([3] if task == "talk" else []))
+    printed, ended = jobs("tail", result.id)
+    assert ended == status
+    assert f"{state}, attempt 1" in printed
+    assert ("line 2 of" if task == "talk" else "nothing") in printed
+    assert jobs("tail", uuid4())[1] == 3

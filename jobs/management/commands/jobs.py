@@ -7,10 +7,26 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from jobs.management.subcommands import Output, Subcommand
 from jobs.management.subcommands.acting import Cancel, Promote, Retry
+from jobs.management.subcommands.looking import List, Show
 from jobs.management.subcommands.pausing import Pause, Resume
+from jobs.management.subcommands.purge import Purge
+from jobs.management.subcommands.stats import Stats
+from jobs.management.subcommands.tail import Tail
 from jobs.management.subcommands.why import Why
 
-SUBCOMMANDS: tuple[Subcommand, ...] = (Why(), Retry(), Cancel(), Promote(), Pause(), Resume())
+SUBCOMMANDS: tuple[Subcommand, ...] = (
+    List(),
+    Show(),
+    Why(),
+    Tail(),
+    Stats(),
+    Retry(),
+    Cancel(),
+    Promote(),
+    Purge(),
+    Pause(),
+    Resume(),
+)
 
 
 class Command(BaseCommand):

@@ -1,6 +1,7 @@
 """The subcommands of `manage.py jobs`: one class each, listed in `jobs/management/commands/jobs.py`."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from django.core.management.base import CommandParser, OutputWrapper
 from kombu.utils import json as kombu_json
 
 from jobs.ids import InvalidJobId, parse_id
+from jobs.management.tables import table
 
 # Exit statuses, documented in docs/operations.md.
 DONE = 0
@@ -28,6 +30,16 @@ class Output:
         if self._as_json:
             text = json.dumps(facts, ensure_ascii=False, cls=kombu_json.JSONEncoder)
         self._stdout.write(text)
+
+    def table(
+        self, head: Sequence[str], rows: Sequence[Sequence[object]], facts: Sequence[dict[str, Any]], *, empty: str
+    ) -> None:
+        """A table on a terminal, a line for each of `facts` with `--json`; `empty` is what is said where none is."""
+        if self._as_json:
+            for one in facts:
+                self.tell("", **one)
+        else:
+            self._stdout.write(table(head, rows, self._stdout) if rows else empty)
 
 
 class Subcommand(Protocol):
