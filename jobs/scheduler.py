@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import DatabaseError, InterfaceError, InternalError, connections
 from django.db.models.functions import Now
 from django_celery_beat.schedulers import DatabaseScheduler
 
@@ -27,6 +27,8 @@ _SHORTEST_PAUSE_SECONDS = 0.01
 # Until another look at a schedule that somebody has locked.
 _LOCKED_PAUSE_SECONDS = 0.5
 _OUTAGE_PAUSE_SECONDS = 1.0
+# PostgreSQL tells a beat that hung of the end of its transaction by an InternalError.
+_OUTAGES = (*DATABASE_AWAY, InternalError)
 
 
 class LedgerScheduler(DatabaseScheduler):
@@ -107,7 +109,7 @@ class LedgerScheduler(DatabaseScheduler):
         elif plan.is_due:
             try:
                 pause = 0.0 if ticks.decide(plan) else _LOCKED_PAUSE_SECONDS
-            except DATABASE_AWAY:
+            except _OUTAGES:
                 raise
             except Exception as raised:  # whatever is wrong with it, the others must not go without
                 logger.exception("Schedule %r: its tick cannot be decided.", plan.row.name)

@@ -1,6 +1,7 @@
 """`python -m tests.beat`: a beat that knows the tasks of tests, and dies at a named point of a tick if a test says so.
 
-BEAT_DIES_AT is a file whose text names the point. The beat that comes there takes the file away and kills itself.
+BEAT_DIES_AT is a file whose text names the point. The beat that comes there takes the file away and kills itself, or
+stops as if it hung, where BEAT_HANGS is set.
 BEAT_ENTRY is a task that `beat_schedule` has run every second.
 """
 
@@ -32,7 +33,7 @@ def reached(point: str) -> None:
     file = Path(os.environ["BEAT_DIES_AT"])
     if file.exists() and file.read_text() == point:
         file.unlink(missing_ok=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if "BEAT_HANGS" in os.environ else signal.SIGKILL)
 
 
 def _around(function: Callable[..., Any], before: str = "", after: str = "") -> Any:

@@ -9,6 +9,7 @@ from jobs.cron import calls, timetables
 from jobs.cron.calls import Call
 from jobs.cron.rows import Row
 from jobs.cron.timetables import Timetable
+from jobs.patience import DATABASE_AWAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Plans:
         try:
             timetable = timetables.of(row)
             return Plan(row, timetable, calls.of(row, self._app), timetable.next_after(row.decided))
+        except DATABASE_AWAY:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it must not cost the others their ticks
             return Broken(row, in_words(error))
 

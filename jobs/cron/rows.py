@@ -37,7 +37,7 @@ class Row:
     """One enabled schedule as it stands in the tables, unchecked. Two are equal where they say the same."""
 
     pk: int
-    name: str = field(compare=False)
+    name: str
     task: str
     args: str
     kwargs: str

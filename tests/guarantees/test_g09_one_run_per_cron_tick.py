@@ -94,6 +94,29 @@ def test_a_beat_that_is_killed_at_any_point_neither_skips_nor_doubles_a_tick(
     assert_ledger_consistent()
 
 
+def test_a_beat_that_hangs_in_the_middle_of_a_tick_keeps_it_from_nobody_for_long(
+    processes: Processes, tmp_path: Path
+) -> None:
+    schedule = make_schedule()
+    pass_time(minutes=10)
+    file = tmp_path / "dies-at"
+    file.write_text("before the commit")
+    hung = start_beat(processes, BEAT_DIES_AT=str(file), BEAT_HANGS="yes")
+    wait_until(lambda: not file.exists(), timeout=60)
+    start_beat(processes)
+    assert not Tick.objects.exists()
+    wait_until(lambda: outcomes(schedule) == ["enqueued"], timeout=60)
+    hung.thaw()
+    wait_until(lambda: "looking again" in hung.output, timeout=60)
+    other = make_schedule("other", interval=every(1, IntervalSchedule.SECONDS))
+    wait_until(lambda: len(moments(other)) >= 5, timeout=60)
+    assert hung.status is None
+    assert error_of(schedule) == ""
+    assert outcomes(schedule) == ["enqueued"]
+    assert Job.objects.filter(headers__periodic_task_name=schedule.name).count() == 1
+    assert_ledger_consistent()
+
+
 def test_the_job_of_a_beat_that_died_before_its_hint_runs(processes: Processes, tmp_path: Path) -> None:
     make_schedule()
     pass_time(minutes=10)
