@@ -1,5 +1,6 @@
 """What an operator can do to jobs from their list and from the page of each: buttons, and actions on selected ones."""
 
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -10,11 +11,11 @@ from django.contrib import admin, messages
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
+from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST
 from kombu.utils import json as kombu_json
 from unfold.admin import ModelAdmin
@@ -34,15 +35,24 @@ _BUTTONS: tuple[tuple[str, Callable[..., None], str], ...] = (
 )
 
 
+class PayloadField(forms.JSONField):
+    """A part of a payload as indented JSON, with the values that Celery's JSON marks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(decoder=PayloadDecoder, encoder=kombu_json.JSONEncoder, **options)
+
+    def prepare_value(self, value: Any) -> str:
+        """What stands in the field; what did not parse stays as it was typed."""
+        if isinstance(value, InvalidJSONInput):
+            return value
+        return json.dumps(value, indent=2, ensure_ascii=False, cls=self.encoder)
+
+
 class ArgumentsForm(forms.Form):
     """The arguments of a job, secrets hidden: a hidden value that is left as it stands stays what it was."""
 
-    args = forms.JSONField(
-        label="Positional arguments", decoder=PayloadDecoder, encoder=kombu_json.JSONEncoder, required=False
-    )
-    kwargs = forms.JSONField(
-        label="Arguments by name", decoder=PayloadDecoder, encoder=kombu_json.JSONEncoder, required=False
-    )
+    args = PayloadField(label="Positional arguments", required=False)
+    kwargs = PayloadField(label="Arguments by name", required=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -128,13 +138,6 @@ class JobActions(ModelAdmin):
             "has_ended": job.state in END_STATES,
         }
         return TemplateResponse(request, "jobs/admin/edit_job.html", page)
-
-    def history_view(
-        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """The history of a job is what operators did to it."""
-        query = urlencode({"q": object_id})
-        return HttpResponseRedirect(f"{reverse('admin:jobs_auditentry_changelist')}?{query}")
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any

@@ -17,10 +17,12 @@ from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 from jobs import rendering, selectors, services
+from jobs.admin.audit import AuditHistory
+from jobs.admin.bulk_actions import JobBulkActions
 from jobs.admin.filters import QueueFilter, StateFilter, TaskFilter
 from jobs.admin.job_actions import JobActions
 from jobs.admin.read_only import ReadOnlyAdmin
-from jobs.models import Attempt, AuditEntry, Job, LogLine, Worker
+from jobs.models import ENDED, Attempt, AuditEntry, Job, LogLine, Worker
 from jobs.states import State
 
 # What the list never shows and what may be large.
@@ -86,7 +88,7 @@ class AttemptInline(TabularInline):
 
 
 @admin.register(Job)
-class JobAdmin(JobActions, ReadOnlyAdmin):
+class JobAdmin(JobActions, JobBulkActions, AuditHistory, ReadOnlyAdmin):
     """Jobs. What operators do to them needs the permission to change jobs; nothing else can be changed."""
 
     list_display = ("name", "queue", "state_label", "priority", "attempts", "progress", "created_ago", "ended_ago")
@@ -103,20 +105,8 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
     show_facets = admin.ShowFacets.NEVER
     inlines = (AttemptInline,)
     fieldsets: Any = (
-        (
-            None,
-            {
-                "fields": (
-                    "id",
-                    "task",
-                    ("queue", "state_label"),
-                    "why_text",
-                    "progress_bar",
-                    "error_text",
-                    "result_text",
-                )
-            },
-        ),
+        (None, {"fields": ("id", "task", ("queue", "state_label"), "progress_bar", "error_text", "result_text")}),
+        ("At the moment", {"fields": ("why_text",)}),
         ("Traceback", {"fields": ("traceback_text",)}),
         ("Log", {"fields": ("log_text",)}),
         ("Arguments", {"fields": ("args_text", "kwargs_text")}),
@@ -166,6 +156,8 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         """The boxes that say something about this job."""
         silent = set()
+        if obj is not None and obj.state in ENDED:
+            silent.add("At the moment")
         if obj is not None and not obj.traceback:
             silent.add("Traceback")
         if obj is not None and not obj.log_lines.exists():
@@ -283,9 +275,9 @@ class JobAdmin(JobActions, ReadOnlyAdmin):
         """The arguments, secrets hidden."""
         return rendering.payload(job.kwargs) if job.kwargs else "–"
 
-    @display(description="at the moment")
+    @display(description="why it does not run")
     def why_text(self, job: Job) -> str:
-        """Why it is not running, or that it is."""
+        """Or where it does."""
         return services.why(job.pk) or "–"
 
     @display(description="result")

@@ -1,16 +1,17 @@
 """The operators' own limits of a queue, over the declared ones. Pausing has its buttons on the dashboard."""
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin
+from django.contrib.auth.models import AbstractBaseUser
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from jobs import rendering
+from jobs import audit, rendering
+from jobs.admin.audit import AuditHistory
 from jobs.models import QueueControl
 from jobs.queues import QUEUES
 
@@ -37,7 +38,7 @@ class QueueLimitsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in 
 
 
 @admin.register(QueueControl)
-class QueueLimitsAdmin(ModelAdmin):
+class QueueLimitsAdmin(AuditHistory):
     """Limits per queue. Rows appear when a queue is paused or gets limits for the first time."""
 
     form = QueueLimitsForm
@@ -54,6 +55,17 @@ class QueueLimitsAdmin(ModelAdmin):
             widget = UnfoldAdminSelectWidget(choices=[(name, name) for name in QUEUES])
             return forms.ChoiceField(choices=[(name, name) for name in QUEUES], widget=widget, label="Queue")
         return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: QueueControl, form: Any, change: bool) -> None:
+        """Records what was set, in the transaction of the form."""
+        super().save_model(request, obj, form, change)
+        if form.changed_data:
+            details = {
+                "before": {name: form.initial.get(name) for name in form.changed_data},
+                "after": {name: form.cleaned_data[name] for name in form.changed_data},
+            }
+            actor = cast(AbstractBaseUser, request.user)
+            audit.record(actor=actor, thing=obj, what="Limits changed.", details=details)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody: with the row of a paused queue its pause would go, unrecorded. Empty the limits instead."""

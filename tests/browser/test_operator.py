@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from jobs.models import Duty, QueueControl
+from jobs.models import BulkAction, Duty, QueueControl
 from tests.jobs.factories import make_events, make_job, make_worker, state_of
 from tests.processes import Processes
 from tests.waiting import wait_until
@@ -75,9 +75,49 @@ def test_a_waiting_job_is_cancelled_from_the_list(admin_page: Page) -> None:
     assert state_of(job.pk) == "cancelled"
 
 
+def test_all_failed_jobs_of_a_list_are_run_again_by_keyboard_after_a_dry_run(
+    admin_page: Page, processes: Processes
+) -> None:
+    before = timezone.now() - timedelta(minutes=1)
+    fields = {"task": "tests.sample_tasks.add", "args": [2, 3], "created_at": before, "finished_at": before}
+    jobs = [make_job(state="failed", error="SMTP: no route", **fields) for _ in range(3)]
+    other = make_job(state="failed", error="another", **fields)
+    admin_page.goto("/admin/jobs/job/?state=failed&q=no+route")
+    admin_page.get_by_role("link", name="Run again …").press("Enter")
+    expect(admin_page.get_by_text("3 jobs match: failed, error holds 'no route'.")).to_be_visible()
+    expect(admin_page.locator(".jobs-sample tbody tr")).to_have_count(3)
+    assert {state_of(job.pk) for job in jobs} == {"failed"}
+    processes.worker("default")
+    admin_page.get_by_role("button", name="Run 3 jobs again").press("Enter")
+    expect(admin_page.get_by_text("of 3 that matched").or_(admin_page.get_by_text("Finished."))).to_be_visible()
+    wait_until(lambda: {state_of(job.pk) for job in jobs} == {"completed"}, timeout=30)
+    admin_page.reload()
+    expect(admin_page.get_by_text("3 done, 0 refused. Finished.")).to_be_visible()
+    assert state_of(other.pk) == "failed"
+
+
+def test_an_empty_filter_is_confirmed_by_a_box_that_must_be_ticked(admin_page: Page) -> None:
+    make_job()
+    admin_page.goto("/admin/jobs/job/many/?kind=cancel")
+    admin_page.get_by_role("button", name="Cancel 1 job").click()
+    assert not BulkAction.objects.exists()
+    admin_page.get_by_label("I mean all jobs").check()
+    admin_page.get_by_role("button", name="Cancel 1 job").click()
+    expect(admin_page.get_by_text("of 1 that matched")).to_be_visible()
+
+
 @pytest.mark.parametrize(
     "path",
-    ["/admin/queues/", "/admin/statistics/", "/admin/jobs/job/", "/admin/jobs/job/{}/change/", "/admin/jobs/worker/"],
+    [
+        "/admin/queues/",
+        "/admin/statistics/",
+        "/admin/jobs/job/",
+        "/admin/jobs/job/{}/change/",
+        "/admin/jobs/job/{}/edit/",
+        "/admin/jobs/job/many/?kind=run+again&error=x",
+        "/admin/jobs/auditentry/",
+        "/admin/jobs/worker/",
+    ],
 )
 def test_the_pages_fit_a_telephone(admin_page: Page, path: str) -> None:
     job = make_job(state="failed", error="x" * 300, traceback="y" * 300, kwargs={"z" * 60: "z" * 300})

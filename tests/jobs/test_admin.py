@@ -368,6 +368,10 @@ def test_limits_are_set_for_declared_queues_and_a_pause_stays(admin_client: Clie
     assert (control.waiting_threshold_count, control.failed_threshold_count) == (7, None)
     assert (control.keep_completed_count, control.keep_failed_count) == (0, None)
     assert control.paused_at is not None
+    history = page(admin_client.get(f"{url}email/history/", follow=True))
+    assert ("Limits changed." in history, "Paused." in history) == (True, True)
+    changes = AuditEntry.objects.get(what="Limits changed.").details
+    assert (changes["before"]["waiting_threshold_count"], changes["after"]["waiting_threshold_count"]) == (None, 7)
     assert admin_client.post(f"{url}add/", {**form, "name": "video"}).status_code == 302
     assert "Select a valid choice" in page(admin_client.post(f"{url}add/", {**form, "name": "nonsense"}))
     shown = page(admin_client.get(url))
