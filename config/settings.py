@@ -351,6 +351,9 @@ CELERY_TIMEZONE = "UTC"
 CELERY_ENABLE_UTC = True
 DJANGO_CELERY_BEAT_TZ_AWARE = True
 
+# Django's own task API, from Django 6.0 on or by the package django-tasks.
+TASKS = {"default": {"BACKEND": "jobs.django_tasks.LedgerTaskBackend"}}
+
 # --- The ledger ---------------------------------------------------------------------------------------------------
 JOBS_LEASE_SECONDS = env.jobs_lease_seconds
 JOBS_HEARTBEAT_SECONDS = env.jobs_heartbeat_seconds
