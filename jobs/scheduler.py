@@ -59,7 +59,7 @@ class LedgerScheduler(DatabaseScheduler):
         """One look at all schedules. Returns the seconds until the next."""
         try:
             pause = self._look()
-            Duty.objects.update_or_create(name=NAME, defaults={"ticked_at": Now()})
+            self._note_look()
             if not self._is_set_up:
                 self._set_up()
                 pause = _SHORTEST_PAUSE_SECONDS
@@ -70,11 +70,16 @@ class LedgerScheduler(DatabaseScheduler):
             return _OUTAGE_PAUSE_SECONDS
         return pause
 
+    def _note_look(self) -> None:
+        """For health and readiness. Without a transaction: a beat that hung in it would have all others wait."""
+        if not Duty.objects.filter(name=NAME).update(ticked_at=Now()):
+            Duty.objects.bulk_create([Duty(name=NAME, ticked_at=Now())], ignore_conflicts=True)
+
     def _set_up(self) -> None:
         """Writes the entries of `beat_schedule` into the tables as django-celery-beat does, one beat at a time."""
         with settle.atomic():
             # Two at once would make the same crontab or interval twice.
-            Duty.objects.select_for_update().get(name=NAME)
+            Duty.objects.select_for_update().filter(name=NAME).values_list("pk", ticks.LET_GO_IN_TIME).get()
             self.install_default_entries({})
             self.update_from_dict(self.app.conf.beat_schedule)
         self._is_set_up = True
@@ -124,4 +129,4 @@ class LedgerScheduler(DatabaseScheduler):
 def _urgency(plan: Plan | Broken) -> tuple[bool, datetime, float]:
     """Who comes first in a look: the longest due. Of those due at one moment, several beats take different ones."""
     next_at = plan.next_at if isinstance(plan, Plan) else None
-    return isinstance(plan, Plan), next_at or plan.row.now, random.random()  # noqa: S311  # no secret
+    return isinstance(plan, Broken), next_at or plan.row.now, random.random()  # noqa: S311  # no secret

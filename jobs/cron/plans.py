@@ -11,6 +11,8 @@ from jobs.cron.rows import Row
 from jobs.cron.timetables import Timetable
 from jobs.patience import DATABASE_AWAY
 
+_LONGEST_ERROR = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -66,5 +68,6 @@ class Plans:
 
 
 def in_words(error: Exception) -> str:
-    """What is wrong, for the schedule's owner."""
-    return str(error).strip() or type(error).__name__
+    """What is wrong, as PostgreSQL can keep it: an error may quote what stands escaped in the row."""
+    text = str(error).strip() or type(error).__name__
+    return text[:_LONGEST_ERROR].replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()

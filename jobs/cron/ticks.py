@@ -18,10 +18,9 @@ logger = logging.getLogger(__name__)
 
 # Of each schedule, the last ticks stay for people to see. Nothing is decided by them.
 KEPT_COUNT = 100
-_LONGEST_ERROR = 2000
-# A beat that hangs, or whose machine is gone, in the middle of a tick would hold its schedule until the end of its
-# connection, which PostgreSQL may notice after hours. So the transaction that takes the lock is given 10 s of silence.
-_LET_GO_IN_TIME = Func(
+# A beat that hangs, or whose machine is gone, in the middle of a transaction would hold its locks until the end of its
+# connection, which PostgreSQL may notice after hours. So the transaction that takes one is given 10 s of silence.
+LET_GO_IN_TIME = Func(
     Value("idle_in_transaction_session_timeout"),
     Value("10s"),
     Value(True),
@@ -63,11 +62,11 @@ def decide(plan: Plan) -> bool:
 
 def report(row: Row, error: str) -> None:
     """Notes on the schedule why it is broken, or with an empty text that it is not. A locked row has to wait."""
-    free = ScheduleState.objects.select_for_update(skip_locked=True).filter(pk=row.pk).values("pk")
+    state = ScheduleState.objects.filter(pk=row.pk)
     with settle.atomic():
-        ScheduleState.objects.filter(pk__in=free).update(
-            error=error[:_LONGEST_ERROR], error_at=Now() if error else None
-        )
+        if state.select_for_update(skip_locked=True).values_list("pk", LET_GO_IN_TIME).first() is None:
+            return
+        state.update(error=error, error_at=Now() if error else None)
     if error:
         logger.error("Schedule %r is broken: %s", row.name, error)
     else:
@@ -97,7 +96,7 @@ def _lock(row: Row) -> bool:
     found = ScheduleState.objects.select_for_update(skip_locked=True).filter(
         pk=row.pk, since_at=row.since_at, decided_until=row.decided_until, periodic_task__enabled=True
     )
-    return found.values_list("pk", _LET_GO_IN_TIME).first() is not None
+    return found.values_list("pk", LET_GO_IN_TIME).first() is not None
 
 
 def _known(row: Row, decision: Decision) -> set[datetime]:

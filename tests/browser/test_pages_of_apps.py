@@ -1,4 +1,4 @@
-"""The admin pages of pictures, reports and webhooks, as they look."""
+"""The admin pages of pictures, reports, webhooks and schedules, as they look."""
 
 from datetime import date
 
@@ -9,10 +9,12 @@ from playwright.sync_api import Page, expect
 
 from accounts.models import User
 from jobs.ids import new_id
+from jobs.models import ScheduleState, Tick
 from media_jobs import posters, renditions
 from media_jobs import services as media
 from notifications.models import EmailLog
 from reports.models import Report
+from tests.jobs.cron.schedules import make_schedule
 from tests.media_jobs import samples
 from webhooks import services as webhooks
 from webhooks.models import Delivery, DeliveryAttempt, IncomingEvent, Source
@@ -50,6 +52,11 @@ def owner(transactional_db: None) -> User:
         recipient=owner.email,
         message_id=f"<{new_id()}@x.example>",
     )
+    schedule = make_schedule(
+        "A schedule with a name that is longer than most", kwargs='{"recipient": "' + "x" * 80 + '"}'
+    )
+    Tick.objects.create(schedule=schedule, scheduled_for=timezone.now(), outcome="enqueued", job_id=new_id())
+    ScheduleState.objects.update(error=f"add() got an unexpected keyword argument {'recipient' * 8}")
     return owner
 
 
@@ -80,6 +87,7 @@ PAGES = {
     "endpoint": "/admin/webhooks/endpoint/",
     "delivery": "/admin/webhooks/delivery/",
     "mail": "/admin/notifications/emaillog/",
+    "schedule": "/admin/django_celery_beat/periodictask/",
 }
 
 

@@ -110,6 +110,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a priority out of range": ({"priority": 255}, "priority=255: expected 0 to 9"),
     "wrong arguments": ({"args": "[1, 2, 3]"}, "positional arguments"),
     "too large a payload": ({"args": f'["{"x" * 300_000}", 2]'}, "the arguments are 300"),
+    "a name with a NUL and half a character": ({"args": "[]", "kwargs": '{"x\\u0000\\ud800": 1}'}, "x\\x00\\ud800"),
     "a NUL": ({"args": '["\\u0000", 2]'}, "NUL"),
 }
 
@@ -210,6 +211,15 @@ def test_a_tick_that_cannot_be_decided_is_reported_and_tried_again(
     assert (outcomes(broken), outcomes(whole)) == ([], ["enqueued"])
     beat.tick()
     assert (error_of(broken), outcomes(broken)) == ("", ["enqueued"])
+
+
+def test_an_error_that_stays_is_reported_once(beat: LedgerScheduler) -> None:
+    schedule = make_schedule("a", args="[1, 2]", kwargs='{"' + "x" * 3000 + '": 1}')
+    beat.tick()
+    noted_at = ScheduleState.objects.get(pk=schedule.pk).error_at
+    assert len(error_of(schedule)) == 1000
+    beat.tick()
+    assert ScheduleState.objects.get(pk=schedule.pk).error_at == noted_at
 
 
 def test_the_error_of_a_disabled_schedule_does_not_degrade(beat: LedgerScheduler) -> None:
