@@ -1,7 +1,7 @@
 """Many jobs of one task at once: a thousand rows per statement, and hints for as many as the window takes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -91,60 +91,88 @@ class _Batch:
         self._task, self._options, self._dedup_key, self._before = task, options, dedup_key, before
 
     def write(self, calls: list[tuple[int, Mapping[str, Any]]], *, hint_at_most: int, using: str) -> int:
-        rows: list[claims.NewRow] = []
-        arguments: dict[UUID, Mapping[str, Any]] = {}
-        with self._refusing(calls[0][0]):
-            like = self._like(calls[0][1])
+        many = Alike(self._task, self._options)
         for number, kwargs in calls:
-            with self._refusing(number):
-                rows.append(self._row(kwargs))
-            if len(arguments) < hint_at_most:
-                arguments[rows[-1].job_id] = kwargs
-        written = claims.insert_many(like, self._free(rows, using))
-        if like.state == State.WAITING:
-            hint = publish.Hint.of(like)
-            hints = [
-                replace(hint, job_id=job_id, kwargs_text=redacted_repr(dict(kwargs)), hint_id=publish.new_hint_id())
-                for job_id, kwargs in arguments.items()
-                if job_id in written
-            ]
-            transaction.on_commit(partial(publish.many_soon, hints), using=using, robust=True)
-        return len(written)
-
-    def _like(self, kwargs: Mapping[str, Any]) -> Job:
-        """A job that all of the batch are like, but for their arguments and keys; its times are moments."""
-        options = dict(self._options)
-        app = current_app._get_current_object()
-        job = enqueue.job_of(app, self._task, (), dict(kwargs), options.copy())
-        now = claims.now()
-        if hasattr(job.run_at, "resolve_expression"):
-            job.run_at = now + timedelta(seconds=options.get("countdown") or 0)
-        if hasattr(job.expires_at, "resolve_expression"):
-            job.expires_at = now + timedelta(seconds=options["expires"])
-        return job
-
-    def _row(self, kwargs: Mapping[str, Any]) -> claims.NewRow:
-        self._task.__header__(**kwargs)
-        payload = enqueue.checked_json(self._task.name, dict(kwargs))
-        key = self._dedup_key(kwargs) if self._dedup_key is not None else None
-        # What the options say of limits is the same for all; the keys that a task declares may name arguments.
-        own = own_limits.taken_from(dict(self._options), self._task, (), kwargs)
-        limits = own["rate_key"], own["concurrency_key"], own["lane"]
-        return claims.NewRow(new_id(), payload, Dedup.taken_from({"dedup_key": key}).key, *limits)
-
-    @contextmanager
-    def _refusing(self, number: int) -> Iterator[None]:
-        try:
-            yield
-        except (TypeError, ValueError, LookupError) as error:
-            raise CallRefused(self._task.name, number, self._before, error) from error
+            try:
+                many.add((), dict(kwargs), dedup_key=self._dedup_key(kwargs) if self._dedup_key is not None else None)
+            except (TypeError, ValueError, LookupError) as error:
+                raise CallRefused(self._task.name, number, self._before, error) from error
+        if self._dedup_key is not None:
+            many.rows = self._free(many.rows, using)
+        return len(many.write(hint_at_most=hint_at_most))
 
     def _free(self, rows: list[claims.NewRow], using: str) -> list[claims.NewRow]:
         """In the order of their keys, so that two callers with the same keys do not wait for each other for ever; but
         for those whose key a throttled job has."""
-        if self._dedup_key is None:
-            return rows
         by_key = {row.dedup_key: row for row in reversed(rows)}
         windows = DedupWindow.objects.using(using).filter(key__in=by_key, until__gt=Now())
         taken = set(windows.values_list("key", flat=True))
         return [row for key, row in sorted(by_key.items()) if key not in taken]
+
+
+class Alike:
+    """Jobs of one task, with the same options, that are to be written together. Each is checked when it is added."""
+
+    def __init__(self, task: Any, options: Mapping[str, Any]) -> None:
+        self.rows: list[claims.NewRow] = []
+        self.task, self._options = task, dict(options)
+        self._like: Job | None = None
+        self._arguments: dict[UUID, tuple[Any, Any]] = {}
+
+    def add(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        dedup_key: str | None = None,
+        flow_path: list[int] | None = None,
+    ) -> None:
+        """One more of them. Raises what enqueueing it would raise."""
+        if self._like is None:
+            self._like = self._model(args, kwargs)
+        else:
+            self.task.__header__(*args, **kwargs)
+        texts = [enqueue.checked_json(self.task.name, part) for part in (list(args), kwargs)]
+        key = Dedup.taken_from({"dedup_key": dedup_key}).key
+        path = None if flow_path is None else f"{{{','.join(map(str, flow_path))}}}"
+        # What the options say of limits is the same for all; the keys that a task declares may name arguments.
+        own = own_limits.taken_from(dict(self._options), self.task, args, kwargs)
+        limits = own["rate_key"], own["concurrency_key"], own["lane"]
+        row = claims.NewRow(new_id(), *texts, key, path, *limits)
+        self.rows.append(row)
+        self._arguments[row.job_id] = (args, kwargs)
+
+    def write(self, *, hint_at_most: int) -> set[UUID]:
+        """Inserts all of them, and lets so many be hinted after the commit; returns the ids of those that were not
+        there already under their dedup key."""
+        if self._like is None:
+            return set()
+        written = claims.insert_many(self._like, self.rows)
+        if self._like.state == State.WAITING:
+            hint = publish.Hint.of(self._like)
+            first = [row.job_id for row in self.rows if row.job_id in written][: max(0, hint_at_most)]
+            hints = [self._hint(hint, job_id) for job_id in first]
+            using = router.db_for_write(Job)
+            transaction.on_commit(partial(publish.many_soon, hints), using=using, robust=True)
+        return written
+
+    def _model(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        """A job that all are like, but for what they have for themselves; its times are moments."""
+        app = current_app._get_current_object()
+        job = enqueue.job_of(app, self.task, args, kwargs, dict(self._options))
+        now = claims.now()
+        if hasattr(job.run_at, "resolve_expression"):
+            job.run_at = now + timedelta(seconds=self._options.get("countdown") or 0)
+        if hasattr(job.expires_at, "resolve_expression"):
+            job.expires_at = now + timedelta(seconds=self._options["expires"])
+        return job
+
+    def _hint(self, hint: publish.Hint, job_id: UUID) -> publish.Hint:
+        args, kwargs = self._arguments[job_id]
+        return replace(
+            hint,
+            job_id=job_id,
+            hint_id=publish.new_hint_id(),
+            args_text=redacted_repr(args),
+            kwargs_text=redacted_repr(kwargs),
+        )

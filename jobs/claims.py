@@ -193,10 +193,11 @@ RETURNING id
 # Index: primary key, job_one_live_per_dedup_key.
 # Two at once: one of two jobs with a key is inserted. Both insert in the order of their keys: no deadlock.
 INSERT_MANY = """
-INSERT INTO jobs_job (id, kwargs, dedup_key, rate_key, concurrency_key, lane, {columns})
-SELECT item.id, item.kwargs::jsonb, item.dedup_key, item.rate_key, item.concurrency_key, item.lane, {values}
-FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
-    WITH ORDINALITY AS item (id, kwargs, dedup_key, rate_key, concurrency_key, lane, place)
+INSERT INTO jobs_job (id, args, kwargs, dedup_key, flow_path, rate_key, concurrency_key, lane, {columns})
+SELECT item.id, item.args::jsonb, item.kwargs::jsonb, item.dedup_key, item.flow_path::int[],
+    item.rate_key, item.concurrency_key, item.lane, {values}
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    WITH ORDINALITY AS item (id, args, kwargs, dedup_key, flow_path, rate_key, concurrency_key, lane, place)
 ORDER BY item.place
 ON CONFLICT DO NOTHING
 RETURNING id
@@ -383,12 +384,17 @@ def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
         return {row[0] for row in cursor.fetchall()}
 
 
+_OWN_COLUMNS = ("id", "args", "kwargs", "dedup_key", "flow_path", "rate_key", "concurrency_key", "lane")
+
+
 class NewRow(NamedTuple):
-    """What one of many jobs has for itself; `kwargs` is JSON."""
+    """What one of many jobs has for itself; `args` and `kwargs` are JSON, `flow_path` as PostgreSQL writes an array."""
 
     job_id: UUID
+    args: str
     kwargs: str
     dedup_key: str | None
+    flow_path: str | None
     rate_key: str | None
     concurrency_key: str | None
     lane: str
@@ -397,7 +403,7 @@ class NewRow(NamedTuple):
 def insert_many(like: Job, rows: Sequence[NewRow]) -> set[UUID]:
     """Inserts jobs that are as `like` in all but these; returns the ids of those whose dedup key was not taken."""
     connection = connections[router.db_for_write(Job)]
-    own = {"id", "kwargs", "dedup_key", "rate_key", "concurrency_key", "lane", "created_at"}
+    own = {*_OWN_COLUMNS, "created_at"}
     fields = [field for field in Job._meta.concrete_fields if field.column not in own]
     values = [field.get_db_prep_save(getattr(like, field.attname), connection) for field in fields]
     statement = INSERT_MANY.format(

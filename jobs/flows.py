@@ -8,7 +8,6 @@ right after its commit; whoever dies in between, the dispatcher looks at all ope
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +19,7 @@ from django.db import router, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from jobs import canvas, enqueue, follow_ups, publish, settle
+from jobs import bulk, canvas, enqueue, follow_ups, publish, settle
 from jobs.app import UnknownTask
 from jobs.callers import refuse_unsafe
 from jobs.ids import new_id
@@ -221,28 +220,35 @@ def _task(app: Any, name: str) -> JobTask:
 
 
 def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None:
-    """Writes a flow's members, a batch at a time: memory does not grow with their number."""
+    """Writes a flow's members. Those in a row that differ in their arguments alone are written together, a batch at a
+    time: memory does not grow with their number."""
     app = current_app._get_current_object()
-    numbered = enumerate(maybe_signature(child, app=app) for child in children)
+    options: dict[str, Any] = {}
+    alike: bulk.Alike | None = None
     hinted = 0
-    while batch := list(islice(numbered, _BATCH)):
-        jobs = []
-        for index, child in batch:
-            if type(child) is not Signature:
-                _apply(child, index, flow, lineage)
-            else:
-                options = {**child.options, **lineage, **_membership(flow, index)}
-                task = _task(app, child.task)
-                jobs.append(enqueue.job_of(app, task, tuple(child.args), dict(child.kwargs), options))
-        Job.objects.bulk_create(jobs)
-        for job in jobs[: _HINTED_AT_ONCE - hinted]:
-            hinted += 1
-            if job.state == "waiting":
-                transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
+    for index, child in enumerate(maybe_signature(child, app=app) for child in children):
+        own = dict(child.options or {})
+        is_plain = type(child) is Signature and not own.keys() & {"task_id", "dedup_key"}
+        if alike is not None and not (
+            is_plain and (child.task, own) == (alike.task.name, options) and len(alike.rows) < _BATCH
+        ):
+            hinted += len(alike.write(hint_at_most=_HINTED_AT_ONCE - hinted))
+            alike = None
+        if not is_plain:
+            _apply(child, index, flow, lineage)
+            continue
+        if alike is None:
+            options = own
+            alike = bulk.Alike(_task(app, child.task), {**options, **lineage, **_membership(flow, 0)})
+        alike.add(tuple(child.args), dict(child.kwargs), flow_path=[index])
+    if alike is not None:
+        alike.write(hint_at_most=_HINTED_AT_ONCE - hinted)
 
 
 def _apply(child: Any, index: int, flow: Flow, lineage: dict[str, Any], *, args: Any = (), **options: Any) -> None:
-    """Enqueues a canvas as one member."""
+    """Enqueues a canvas, or a task with an id of its own, as one member."""
+    if (child.options or {}).get("dedup_key") is not None:
+        raise enqueue.NotSupported(f"{child.task}: a member of a flow may have no dedup_key.")
     canvas.as_one(child, current_app).apply_async(args, **lineage, **_membership(flow, index), **options)
 
 
