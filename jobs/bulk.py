@@ -132,13 +132,13 @@ class Alike:
             self._like = self._model(args, kwargs)
         else:
             self.task.__header__(*args, **kwargs)
-        texts = [enqueue.checked_json(self.task.name, part) for part in (list(args), kwargs)]
+        args_json, kwargs_json = (enqueue.checked_json(self.task.name, part) for part in (list(args), kwargs))
         key = Dedup.taken_from({"dedup_key": dedup_key}).key
         path = None if flow_path is None else f"{{{','.join(map(str, flow_path))}}}"
         # What the options say of limits is the same for all; the keys that a task declares may name arguments.
         own = own_limits.taken_from(dict(self._options), self.task, args, kwargs)
         limits = own["rate_key"], own["concurrency_key"], own["lane"]
-        row = claims.NewRow(new_id(), *texts, key, path, *limits)
+        row = claims.NewRow(new_id(), args_json, kwargs_json, key, path, *limits)
         self.rows.append(row)
         self._arguments[row.job_id] = (args, kwargs)
 
