@@ -137,7 +137,9 @@ def job_of(
     parent = app.current_worker_task
     request = parent.request if parent else None
     job_id = options.pop("task_id", None)
-    run_at, state = _run_at(app, options) if awaited_flow_id is None else (Now(), State.DELAYED)
+    # What is held is due when it is released, and then as the call says.
+    due = None if awaited_flow_id is None else {name: options.pop(name, None) for name in ("countdown", "eta")}
+    run_at, state = run_at_of(app, options) if due is None else (Now(), State.DELAYED)
     priority = options.pop("priority", None)
     max_attempts = options.pop("max_attempts", None)
     limits = own_limits.taken_from(options, task, args, kwargs)
@@ -152,7 +154,7 @@ def job_of(
         args=list(args),
         kwargs=kwargs,
         headers=headers,
-        follow_ups=_follow_ups(options),
+        follow_ups={**_follow_ups(options), **({"due": due} if due and any(due.values()) else {})},
         state=str(state),
         run_at=run_at,
         expires_at=_expires_at(app, options.pop("expires", None)),
@@ -192,7 +194,7 @@ def _queue(
     return queue_named(queue.name if isinstance(queue, KombuQueue) else queue)
 
 
-def _run_at(app: "Celery", options: dict[str, Any]) -> tuple[Any, State]:
+def run_at_of(app: "Celery", options: dict[str, Any]) -> tuple[Any, State]:
     """When the job is due, by the database's clock where the call names a delay."""
     countdown, eta = options.pop("countdown", None), options.pop("eta", None)
     if countdown is not None and countdown > 0:

@@ -25,7 +25,7 @@ from jobs.callers import refuse_unsafe
 from jobs.ids import new_id
 from jobs.models import LIVE, Flow, Job
 from jobs.patience import DATABASE_AWAY
-from jobs.states import Cause
+from jobs.states import Cause, State
 from jobs.task import JobTask
 from jobs.transitions import transition
 
@@ -277,8 +277,20 @@ def _results(members: list[Job], on_failure: str) -> Iterator[Any]:
 def release(job: Job, results: list[Any]) -> None:
     """Lets a held job run with the results of its flow, in the transaction that closes that."""
     job.args = canvas.with_results(job.args, results)
-    changes = {"is_held": False, "run_at": Now(), "args": job.args, "progress_percent": None, "progress_message": ""}
-    if transition(Job.objects.filter(pk=job.pk), Cause.RELEASED, **changes):
+    due = job.follow_ups.pop("due", {})
+    run_at, state = enqueue.run_at_of(current_app._get_current_object(), dict(due))
+    changes = {
+        "is_held": False,
+        "run_at": run_at,
+        "args": job.args,
+        "follow_ups": job.follow_ups,
+        "progress_percent": None,
+        "progress_message": "",
+    }
+    if state == State.DELAYED:
+        # It has its results, and comes when it is due.
+        Job.objects.filter(pk=job.pk, state="delayed").update(**changes)
+    elif transition(Job.objects.filter(pk=job.pk), Cause.RELEASED, **changes):
         transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
 
 

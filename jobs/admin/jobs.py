@@ -22,7 +22,7 @@ from jobs.admin.bulk_actions import JobBulkActions
 from jobs.admin.filters import QueueFilter, StateFilter, TaskFilter
 from jobs.admin.job_actions import JobActions
 from jobs.admin.read_only import ReadOnlyAdmin
-from jobs.models import ENDED, Attempt, AuditEntry, Job, LogLine, Worker
+from jobs.models import ENDED, LIVE, Attempt, AuditEntry, Job, LogLine, Worker
 from jobs.states import State
 
 # What the list never shows and what may be large.
@@ -120,6 +120,7 @@ class JobAdmin(JobActions, JobBulkActions, AuditHistory, ReadOnlyAdmin):
                     ("worker", "owner"),
                     ("dedup_key", "correlation_id"),
                     ("parent", "root"),
+                    ("flow", "waiter"),
                 )
             },
         ),
@@ -307,6 +308,22 @@ class JobAdmin(JobActions, JobBulkActions, AuditHistory, ReadOnlyAdmin):
         entries = AuditEntry.objects.filter(thing_id=str(job.pk)).order_by("-id")[:_MOST_ENTRIES_SHOWN]
         lines = ((entry.what, entry.actor_name, rendering.recent(entry.at)) for entry in entries)
         return format_html_join("", "<div>{} {}, {}</div>", lines)
+
+    @display(description="members of its flow")
+    def flow(self, job: Job) -> SafeString | str:
+        """The jobs whose results it waits for, or has got."""
+        if job.awaited_flow_id is None:
+            return "–"
+        members = Job.objects.filter(flow_id=job.awaited_flow_id)
+        ended = members.exclude(state__in=LIVE).count()
+        address = f"{reverse('admin:jobs_job_changelist')}?flow_id={job.awaited_flow_id}"
+        return format_html('<a class="jobs-link" href="{}">{} of {} have ended</a>', address, ended, members.count())
+
+    @display(description="waited for by")
+    def waiter(self, job: Job) -> SafeString | str:
+        """The job that waits for this one's result."""
+        waiting = Job.objects.filter(awaited_flow_id=job.flow_id).first() if job.flow_id else None
+        return _job_link(waiting.pk if waiting else None)
 
     @display(description="started by job")
     def parent(self, job: Job) -> SafeString | str:

@@ -461,3 +461,16 @@ def test_pages_are_sent_with_security_headers(admin_client: Client) -> None:
     assert answer["Referrer-Policy"] == "same-origin"
     assert answer["Cross-Origin-Opener-Policy"] == "same-origin"
     assert "no-store" in answer["Cache-Control"]
+
+
+def test_a_job_that_waits_for_others_leads_to_them_and_they_to_it(admin_client: Client) -> None:
+    flow_id = uuid4()
+    waiting = make_job(state="delayed", awaited_flow_id=flow_id, is_held=True)
+    member = make_job(flow_id=flow_id, flow_path=[0])
+    make_job(state="completed", flow_id=flow_id, flow_path=[1])
+    page = admin_client.get(f"/admin/jobs/job/{waiting.pk}/change/").content.decode()
+    assert "1 of 2 have ended" in page
+    listed = admin_client.get(f"/admin/jobs/job/?flow_id={flow_id}").content.decode()
+    assert str(member.pk) in listed
+    assert str(waiting.pk) not in listed
+    assert str(waiting.pk) in admin_client.get(f"/admin/jobs/job/{member.pk}/change/").content.decode()

@@ -11,6 +11,7 @@ from celery.result import AsyncResult
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from jobs import services
 from jobs.dispatcher import flows as dispatcher
@@ -317,3 +318,12 @@ def test_a_chord_that_is_enqueued_twice_under_its_ids_is_one() -> None:
     assert str(Flow.objects.get().pk) == header
     run_due_jobs()
     assert held().result == [1]
+
+
+def test_a_body_with_a_countdown_is_due_so_long_after_its_parts() -> None:
+    result = chord([same.s(1), same.s(2)], listed.s().set(countdown=60)).delay()
+    run_due_jobs()
+    assert (held().state, held().args) == ("delayed", [[1, 2]])
+    assert 50 < (held().run_at - timezone.now()).total_seconds() < 61
+    run_due_jobs(ahead=timedelta(minutes=2))
+    assert Job.objects.get(pk=result.id).result == [1, 2]
