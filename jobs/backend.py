@@ -155,7 +155,7 @@ class LedgerBackend(DatabaseBackend):
             return
         replacement = getattr(request, "replacement", None)
         if replacement is not None:
-            written = self._written(lambda _: self._replaced(run, replacement), request, "replaced")
+            written = request.settled or self._written(lambda _: self._replaced(run, replacement), request, "replaced")
         elif isinstance(exc, Interrupted):
             written = self._written(lambda _: settle.give_back(run), request, "interrupted")
         elif isinstance(exc, RateLimited):
@@ -178,23 +178,25 @@ class LedgerBackend(DatabaseBackend):
             return settle.fail(run, error=_in_words(exc))
         return settle.retry(run, delay=0, error=_in_words(exc))
 
-    def _replaced(self, run: settle.Run, signature: Any) -> bool:
-        if isinstance(signature, canvas.FanOut):
-            try:
-                return flows.hold(run, signature)
-            except DATABASE_AWAY:
-                raise
-            except Exception as error:  # whatever is wrong with a child is a failure of the body that has named it
-                logger.exception("id=%s could not be made a flow", run.job_id)
-                return settle.fail(
-                    run, error=_storable(_in_words(error)), exception=self.prepare_exception(error), cause=error
-                )
-        return settle.replace(
-            run,
-            task=signature.task,
-            args=list(signature.args),
-            kwargs=dict(signature.kwargs),
-        )
+    def replace(self, run: settle.Run, replacement: Any) -> bool:
+        """Lets a running job go on as another task, or as a flow; False where the run does not own it any more.
+
+        Raises what is wrong with the children of a flow.
+        """
+        if isinstance(replacement, canvas.FanOut):
+            return flows.hold(run, replacement)
+        return settle.replace(run, task=replacement.task, args=list(replacement.args), kwargs=dict(replacement.kwargs))
+
+    def _replaced(self, run: settle.Run, replacement: Any) -> bool:
+        try:
+            return self.replace(run, replacement)
+        except DATABASE_AWAY:
+            raise
+        except Exception as error:  # whatever is wrong with a child is a failure of the body that has named it
+            logger.exception("id=%s could not go on as %s", run.job_id, replacement)
+            return settle.fail(
+                run, error=_storable(_in_words(error)), exception=self.prepare_exception(error), cause=error
+            )
 
     def mark_as_revoked(
         self,

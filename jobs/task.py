@@ -152,16 +152,22 @@ class JobTask(DjangoTask):
         request = self.request
         result: Any = None
         raised: BaseException | None = None
+        replaced: Ignore | None = None
         written = False
         try:
             with settle.atomic():
                 try:
                     result = self.run(*args, **kwargs)
                 except BaseException as error:
-                    raised = error
-                    raise
+                    if not isinstance(error, Ignore) or getattr(request, "replacement", None) is None:
+                        raised = error
+                        raise
+                    # The job goes on as another, and what its body wrote stands with that.
+                    replaced = error
                 own_notes().write_progress(request.run)
-                if request.retry_signature is not None:
+                if replaced is not None:
+                    owned = written = self.backend.replace(request.run, request.replacement)
+                elif request.retry_signature is not None:
                     owned = request.run.row().select_for_update().exists()
                 else:
                     owned = written = self.backend.complete(request, result)
@@ -171,13 +177,16 @@ class JobTask(DjangoTask):
             if raised is not None:
                 # What the body raised, a Retry for example, and not what rolling back on a broken connection raised.
                 raise raised from None
-            if written and patiently(lambda _: request.run.landed(state="completed"), seconds=_COMMIT_PATIENCE_SECONDS):
+            states = ["completed"] if replaced is None else ["waiting", "delayed"]
+            if written and patiently(lambda _: request.run.landed(state__in=states), seconds=_COMMIT_PATIENCE_SECONDS):
                 logger.exception("id=%s completed, but a callback after its commit failed", request.id)
             elif isinstance(error, DATABASE_AWAY):
                 raise Interrupted("the connection to PostgreSQL broke; nothing of this run was kept") from error
             else:
                 raise
         request.settled = written
+        if replaced is not None:
+            raise replaced
         return result
 
     def progress(self, done: float, total: float = 100, message: str = "") -> None:

@@ -9,6 +9,7 @@ from celery import chain, chord, group, shared_task
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -62,6 +63,18 @@ def adds_another(self: Any, value: int) -> int:
 def split(self: Any, count: int, then: Any, wrong: bool = False) -> Any:
     children = [same.s(n) for n in range(count)] + ([same.s()] if wrong else [])
     return fan_out(self, children, then=self.app.signature(then))
+
+
+@shared_task(bind=True, atomic=True)
+def split_atomically(self: Any, count: int, wrong: bool = False) -> Any:
+    Group.objects.create(name="effect")
+    return fan_out(self, [same.s(n) for n in range(count)] + ([same.s()] if wrong else []), then=listed.s())
+
+
+@shared_task(bind=True, atomic=True)
+def become_atomically(self: Any) -> Any:
+    Group.objects.create(name="effect")
+    return self.replace(same.s(7))
 
 
 @shared_task
@@ -216,6 +229,17 @@ def test_a_running_job_with_wrong_children_fails_and_leaves_none() -> None:
     assert (str(job.pk), job.state) == (result.id, "failed")
     assert "missing 1 required positional argument" in job.error
     assert not Flow.objects.exists()
+
+
+@pytest.mark.parametrize(("call", "expected"), [(lambda: split_atomically.s(2), [0, 1]), (become_atomically.s, 7)])
+def test_what_an_atomic_body_wrote_stands_with_what_it_goes_on_as(call: Any, expected: Any) -> None:
+    assert run(call()).result == expected
+    assert Group.objects.count() == 1
+
+
+def test_an_atomic_body_with_wrong_children_leaves_no_effect() -> None:
+    job = run(split_atomically.s(2, wrong=True))
+    assert (job.state, Group.objects.exists(), Flow.objects.exists()) == ("failed", False, False)
 
 
 def test_a_fan_out_of_a_task_that_does_not_run_is_refused() -> None:
