@@ -6,7 +6,7 @@ no partial index can answer: with statistics from before a burst, the planner ta
 the shorter way, and each claim would read the whole backlog.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from kombu.utils import json as kombu_json
 
 from jobs.limits import COLUMNS, Limits, in_force
 from jobs.models import Job, QueueControl
-from jobs.queues import QUEUES
+from jobs.queues import PACED_QUEUES
 from jobs.rates import Rate
 from jobs.statistics import BOUNDS_SECONDS
 
@@ -29,11 +29,6 @@ _TAKEN = """state = 'active', worker_id = %(worker_id)s,
 # What every claim asks, whether its job has limits or not.
 _MAY_START = """(%(task)s::text IS NULL OR job.task = %(task)s)
   AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
-  AND NOT EXISTS (
-      SELECT FROM jobs_queuecontrol AS control WHERE control.name = job.queue AND control.paused_at IS NOT NULL)
-  AND NOT EXISTS (
-      SELECT FROM jobs_limit AS pause
-      WHERE pause.key = 'queue:' || job.queue AND pause.paused_until > statement_timestamp())
   AND EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)"""
 _CLAIMED = """job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, job.follow_ups::text,
           job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id,
@@ -50,15 +45,17 @@ SET {_TAKEN}, claim_token = hint.token,
     started_at = CASE job.state WHEN 'active' THEN job.started_at ELSE statement_timestamp() END
 FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS hint (job_id, token)
 WHERE job.id = hint.job_id
-  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> hint.token AND job.lane = ''
-                         AND job.queue <> ALL (%(paced_queues)s::text[])
-                         AND NOT EXISTS (
-                             SELECT FROM jobs_queuecontrol AS own
-                             WHERE own.name = job.queue
-                               AND num_nonnulls(own.rate_limit, own.concurrency_limit, own.quiet_hours) > 0)
+  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> hint.token
+                                         AND job.lane = '' AND job.queue <> ALL (%(paced_queues)s::text[])
                      WHEN 'active' THEN %(repeated)s AND job.claim_token = hint.token
                      ELSE FALSE END
   AND {_MAY_START}
+  AND NOT EXISTS (
+      SELECT FROM jobs_queuecontrol AS control
+      WHERE control.name = job.queue
+        AND (control.paused_at IS NOT NULL OR control.rate_limited_until > statement_timestamp()
+             OR job.state = 'waiting'
+                AND num_nonnulls(control.rate_limit, control.concurrency_limit, control.quiet_hours) > 0))
 RETURNING {_CLAIMED}
 """  # noqa: S608
 
@@ -90,7 +87,7 @@ WITH clock AS MATERIALIZED (
       AND (%(loud_until)s::timestamptz IS NULL OR clock.now < %(loud_until)s)
       AND NOT EXISTS (
           SELECT FROM rate JOIN jobs_limit AS own ON own.key = rate.key
-          WHERE own.paused_until > clock.now
+          WHERE own.rate_limited_until > clock.now
              OR own.starts[cardinality(own.starts) + 1 - rate.count] > clock.now - rate.period)
       AND (%(queue_concurrency)s::int IS NULL OR %(queue_concurrency)s > (
           SELECT count(*) FROM jobs_job AS other WHERE other.state = 'active' AND other.queue = %(queue)s))
@@ -98,6 +95,10 @@ WITH clock AS MATERIALIZED (
           SELECT count(*) FROM jobs_job AS other
           WHERE other.state = 'active' AND other.concurrency_key = %(concurrency_key)s))
       AND {_MAY_START}
+      AND NOT EXISTS (
+          SELECT FROM jobs_queuecontrol AS control
+          WHERE control.name = %(queue)s
+            AND (control.paused_at IS NOT NULL OR control.rate_limited_until > clock.now))
     RETURNING {_CLAIMED}
 ), counted AS (
     UPDATE jobs_limit AS own
@@ -142,7 +143,7 @@ ORDER BY rate.place
 # Locks: nothing. Index: job_waiting, from the head of each lane.
 # Two at once: they read.
 MOST_URGENT = """
-SELECT job.id, wanted.number
+SELECT job.id, wanted.number, job.priority
 FROM unnest(%(queues)s::text[], %(lanes)s::text[]) WITH ORDINALITY AS wanted (queue, lane, number)
 CROSS JOIN LATERAL (
     SELECT id, priority, run_at FROM jobs_job
@@ -150,6 +151,22 @@ CROSS JOIN LATERAL (
       AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
     ORDER BY priority, run_at, id LIMIT %(limit)s) AS job
 ORDER BY job.priority, job.run_at, job.id
+"""
+
+# Locks: nothing. Index: job_waiting, from the head of each priority of each lane.
+# Two at once: they read.
+LONGEST_WAITING = """
+SELECT job.id, wanted.number, level.priority
+FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(below)s::int[])
+    WITH ORDINALITY AS wanted (queue, lane, below, number)
+CROSS JOIN LATERAL generate_series(wanted.below + 1, 9) AS level (priority)
+CROSS JOIN LATERAL (
+    SELECT id, run_at FROM jobs_job
+    WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = level.priority
+      AND run_at < statement_timestamp() - %(age)s
+      AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
+    ORDER BY run_at, id LIMIT %(limit)s) AS job
+ORDER BY job.run_at, job.id LIMIT %(limit)s
 """
 
 # Locks: the jobs' rows, for the length of this statement. Index: primary key.
@@ -323,7 +340,7 @@ def claim(hints: dict[UUID, str], *, worker_id: UUID, task: str | None = None, r
         "worker_id": worker_id,
         "task": task,
         "repeated": repeated,
-        "paced_queues": [queue.name for queue in QUEUES.values() if queue.is_paced],
+        "paced_queues": PACED_QUEUES,
     }
     with connections[router.db_for_write(Job)].cursor() as cursor:
         cursor.execute(CLAIM, parameters)
@@ -450,18 +467,42 @@ def free_starts(rates: Collection[tuple[str, Rate]]) -> dict[tuple[str, Rate], F
     return {rate: FreeStarts(free, more_at) for rate, (_, free, more_at) in zip(rates, rows, strict=True)}
 
 
-def most_urgent(lanes: Sequence[tuple[str, str]], *, limit: int, without: Collection[UUID]) -> list[tuple[UUID, int]]:
-    """The most urgent waiting jobs of some lanes, which are named by queue and lane: at most `limit` of each.
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Where jobs wait: a queue, and the limits of their own, which all jobs of a lane have in common."""
 
-    Returns ids, the most urgent first, each with the place of its lane among those given.
+    queue: str
+    name: str = ""
+
+
+class Waiting(NamedTuple):
+    """A waiting job."""
+
+    job_id: UUID
+    lane: Lane
+    priority: int
+
+
+def most_urgent(lanes: Sequence[Lane], *, limit: int, without: Collection[UUID]) -> list[Waiting]:
+    """The most urgent waiting jobs of some lanes, at most `limit` of each; the most urgent first."""
+    return _of_lanes(MOST_URGENT, lanes, {"limit": limit, "without": list(without)})
+
+
+def longest_waiting(
+    below: Mapping[Lane, int], *, age: timedelta, limit: int, without: Collection[UUID]
+) -> list[Waiting]:
+    """The jobs of some lanes that have waited longest, and longer than `age`; of each lane, below a priority.
+
+    The oldest first, and at most `limit` of all.
     """
-    parameters = {
-        "queues": [queue for queue, _ in lanes],
-        "lanes": [lane for _, lane in lanes],
-        "limit": limit,
-        "without": list(without),
-    }
-    return [(job_id, number - 1) for job_id, number in _rows(MOST_URGENT, parameters)]
+    parameters = {"below": list(below.values()), "age": age, "limit": limit, "without": list(without)}
+    return _of_lanes(LONGEST_WAITING, list(below), parameters) if below else []
+
+
+def _of_lanes(statement: str, lanes: Sequence[Lane], parameters: dict[str, Any]) -> list[Waiting]:
+    named = {"queues": [lane.queue for lane in lanes], "lanes": [lane.name for lane in lanes]}
+    rows = _rows(statement, {**named, **parameters})
+    return [Waiting(job_id, lanes[number - 1], priority) for job_id, number, priority in rows]
 
 
 def promote_due(*, limit: int) -> list[UUID]:

@@ -1,5 +1,8 @@
 """Errors that tasks raise to tell the ledger what to do."""
 
+from functools import partial
+from typing import Any
+
 from celery.exceptions import Ignore
 
 LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
@@ -26,6 +29,10 @@ class RateLimited(Ignore):
             raise ValueError(f"retry_after_seconds={retry_after_seconds!r}: expected 0 to {LONGEST_PAUSE_SECONDS:,}.")
         super().__init__(message or f"The other side takes no more calls for {retry_after_seconds:g} s.")
         self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> Any:
+        # A pool process hands it to the worker's main process, which would end if it could not be made again there.
+        return partial(type(self), retry_after_seconds=self.retry_after_seconds), self.args
 
 
 class LeaseLost(Exception):

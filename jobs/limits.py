@@ -119,13 +119,16 @@ def in_force(name: str, control: QueueControl | None) -> Queue:
 
 
 def pause(job: Job, *, seconds: float) -> None:
-    """Lets nothing of the job's rate key start for so many seconds from now on, or of its queue where it has none."""
-    key = rate_key(job.rate_key) if job.rate_key is not None else queue_key(job.queue)
-    limit = Limit.objects.filter(pk=key)
-    until = Now() + timedelta(seconds=seconds)
+    """Lets nothing of the job's rate key start for so many seconds from now on, or of its queue where it has none.
+
+    A pause that lasts longer stays.
+    """
+    rows: Any = Limit.objects if job.rate_key is not None else QueueControl.objects
+    key = rate_key(job.rate_key) if job.rate_key is not None else job.queue
     # Greatest passes over an empty one.
-    while not limit.update(paused_until=Greatest(F("paused_until"), until), used_at=Now()):
-        Limit.objects.bulk_create([Limit(key=key)], ignore_conflicts=True)
+    until = Greatest(F("rate_limited_until"), Now() + timedelta(seconds=seconds))
+    while not rows.filter(pk=key).update(rate_limited_until=until):
+        rows.bulk_create([rows.model(pk=key)], ignore_conflicts=True)
 
 
 @contextmanager
@@ -145,16 +148,21 @@ def obstacle(job: Job) -> Obstacle | None:
     """
     control = QueueControl.objects.filter(name=job.queue).first()
     limits = Limits.of(in_force(job.queue, control), {name: getattr(job, name) for name in (*COLUMNS, "lane")})
-    rows = Limit.objects.in_bulk([queue_key(job.queue), *limits.rates])
+    rows = Limit.objects.in_bulk(list(limits.rates))
     now: datetime = Job.objects.values_list(Now(), flat=True).get(pk=job.pk)
-    found = [*_paused(rows, now), *_too_many_starts(limits, rows, now), *_quiet(limits, now), *_held(limits)]
+    pauses = {f"queue {job.queue}": control.rate_limited_until if control is not None else None}
+    pauses |= {f"rate key {job.rate_key}": row.rate_limited_until for row in rows.values()}
+    found = [
+        *(
+            Obstacle(text=f"The other side of {name} takes no more calls for now.", until=until)
+            for name, until in pauses.items()
+            if until is not None and until > now
+        ),
+        *_too_many_starts(limits, rows, now),
+        *_quiet(limits, now),
+        *_held(limits),
+    ]
     return max(found, key=lambda one: one.until or now, default=None)
-
-
-def _paused(rows: Mapping[str, Limit], now: datetime) -> Iterator[Obstacle]:
-    for key, row in rows.items():
-        if row.paused_until is not None and row.paused_until > now:
-            yield Obstacle(text=f"The other side of {_named(key)} takes no more calls for now.", until=row.paused_until)
 
 
 def _too_many_starts(limits: Limits, rows: Mapping[str, Limit], now: datetime) -> Iterator[Obstacle]:

@@ -298,7 +298,7 @@ class Duty(models.Model):
 
 
 class QueueControl(models.Model):
-    """What an operator has set for a queue, over the declaration in `jobs.queues`."""
+    """What an operator has set for a queue, over the declaration in `jobs.queues`, and whether anything may start."""
 
     OVERRIDES = (
         "rate_limit",
@@ -312,6 +312,9 @@ class QueueControl(models.Model):
 
     name = models.CharField(primary_key=True, max_length=64)
     paused_at = models.DateTimeField(null=True, blank=True)
+    rate_limited_until = models.DateTimeField(
+        null=True, blank=True, help_text="A job has raised RateLimited: nothing starts until then"
+    )
     waiting_threshold_count = models.PositiveIntegerField(null=True, blank=True)
     failed_threshold_count = models.PositiveIntegerField(null=True, blank=True)
     keep_completed_count = models.PositiveIntegerField(null=True, blank=True)
@@ -340,8 +343,8 @@ class Limit(models.Model):
         models.DateTimeField(), default=list, db_default=[], help_text="Oldest first, as many as a limit asks for"
     )
     kept_count = models.PositiveIntegerField(default=0, db_default=0, help_text="How many starts are kept at most")
-    paused_until = models.DateTimeField(
-        null=True, blank=True, help_text="The other side takes no more calls until then"
+    rate_limited_until = models.DateTimeField(
+        null=True, blank=True, help_text="A job has raised RateLimited: nothing starts until then"
     )
     used_at = models.DateTimeField(db_default=Now())
 

@@ -16,7 +16,7 @@ from kombu import pools
 from kombu.exceptions import OperationalError as BrokerError
 
 from jobs.models import Job
-from jobs.queues import QUEUES
+from jobs.queues import PACED_QUEUES, QUEUES
 from jobs.redaction import redacted_repr
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,7 @@ class Hint:
     @property
     def is_paced(self) -> bool:
         """Whether limits of the job or of its queue are declared: then the dispatcher alone knows when it may start."""
-        queue = QUEUES.get(self.queue)
-        return self.lane != "" or (queue is not None and queue.is_paced)
+        return self.lane != "" or self.queue in PACED_QUEUES
 
     @classmethod
     def of(cls, job: Job) -> Self:

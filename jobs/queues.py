@@ -40,7 +40,7 @@ class Queue:
         try:
             _ = self.rate, self.quiet
         except InvalidLimit as error:
-            raise InvalidLimit(f"Queue {self.name!r}: {error}") from None
+            raise InvalidLimit(f"Queue {self.name!r}: {error}") from error
         if isinstance(self.concurrency_limit, bool) or not isinstance(self.concurrency_limit, int):
             raise InvalidLimit(f"Queue {self.name!r}: concurrency_limit={self.concurrency_limit!r} is no whole number.")
         if self.concurrency_limit < 0:
@@ -55,6 +55,16 @@ class Queue:
     def quiet(self) -> QuietHours | None:
         """The quiet hours, if it has any."""
         return None if self.quiet_hours == NO_LIMIT else QuietHours.parse(self.quiet_hours)
+
+    @property
+    def limits(self) -> str:
+        """Its limits in a few words; empty where it has none."""
+        words = [
+            str(self.rate) if self.rate is not None else "",
+            f"{self.concurrency_limit} at once" if self.concurrency_limit else "",
+            f"quiet {self.quiet_hours}" if self.quiet is not None else "",
+        ]
+        return ", ".join(word for word in words if word)
 
     @property
     def is_paced(self) -> bool:
@@ -115,6 +125,10 @@ QUEUES = {
         ),
     ]
 }
+
+
+# Those of which every job has a limit to ask, as they are declared.
+PACED_QUEUES = [queue.name for queue in QUEUES.values() if queue.is_paced]
 
 
 def queue_named(name: object) -> Queue:

@@ -53,9 +53,11 @@ class QuietHours:
         today = now.astimezone(self.zone).date()
         days = [today + timedelta(days=number) for number in (-2, -1, 0, 1, 2)]
         over_midnight = timedelta(days=1 if self.end < self.begin else 0)
-        return [
+        hours = [
             (self._moment(day, self.begin, fold=0), self._moment(day + over_midnight, self.end, fold=1)) for day in days
         ]
+        # Clocks that skip all of them leave none on that day.
+        return [(begin, end) for begin, end in hours if begin < end]
 
     def _moment(self, day: date, clock: time, *, fold: int) -> datetime:
         there = datetime.combine(day, clock, self.zone)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, DurationField, ExpressionWrapper, F, Min, QuerySet, Value
+from django.db.models import Count, DurationField, ExpressionWrapper, F, Min, Q, QuerySet, Value
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
@@ -31,6 +31,9 @@ class QueueStatus:
     purpose: str = ""
     is_declared: bool = True
     is_paused: bool = False
+    # A job was told to wait, and with it the queue.
+    rate_limited_until: datetime | None = None
+    limits: str = ""
     waiting: int = 0
     active: int = 0
     completed: int = 0
@@ -102,6 +105,12 @@ def paused_queues() -> list[str]:
     return list(QueueControl.objects.filter(paused_at__isnull=False).values_list("name", flat=True))
 
 
+def halted_queues() -> list[str]:
+    """The names of the queues of which nothing starts: an operator has paused them, or a job raised `RateLimited`."""
+    halted = Q(paused_at__isnull=False) | Q(rate_limited_until__gt=Now())
+    return list(QueueControl.objects.filter(halted).values_list("name", flat=True))
+
+
 def tick_ages_seconds() -> dict[str, float | None]:
     """Seconds since each duty last ticked, by the database's clock; None where it never did or has no row."""
     ages = Duty.objects.annotate(age=_since(F("ticked_at"))).values_list("name", "age")
@@ -114,6 +123,8 @@ def _declared(queue: Queue, control: QueueControl | None) -> QueueStatus:
         name=queue.name,
         purpose=queue.purpose,
         is_paused=control is not None and control.paused_at is not None,
+        rate_limited_until=control.rate_limited_until if control is not None else None,
+        limits=in_force.limits,
         waiting_threshold_count=in_force.waiting_threshold_count,
         failed_threshold_count=in_force.failed_threshold_count,
     )

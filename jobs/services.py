@@ -11,6 +11,7 @@ from uuid import UUID
 
 from celery import current_app
 from django.db import IntegrityError, OperationalError, transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 from psycopg.errors import LockNotAvailable, UniqueViolation
 
@@ -171,16 +172,22 @@ def pause_queue(*, queue: str, actor: Actor) -> bool:
 
 
 def resume_queue(*, queue: str, actor: Actor) -> bool:
-    """Lets a paused queue run again; False when it was not paused. Raises UnknownQueue."""
+    """Lets a paused queue run again, also where a job was told to wait (`RateLimited`); False when it was not paused.
+
+    Raises UnknownQueue.
+    """
     return _set_paused(queue, actor, pause=False)
 
 
 def _set_paused(queue: str, actor: Actor, *, pause: bool) -> bool:
     with settle.atomic():
         control, _ = QueueControl.objects.get_or_create(name=queue_named(queue).name)
-        changed = QueueControl.objects.filter(pk=control.pk, paused_at__isnull=pause).update(
-            paused_at=Now() if pause else None
-        )
+        rows = QueueControl.objects.filter(pk=control.pk)
+        if pause:
+            changed = rows.filter(paused_at__isnull=True).update(paused_at=Now())
+        else:
+            halted = Q(paused_at__isnull=False) | Q(rate_limited_until__gt=Now())
+            changed = rows.filter(halted).update(paused_at=None, rate_limited_until=None)
         if changed:
             audit.record(actor=actor, thing=control, what=audit.PAUSED if pause else audit.RESUMED)
     return bool(changed)

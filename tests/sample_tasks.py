@@ -15,7 +15,7 @@ from django.contrib.auth.models import Group
 from django.db import DatabaseError, InterfaceError, transaction
 
 from jobs import fenced
-from jobs.errors import Permanent
+from jobs.errors import Permanent, RateLimited
 
 
 class Flaky(Exception):
@@ -327,3 +327,24 @@ def enqueue_child(self: Any, depth: int) -> str:
     if depth:
         enqueue_child.delay(depth - 1)
     return str(self.request.correlation_id)
+
+
+@shared_task(queue="default")
+def be_told_to_wait(path: str, seconds: float) -> str:
+    """The other side answers 429 to the first call, and leaves a mark."""
+    mark = Path(path)
+    if not mark.exists():
+        mark.touch()
+        raise RateLimited(retry_after_seconds=seconds)
+    return "taken"
+
+
+@shared_task(queue="default", atomic=True, autoretry_for=(Exception,), max_retries=3)
+def write_and_be_told_to_wait(path: str) -> str:
+    """An effect, then a 429, once."""
+    mark = Path(path)
+    Group.objects.create(name=f"told to wait {uuid4()}")
+    if not mark.exists():
+        mark.touch()
+        raise RateLimited("429 Too Many Requests", retry_after_seconds=0.5)
+    return "taken"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from uuid import UUID
 
 import redis
@@ -33,8 +34,8 @@ class Hints:
         self._redis.close()
         self._connection.release()
 
-    def of(self, queues: Iterable[str]) -> dict[str, set[UUID]]:
-        """The jobs that have a hint in a list of Redis, by queue; those that are taken next where there are many."""
+    def of(self, queues: Iterable[str]) -> dict[str, list[set[UUID]]]:
+        """The jobs that have a hint in Redis: for each queue a set per priority, of many those that are taken next."""
         pipeline = self._redis.pipeline(transaction=False)
         lists = {name: publish.hint_lists(name) for name in queues}
         for keys in lists.values():
@@ -42,12 +43,16 @@ class Hints:
                 # The far end of a list is the next to be taken.
                 pipeline.lrange(key, -settings.JOBS_WINDOW, -1)
         answers = iter(pipeline.execute())
-        return {name: {job_id for _ in keys for job_id in _job_ids(next(answers))} for name, keys in lists.items()}
+        return {name: [set(_job_ids(next(answers))) for _ in keys] for name, keys in lists.items()}
 
-    def send(self, job_ids: Collection[UUID]) -> None:
-        """Sends a hint at each of these jobs that waits."""
+    def send(self, job_ids: Collection[UUID], *, priority: int | None = None) -> None:
+        """Sends a hint at each of these jobs that waits, of its own priority or of this one."""
+        if not job_ids:
+            return
         jobs = Job.objects.filter(pk__in=job_ids, state="waiting").order_by("priority", "run_at", "id")
         hints = [publish.Hint.of(job) for job in jobs.only(*publish.Hint.COLUMNS)]
+        if priority is not None:
+            hints = [replace(hint, priority=priority) for hint in hints]
         with pools.producers[self._connection].acquire(block=True, timeout=5) as producer:
             publish.in_bulk(self.app, producer, hints)
 

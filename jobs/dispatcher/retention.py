@@ -9,7 +9,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from jobs import settle
-from jobs.models import ENDED, LIVE, DedupWindow, Flow, Job, QueueControl, Worker
+from jobs.models import ENDED, LIVE, DedupWindow, Flow, Job, Limit, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
@@ -17,6 +17,8 @@ SECONDS = 10.0
 # Whoever waits for a result has so long to fetch it.
 KEPT_AT_LEAST = timedelta(hours=1)
 WORKERS_KEPT = timedelta(days=1)
+# Longer than the longest period of a rate: what is forgotten then limits nothing any more.
+LIMITS_KEPT = timedelta(days=1)
 _BATCH = 500
 # A round ends with the batch in which it gets as long as this: the dispatcher's other duties wait for it.
 _ROUND_SECONDS = 0.2
@@ -30,7 +32,7 @@ def run_once() -> bool:
     Killed in the middle, each batch is removed or whole; two at once skip what the other has locked.
     """
     started = time.monotonic()
-    counts = [_remove_expired_windows(), _remove_ended_workers(), _remove_closed_flows()]
+    counts = [_remove_expired_windows(), _remove_idle_limits(), _remove_ended_workers(), _remove_closed_flows()]
     kept = list(_kept())
     # Where there is more than can be removed in time, no queue is always the last.
     random.shuffle(kept)
@@ -109,6 +111,15 @@ def _remove_closed_flows() -> int:
     closed = Flow.objects.filter(closed_at__lt=Now() - KEPT_AT_LEAST).order_by("closed_at")
     empty = closed.exclude(Exists(Job.objects.filter(Q(flow_id=OuterRef("pk")) | Q(awaited_flow_id=OuterRef("pk")))))
     return Flow.objects.filter(pk__in=list(empty.values_list("pk", flat=True)[:_BATCH])).delete()[0]
+
+
+def _remove_idle_limits() -> int:
+    """A claim that comes to such a key just now makes its row again, or is waited for by nobody."""
+    idle = Limit.objects.filter(used_at__lt=Now() - LIMITS_KEPT).exclude(rate_limited_until__gt=Now())
+    with settle.atomic():
+        locked = idle.order_by("used_at").select_for_update(skip_locked=True)
+        keys = list(locked.values_list("pk", flat=True)[:_BATCH])
+        return Limit.objects.filter(pk__in=keys).delete()[0]
 
 
 def _remove_ended_workers() -> int:

@@ -39,7 +39,8 @@ def run_due_jobs(*, ahead: timedelta = timedelta(0), at_most: int = 100) -> list
 
     Returns a Job for each run, in order, as it was after that run: a job that was retried appears again. An error of a
     task is in its job's row (`state`, `error`, `traceback`), as in a worker, and not raised. Raises EndlessJobs after
-    `at_most` runs. Jobs of paused queues stay. There are no time limits, and neither rates nor quiet hours hold.
+    `at_most` runs. Jobs of paused queues stay, also of those that `RateLimited` pauses. There are no time
+    limits, and neither rates nor quiet hours hold.
 
     Inside a transaction, callbacks registered by `on_commit` in a body are called after its run; where a query fails in
     a body, all that the body wrote is undone, not that one query alone.
@@ -60,7 +61,7 @@ def run_due_jobs(*, ahead: timedelta = timedelta(0), at_most: int = 100) -> list
 
 def _next(until: datetime, refused: set[UUID]) -> Job | None:
     """The next job in a worker's order; time passes only when nothing waits."""
-    runnable = Job.objects.exclude(queue__in=selectors.paused_queues()).exclude(pk__in=refused)
+    runnable = Job.objects.exclude(queue__in=selectors.halted_queues()).exclude(pk__in=refused)
     while True:
         flows.run_once()
         due.run_once()

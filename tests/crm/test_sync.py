@@ -13,7 +13,7 @@ from accounts.models import User
 from crm import services
 from crm.models import CrmContact
 from crm.tasks import MAX_RETRIES, sync_contact
-from jobs.models import Job, Limit
+from jobs.models import Job, QueueControl
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.http_server import HttpServer, Reply
 from tests.processes import Processes
@@ -97,9 +97,9 @@ def test_a_429_holds_the_queue_for_as_long_as_it_says(
     http_server.answer(Reply(status=429, headers={"Retry-After": "90"}))
     sign_up()
     processes.worker("crm", pool="threads", env=crm_env)
-    held = wait_until(lambda: Limit.objects.filter(pk="queue:crm", paused_until__isnull=False).first())
-    assert held.paused_until is not None
-    assert timedelta(seconds=60) < held.paused_until - timezone.now() < timedelta(seconds=91)
+    queue = wait_until(lambda: QueueControl.objects.filter(pk="crm", rate_limited_until__isnull=False).first())
+    assert queue.rate_limited_until is not None
+    assert timedelta(seconds=60) < queue.rate_limited_until - timezone.now() < timedelta(seconds=91)
     assert (job().state, job().attempt, contact().state) == ("waiting", 1, "pending")
     assert contact().error == "The CRM takes no more calls for 90 s."
 

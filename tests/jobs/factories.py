@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from jobs import claims
+from jobs.limits import COLUMNS, lane_of
 from jobs.models import Job, JobEvent, Worker
 from jobs.settle import Run
 
@@ -33,6 +34,7 @@ def make_job(**fields: Any) -> Job:
     values = {"task": "tests.sample_tasks.add", "queue": "default", "state": "waiting", "max_attempts": 3, **fields}
     if values["state"] in ("completed", "failed", "cancelled"):
         values.setdefault("finished_at", Now())
+    values.setdefault("lane", lane_of({name: values.get(name) for name in COLUMNS}))
     return Job.objects.create(**values)
 
 

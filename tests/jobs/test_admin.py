@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.contrib.messages import get_messages
 from django.db import connection
+from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -377,6 +378,37 @@ def test_limits_are_set_for_declared_queues_and_a_pause_stays(admin_client: Clie
     shown = page(admin_client.get(url))
     assert all(f"{count} (declared)" in shown for count in (50, 500))
     assert admin_client.post(f"{url}email/delete/", {"post": "yes"}).status_code == 403
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_operator_sets_limits_which_are_checked_recorded_and_shown(admin_client: Client) -> None:
+    url = "/admin/jobs/queuecontrol/"
+    form = {"rate_limit": "7", "concurrency_limit": "3", "quiet_hours": "22:00-07:00 Europe/Berlin"}
+    assert admin_client.post(f"{url}add/", {**form, "name": "default"}).status_code == 302
+    control = QueueControl.objects.get(name="default")
+    assert (control.rate_limit, control.concurrency_limit, control.quiet_hours) == ("7/s", 3, form["quiet_hours"])
+    assert "7/s, 3 at once, quiet 22:00-07:00 Europe/Berlin" in page(admin_client.get(url))
+    assert "7/s, 3 at once, quiet 22:00-07:00 Europe/Berlin" in page(admin_client.get(reverse("queues")))
+    for field, wrong, words in (("rate_limit", "fast", "is no rate"), ("quiet_hours", "22-7", "are no quiet hours")):
+        assert words in page(admin_client.post(f"{url}default/change/", {**form, field: wrong}))
+    # A job is told to wait while the form is open.
+    QueueControl.objects.update(rate_limited_until=Now() + timedelta(minutes=5))
+    assert admin_client.post(f"{url}default/change/", {**form, "rate_limit": "none"}).status_code == 302
+    control.refresh_from_db()
+    assert control.rate_limit == "none"
+    assert control.rate_limited_until is not None
+    entry = AuditEntry.objects.latest("pk")
+    assert entry.details == {"before": {"rate_limit": "7/s"}, "after": {"rate_limit": "none"}}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_queue_that_was_told_to_wait_is_shown_and_resumed(admin_client: Client) -> None:
+    QueueControl.objects.create(name="crm", rate_limited_until=Now() + timedelta(minutes=5))
+    assert "told to wait until" in page(admin_client.get(reverse("queues")))
+    [sentence] = told(admin_client.post(reverse("queue-resume", args=["crm"])))
+    assert "runs again" in sentence
+    assert QueueControl.objects.get(name="crm").rate_limited_until is None
+    assert "told to wait" not in page(admin_client.get(reverse("queues")))
 
 
 def test_workers_are_shown_with_the_state_of_their_lease(admin_client: Client) -> None:

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from jobs import settle
 from jobs.dispatcher import retention
-from jobs.models import ENDED, Attempt, DedupWindow, Job, QueueControl, Worker
+from jobs.models import ENDED, Attempt, DedupWindow, Job, Limit, QueueControl, Worker
 from jobs.queues import QUEUES
 from jobs.states import State
 from tests.jobs.connections import another_connection, kill, over
@@ -182,6 +182,15 @@ def test_ended_workers_and_expired_windows_go() -> None:
     assert set(Worker.objects.values_list("pk", flat=True)) == {young, living}
     assert old not in {young, living}
     assert list(DedupWindow.objects.values_list("key", flat=True)) == ["future"]
+
+
+@pytest.mark.django_db
+def test_limits_that_nobody_has_asked_for_a_day_go_unless_they_still_hold() -> None:
+    for key, hours in (("idle", 25), ("used", 23), ("told to wait", 25)):
+        Limit.objects.create(key=key, used_at=timezone.now() - timedelta(hours=hours))
+    Limit.objects.filter(key="told to wait").update(rate_limited_until=timezone.now() + timedelta(hours=1))
+    retain()
+    assert set(Limit.objects.values_list("key", flat=True)) == {"used", "told to wait"}
 
 
 @pytest.mark.django_db(transaction=True)
