@@ -47,3 +47,8 @@ def test_the_description_of_the_api_is_served_from_here_alone(client: Client) ->
         "/api/webhook-endpoints/{endpoint_id}",
         "/webhooks/in/{source}",
     }
+
+
+def test_the_address_of_the_site_leads_to_the_admin(client: Client) -> None:
+    answer = client.get("/")
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/")

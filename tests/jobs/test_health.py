@@ -194,3 +194,9 @@ def test_ready_means_that_every_migration_is_applied(client: Client) -> None:
 def test_the_probes_only_answer_questions(client: Client) -> None:
     for path in ("/livez", "/readyz", "/health"):
         assert client.post(path).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/health", "/readyz", "/livez"])
+def test_a_wrong_method_is_told_as_one(path: str) -> None:
+    answer = Client(enforce_csrf_checks=True).post(path)
+    assert (answer.status_code, answer["Allow"]) == (405, "GET, HEAD")
