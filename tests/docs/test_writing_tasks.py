@@ -4,6 +4,7 @@ import ast
 import re
 import unittest
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,7 @@ from django_celery_beat.models import PeriodicTask
 
 from accounts.models import User
 from devstack.home import BASE_DIR
+from jobs import services
 from jobs.cron import catch_up
 from jobs.models import CatchUp, Job, Tick
 from jobs.scheduler import LedgerScheduler
@@ -91,6 +93,28 @@ def test_the_example_of_a_schedule_makes_up_for_each_tick_with_its_own_day() -> 
     assert {tick.scheduled_for.astimezone(ZoneInfo("Europe/Berlin")).hour for tick in ticks} == {7}
     assert len(ticks) >= 3
     assert sorted(job.result for job in run_due_jobs()) == [f"books of {tick.scheduled_for.date()}" for tick in ticks]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_example_of_cancelling_tidies_up_when_its_job_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_cancelled: bool
+) -> None:
+    (example,) = re.findall(r"^## Cancelling\n.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.setattr("jobs.task._REPORT_SECONDS", 0)
+
+    def line_of(order_id: int) -> str:
+        if is_cancelled and order_id == 2:
+            assert (tmp_path / "orders.part").exists()
+            services.cancel_job(job_id=Job.objects.get().pk, actor="ada")
+        return f"{order_id}\n"
+
+    names: dict[str, Any] = {"__name__": f"docs.cancelling_{is_cancelled}", "line_of": line_of}
+    exec(example, names)
+    names["export_orders"].delay([1, 2, 3], str(tmp_path / "orders"))
+    (ran,) = run_due_jobs()
+    files = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert (ran.state, files) == (("cancelled", {}) if is_cancelled else ("completed", {"orders": "1\n2\n3\n"}))
 
 
 def test_the_policies_and_limits_of_schedules_are_the_declared_ones() -> None:
