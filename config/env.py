@@ -19,6 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from jobs.defaults import JOBS
 from webhooks.addresses import networks
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -91,17 +92,31 @@ class Environment(BaseSettings):
     )
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")
 
-    jobs_lease_seconds: float = Field(20, gt=0, description="A worker that is silent for so long is given up")
-    jobs_heartbeat_seconds: float = Field(5, gt=0, description="How often a worker renews its lease")
-    jobs_grace_seconds: float = Field(30, ge=0, description="How long running jobs may take when a worker is stopped")
-    jobs_cancel_grace_seconds: float = Field(
-        10, ge=0, description="How long the run of a cancelled job may go on before it is ended"
+    jobs_lease_seconds: float = Field(
+        JOBS["JOBS_LEASE_SECONDS"], gt=0, description="A worker that is silent for so long is given up"
     )
-    jobs_dispatch_seconds: float = Field(0.4, gt=0, description="Pause between two looks of the dispatcher")
-    jobs_window: int = Field(500, ge=1, description="Hints per queue that Redis holds at the most")
-    jobs_log_lines: int = Field(1000, ge=0, description="Log lines that are kept of one run of a job, at most")
-    jobs_log_bytes: int = Field(256 * 1024, ge=0, description="The same in bytes")
-    jobs_payload_max_bytes: int = Field(256 * 1024, ge=1024, description="Largest arguments of one job")
+    jobs_heartbeat_seconds: float = Field(
+        JOBS["JOBS_HEARTBEAT_SECONDS"], gt=0, description="How often a worker renews its lease"
+    )
+    jobs_grace_seconds: float = Field(
+        JOBS["JOBS_GRACE_SECONDS"], ge=0, description="How long running jobs may take when a worker is stopped"
+    )
+    jobs_cancel_grace_seconds: float = Field(
+        JOBS["JOBS_CANCEL_GRACE_SECONDS"],
+        ge=0,
+        description="How long the run of a cancelled job may go on before it is ended",
+    )
+    jobs_dispatch_seconds: float = Field(
+        JOBS["JOBS_DISPATCH_SECONDS"], gt=0, description="Pause between two looks of the dispatcher"
+    )
+    jobs_window: int = Field(JOBS["JOBS_WINDOW"], ge=1, description="Hints per queue that Redis holds at the most")
+    jobs_log_lines: int = Field(
+        JOBS["JOBS_LOG_LINES"], ge=0, description="Log lines that are kept of one run of a job, at most"
+    )
+    jobs_log_bytes: int = Field(JOBS["JOBS_LOG_BYTES"], ge=0, description="The same in bytes")
+    jobs_payload_max_bytes: int = Field(
+        JOBS["JOBS_PAYLOAD_MAX_BYTES"], ge=1024, description="Largest arguments of one job"
+    )
 
     @field_validator("webhook_allowed_networks")
     @classmethod

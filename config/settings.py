@@ -7,10 +7,8 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
-from kombu import Queue
 
 from config import env as environment
-from jobs.queues import QUEUES
 from webhooks.addresses import networks
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -311,46 +309,8 @@ REDIS_URL = (
     else f"redis://:{quote(env.redis_password.get_secret_value(), safe='')}@{env.redis_host}:{env.redis_port}/0"
 )
 CELERY_BROKER_URL = REDIS_URL
-CELERY_BROKER_TRANSPORT_OPTIONS = {
-    # No copies of taken messages in Redis, nor a clock that delivers them again: the ledger's leases find lost jobs.
-    "ack_emulation": False,
-    "priority_steps": list(range(10)),
-    "sep": ":",
-    "socket_timeout": 5,
-    "socket_connect_timeout": 5,
-    "socket_keepalive": True,
-    "health_check_interval": 10,
-}
-CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_RESULT_BACKEND = "jobs.backend:LedgerBackend"
-CELERY_RESULT_EXPIRES = None
-CELERY_TASK_QUEUES = [Queue(name) for name in QUEUES]
-CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_DEFAULT_PRIORITY = 5
-CELERY_TASK_CREATE_MISSING_QUEUES = False
-CELERY_TASK_ACKS_LATE = True
-CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# Celery's rate limit is one worker's own, and holds its slots. The ledger takes `rate_limit` for all workers together.
-CELERY_WORKER_DISABLE_RATE_LIMITS = True
-# The ledger decides what becomes of a job whose process died; the message is never put back.
-CELERY_TASK_REJECT_ON_WORKER_LOST = False
-CELERY_TASK_RETRY_ON_WORKER_LOST = False
-CELERY_TASK_TRACK_STARTED = False
-# Without these a retry or failure of a task with ignore_result=True would never reach the ledger.
-CELERY_TASK_IGNORE_RESULT = False
-CELERY_TASK_STORE_ERRORS_EVEN_IF_IGNORED = True
-CELERY_TASK_SERIALIZER = CELERY_RESULT_SERIALIZER = "json"
-CELERY_ACCEPT_CONTENT = ["json"]
-# Flower switches task events on, every few seconds, while it runs; nobody else listens to them.
-CELERY_WORKER_SEND_TASK_EVENTS = False
-# Keeps a slot's database connection over tasks instead of reconnecting twice around each one.
-CELERY_DB_REUSE_MAX = 1000
-CELERY_BEAT_SCHEDULER = "jobs.scheduler:LedgerScheduler"
+# What the ledger needs of Celery it brings itself: jobs/defaults.py.
 CELERY_TIMEZONE = "UTC"
-CELERY_ENABLE_UTC = True
-DJANGO_CELERY_BEAT_TZ_AWARE = True
-
 # Django's own task API, from Django 6.0 on or by the package django-tasks.
 TASKS = {"default": {"BACKEND": "jobs.django_tasks.LedgerTaskBackend"}}
 

@@ -6,8 +6,10 @@ from typing import Any
 import django
 from celery import Celery
 from celery.result import AsyncResult
+from celery.utils.collections import ChainMap
 from django.apps import apps
 
+from jobs import defaults
 from jobs.worker.hints import KeepNoHints
 from jobs.worker.monitoring import BunchEvents
 from jobs.worker.step import LedgerStep
@@ -30,6 +32,10 @@ class LedgerCelery(Celery):
         super().__init__(*args, **kwargs)
         self.steps["worker"].add(LedgerStep)
         self.steps["consumer"].update([BunchEvents, KeepNoHints])
+
+    def prepare_config(self, c: Any) -> Any:
+        """The project's settings, and below them what the ledger needs of Celery."""
+        return ChainMap(super().prepare_config(c), defaults.celery())
 
     def send_task(
         self,

@@ -1,8 +1,13 @@
 """The ledger as a Django app."""
 
 import logging
+from typing import Any
 
+from celery.signals import after_setup_logger
 from django.apps import AppConfig
+from django.conf import settings
+
+from jobs import defaults
 
 
 class JobsConfig(AppConfig):
@@ -13,6 +18,9 @@ class JobsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        for name, value in defaults.JOBS.items():
+            if not hasattr(settings, name):
+                setattr(settings, name, value)
         from jobs import (
             canvas,
             checks,  # noqa: F401  # registers the system checks
@@ -20,4 +28,11 @@ class JobsConfig(AppConfig):
         from jobs.worker import notes
 
         canvas.mend()
-        logging.getLogger().addHandler(notes.JobLogHandler())
+        kept = notes.JobLogHandler()
+
+        def keep_log_lines(logger: logging.Logger, **_: Any) -> None:
+            logger.addHandler(kept)
+
+        keep_log_lines(logging.getLogger())
+        # Where the project leaves logging to Celery, a worker takes away what the root logger had.
+        after_setup_logger.connect(keep_log_lines, weak=False)

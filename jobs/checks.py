@@ -11,6 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 from django_celery_beat.models import PeriodicTask
 
+from jobs.app import LedgerCelery
+from jobs.defaults import BROKER_TRANSPORT_OPTIONS
 from jobs.queues import QUEUES
 from jobs.rates import InvalidLimit
 
@@ -31,10 +33,37 @@ def check_lease(**_: Any) -> list[CheckMessage]:
 
 
 @register()
+def check_application(**_: Any) -> list[CheckMessage]:
+    """Celery's application is the ledger's, and its broker a Redis."""
+    errors: list[CheckMessage] = []
+    app = current_app._get_current_object()
+    if not isinstance(app, LedgerCelery):
+        errors.append(
+            Error(
+                f"Celery's application is a {type(app).__name__}: its tasks would be messages without a row.",
+                hint="Make a jobs.app.LedgerCelery in the project's package, and import it in its __init__.py.",
+                id="jobs.E006",
+            )
+        )
+    if not getattr(settings, "CELERY_BROKER_URL", "").startswith(("redis://", "rediss://")):
+        errors.append(
+            Error(
+                "CELERY_BROKER_URL names no Redis.",
+                hint="Set it in Django's settings, like redis://:password@host:6379/0.",
+                id="jobs.E007",
+            )
+        )
+    return errors
+
+
+@register()
 def check_delivery(**_: Any) -> list[CheckMessage]:
     """Celery settings that the ledger relies on."""
     conf = current_app.conf
+    if not isinstance(current_app._get_current_object(), LedgerCelery):
+        return []
     wanted = {
+        "result_backend": "jobs.backend:LedgerBackend",
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
         "worker_disable_rate_limits": True,
@@ -43,6 +72,7 @@ def check_delivery(**_: Any) -> list[CheckMessage]:
         "task_ignore_result": False,
         "task_store_errors_even_if_ignored": True,
         "task_create_missing_queues": False,
+        "broker_transport_options": {**conf.broker_transport_options, **BROKER_TRANSPORT_OPTIONS},
         # However long Redis is away, no worker ends; Celery's own patience has an end.
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -51,7 +81,7 @@ def check_delivery(**_: Any) -> list[CheckMessage]:
     return [
         Error(
             f"CELERY_{name.upper()} is {conf[name]!r}; the ledger needs {value!r}.",
-            hint="Remove the setting from your changes to config/settings.py.",
+            hint="Remove the setting: the ledger brings its own (jobs/defaults.py).",
             id="jobs.E002",
         )
         for name, value in wanted.items()

@@ -150,7 +150,7 @@ def job_of(
         id=own_id,
         task=task.name,
         queue=queue.name,
-        priority=settings.CELERY_TASK_DEFAULT_PRIORITY if priority is None else _checked_priority(priority),
+        priority=app.conf.task_default_priority if priority is None else _checked_priority(priority),
         args=list(args),
         kwargs=kwargs,
         headers=headers,

@@ -237,7 +237,7 @@ class Publisher:
 
 def hint_lists(queue: str) -> list[str]:
     """The Redis lists that hold a queue's hints, the most urgent priority first, named as kombu names them."""
-    options: dict[str, Any] = settings.CELERY_BROKER_TRANSPORT_OPTIONS
+    options: dict[str, Any] = current_app.conf.broker_transport_options
     prefix, separator = options.get("global_keyprefix", ""), options["sep"]
     return [f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}" for step in options["priority_steps"]]
 

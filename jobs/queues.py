@@ -1,4 +1,7 @@
-"""Every queue of the project, declared once: web, workers, compose and dashboard read this list."""
+"""Every queue of the project, declared once: web, workers, compose and dashboard read this list.
+
+A project that has the ledger as a package declares its own, by `declare`.
+"""
 
 from dataclasses import dataclass
 
@@ -76,7 +79,7 @@ class UnknownQueue(ValueError):
     """A job was sent to a queue that nobody declared, so that no worker would ever take it."""
 
     def __init__(self, name: object) -> None:
-        super().__init__(f"There is no queue {name!r}. Declared in jobs/queues.py: {', '.join(sorted(QUEUES))}.")
+        super().__init__(f"There is no queue {name!r}. Declared: {', '.join(sorted(QUEUES))}.")
 
 
 QUEUES = {
@@ -129,6 +132,19 @@ QUEUES = {
 
 # Those of which every job has a limit to ask, as they are declared.
 PACED_QUEUES = [queue.name for queue in QUEUES.values() if queue.is_paced]
+
+
+def declare(*queues: Queue) -> None:
+    """Puts other queues in the place of these: for settings of a project that has the ledger as a package.
+
+    Raises ValueError where two have one name, or none is called "default", where tasks go that name none.
+    """
+    names = [queue.name for queue in queues]
+    if len(set(names)) < len(names) or "default" not in names:
+        raise ValueError(f"Queues {names}: expected different names, and a queue 'default' among them.")
+    QUEUES.clear()
+    QUEUES.update(zip(names, queues, strict=True))
+    PACED_QUEUES[:] = [queue.name for queue in queues if queue.is_paced]
 
 
 def queue_named(name: object) -> Queue:

@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded
-from django.conf import settings
 
 from jobs.models import Job, Worker
 from jobs.queues import QUEUES
@@ -64,6 +63,6 @@ def _limit_seconds(request: Any) -> float:
     """The job's own limit, which its hint tells; a message of another producer tells none, and has the queue's."""
     hard_seconds, _ = request.time_limits
     if hard_seconds is None:
-        queue = (request.delivery_info or {}).get("routing_key") or settings.CELERY_TASK_DEFAULT_QUEUE
+        queue = (request.delivery_info or {}).get("routing_key") or request.task.app.conf.task_default_queue
         hard_seconds = request.task.time_limit or QUEUES[queue].time_limit_seconds
     return float(hard_seconds)

@@ -160,4 +160,4 @@ def test_the_options_that_are_not_celerys_come_last_and_are_told_by_the_task() -
 
 
 def test_the_default_priority_is_the_one_that_is_told(settings: Any) -> None:
-    assert f"{settings.CELERY_TASK_DEFAULT_PRIORITY} where nothing is said" in PAGE
+    assert f"{current_app.conf.task_default_priority} where nothing is said" in PAGE

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from celery import current_app
-from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
@@ -187,7 +186,7 @@ def test_time_limits_come_from_the_call_then_the_queue() -> None:
 
 @pytest.mark.django_db
 def test_a_job_without_priority_gets_the_default_one() -> None:
-    assert Job.objects.get(pk=sample_tasks.add.delay(1, 2).id).priority == settings.CELERY_TASK_DEFAULT_PRIORITY
+    assert Job.objects.get(pk=sample_tasks.add.delay(1, 2).id).priority == current_app.conf.task_default_priority
 
 
 @pytest.mark.django_db
