@@ -18,9 +18,7 @@ class JobsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        for name, value in defaults.JOBS.items():
-            if not hasattr(settings, name):
-                setattr(settings, name, value)
+        defaults.fill_in(settings)
         from jobs import (
             canvas,
             checks,  # noqa: F401  # registers the system checks

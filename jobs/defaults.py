@@ -9,7 +9,7 @@ from kombu import Queue
 
 from jobs.queues import QUEUES
 
-# `jobs.apps` puts those that are missing into Django's settings; `docs/environment.md` says what each is.
+# `docs/environment.md` says what each is.
 JOBS: dict[str, Any] = {
     "JOBS_LEASE_SECONDS": 20,
     "JOBS_HEARTBEAT_SECONDS": 5,
@@ -29,6 +29,13 @@ BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
     "priority_steps": list(range(10)),
     "sep": ":",
 }
+
+
+def fill_in(settings: Any) -> None:
+    """Gives Django's settings those of the ledger that they lack."""
+    for name, value in JOBS.items():
+        if not hasattr(settings, name):
+            setattr(settings, name, value)
 
 
 def celery() -> dict[str, Any]:

@@ -22,12 +22,20 @@ FAILED = pytest.StashKey[bool]()
 class Process:
     """A process of the project in its own group; its output is in a file."""
 
-    def __init__(self, arguments: Sequence[str], *, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str],
+        python: str = sys.executable,
+        folder: Path = BASE_DIR,
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                cwd=BASE_DIR,
+                [python, "-m", *arguments],
+                cwd=folder,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "LOG_LEVEL": "INFO", **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
