@@ -114,17 +114,21 @@ SELECT * FROM claimed
 # Locks: nothing. Index: job_waiting, of which it reads one entry per lane, however many jobs stand in it.
 # Two at once: they read.
 WAITING_LANES = """
-WITH RECURSIVE lane AS (
+WITH RECURSIVE own AS (
     (SELECT queue, lane, rate_key, rate_limit, concurrency_key, concurrency_limit, quiet_hours
-     FROM jobs_job WHERE state = 'waiting' ORDER BY queue, lane LIMIT 1)
+     FROM jobs_job WHERE state = 'waiting' AND (queue, lane) > (%(queue)s, %(lane)s) ORDER BY queue, lane LIMIT 1)
     UNION ALL
     SELECT following.*
-    FROM lane CROSS JOIN LATERAL (
+    FROM own CROSS JOIN LATERAL (
         SELECT queue, lane, rate_key, rate_limit, concurrency_key, concurrency_limit, quiet_hours
-        FROM jobs_job WHERE state = 'waiting' AND (queue, lane) > (lane.queue, lane.lane)
+        FROM jobs_job WHERE state = 'waiting' AND (queue, lane) > (own.queue, own.lane)
         ORDER BY queue, lane LIMIT 1) AS following
 )
-SELECT lane.*, statement_timestamp() FROM lane
+SELECT *, statement_timestamp() FROM (
+    SELECT * FROM (SELECT * FROM own LIMIT %(limit)s) AS following WHERE lane <> ''
+    UNION ALL
+    SELECT queue, '', NULL, NULL, NULL, NULL, NULL FROM unnest(%(queues)s::text[]) AS queue
+    WHERE EXISTS (SELECT FROM jobs_job WHERE state = 'waiting' AND jobs_job.queue = queue.queue AND lane = '')) AS lane
 """
 
 # Locks: nothing. Index: primary key.
@@ -441,11 +445,17 @@ def now() -> datetime:
     return moment
 
 
-def waiting_lanes() -> tuple[list[dict[str, Any]], datetime | None]:
-    """Every queue and lane in which jobs wait, with the columns that the jobs of a lane have in common; and when it was
-    so, None where nothing waits."""
+def waiting_lanes(
+    *, after: "Lane", limit: int, queues: Collection[str]
+) -> tuple[list[dict[str, Any]], datetime | None]:
+    """Lanes in which jobs wait, with the columns that the jobs of a lane have in common, and when it was so.
+
+    The next lanes of jobs with limits of their own, in the order of the index: about `limit` of them, and fewer when
+    the last was reached. Besides, each time, the lanes of jobs without, of these queues. No moment where nothing waits.
+    """
     names = ("queue", "lane", *COLUMNS, "now")
-    lanes = [dict(zip(names, row, strict=True)) for row in _rows(WAITING_LANES, {})]
+    parameters = {"queue": after.queue, "lane": after.name, "limit": limit, "queues": list(queues)}
+    lanes = [dict(zip(names, row, strict=True)) for row in _rows(WAITING_LANES, parameters)]
     return lanes, lanes[0]["now"] if lanes else None
 
 

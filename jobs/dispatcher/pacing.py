@@ -18,7 +18,7 @@ from django.conf import settings
 from jobs import claims
 from jobs.dispatcher import ageing
 from jobs.dispatcher.hints import REDIS_AWAY, Hints
-from jobs.dispatcher.slots import PacedLane, paced_lanes
+from jobs.dispatcher.slots import PacedLane, Round
 from jobs.models import Job
 from jobs.queues import QUEUES
 from jobs.worker.thread import DutyThread
@@ -28,7 +28,7 @@ GRANT_SECONDS = 1.0
 # A look comes when the next slot is free, but not sooner than this, nor later than that.
 SHORTEST_SECONDS = 0.02
 LONGEST_SECONDS = 0.2
-# A look at very many lanes takes its time; it must leave PostgreSQL to others for longer than that.
+# A look at many lanes takes its time; it must leave PostgreSQL to others for longer than that.
 _REST_PER_LOOK = 2.0
 # Among more lanes than this, old jobs are looked for by chance.
 _LANES_OF_OLD = 50
@@ -62,6 +62,7 @@ class Pacer:
         self._hints = Hints(app, name="jobs-pacer")
         self._granted: dict[UUID, Grant] = {}
         self._turns = ageing.Turns()
+        self._round = Round()
 
     def close(self) -> None:
         """Lets go of Redis."""
@@ -70,9 +71,8 @@ class Pacer:
     def look(self) -> float:
         """Grants what is free; returns in how many seconds it is worth while to look again."""
         began = time.monotonic()
-        lanes, now = paced_lanes()
+        lanes, now = self._round.next()
         if now is None or not lanes:
-            self._granted.clear()
             return LONGEST_SECONDS
         try:
             taken = self._outstanding()

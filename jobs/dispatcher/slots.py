@@ -15,6 +15,10 @@ from jobs.limits import Limits, concurrency_key, in_force, queue_key
 from jobs.models import Job, Limit, QueueControl
 from jobs.queues import QUEUES
 
+# So that a look stays short. Where more keys wait at once, each is looked at in its turn.
+LANES_AT_ONCE = 1000
+_BEGINNING = claims.Lane("")
+
 
 @dataclass(frozen=True, slots=True)
 class Slots:
@@ -47,12 +51,25 @@ class PacedLane:
         return {slots.key for slots in self.slots}
 
 
-def paced_lanes() -> tuple[list[PacedLane], datetime | None]:
-    """The lanes with limits in which jobs wait, and the moment of the look by the database's clock. Halted queues are
-    left out."""
-    waiting, now = claims.waiting_lanes()
-    if now is None:
-        return [], None
+class Round:
+    """Walks through all lanes with limits in which jobs wait, however many there are, look by look."""
+
+    def __init__(self) -> None:
+        self._after = _BEGINNING
+
+    def next(self) -> tuple[list[PacedLane], datetime | None]:
+        """The next of them, and the moment of the look by the database's clock. Halted queues are left out.
+
+        Jobs without limits of their own are looked at each time, whatever others do.
+        """
+        waiting, now = claims.waiting_lanes(after=self._after, limit=LANES_AT_ONCE, queues=QUEUES)
+        own = [claims.Lane(lane["queue"], lane["lane"]) for lane in waiting if lane["lane"]]
+        # Some of the limit may have been lanes without own limits, one of each queue at the most.
+        self._after = own[-1] if len(own) + len(QUEUES) >= LANES_AT_ONCE else _BEGINNING
+        return ([], None) if now is None else (_paced(waiting, now), now)
+
+
+def _paced(waiting: Iterable[dict[str, Any]], now: datetime) -> list[PacedLane]:
     lanes = list(_with_limits(waiting))
     rates = list({(key, rate) for lane in lanes for key, rate in lane.rates.items() if rate is not None})
     starts, halted, running = claims.free_starts(rates), _halted_keys(lanes), _running(lanes)
@@ -65,7 +82,7 @@ def paced_lanes() -> tuple[list[PacedLane], datetime | None]:
         if quiet_until is not None:
             slots.append(Slots(queue_key(lane.queue), 0, quiet_until))
         found.append(PacedLane(claims.Lane(lane.queue, lane.lane), slots))
-    return found, now
+    return found
 
 
 def _with_limits(waiting: Iterable[dict[str, Any]]) -> Iterable[Limits]:

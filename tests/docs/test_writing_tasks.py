@@ -5,6 +5,7 @@ import re
 import unittest
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,9 +16,11 @@ from django_celery_beat.models import PeriodicTask
 
 from accounts.models import User
 from devstack.home import BASE_DIR
-from jobs import services
+from jobs import limits, rates, services
 from jobs.cron import catch_up
+from jobs.dispatcher import ageing
 from jobs.models import CatchUp, Job, Tick
+from jobs.queues import QUEUES
 from jobs.scheduler import LedgerScheduler
 from jobs.task import JobTask
 from jobs.testing import run_due_jobs
@@ -36,6 +39,11 @@ OPTIONS: dict[str, Any] = {
     "task_id": "0195508e-1a2b-7c3d-8e4f-5a6b7c8d9e0f",
     "link": sample_tasks.add.s(1),
     "link_error": sample_tasks.add.si(1, 2),
+    "rate_key": "tenant:42",
+    "rate_limit": "5/s",
+    "concurrency_key": "user:42",
+    "concurrency_limit": 2,
+    "quiet_hours": "22:00-07:00 Europe/Berlin",
     "dedup_key": "contact-7",
     "dedup_seconds": 60,
     "dedup_latest": True,
@@ -117,6 +125,46 @@ def test_the_example_of_cancelling_tidies_up_when_its_job_is_cancelled(
     assert (ran.state, files) == (("cancelled", {}) if is_cancelled else ("completed", {"orders": "1\n2\n3\n"}))
 
 
+@pytest.mark.django_db
+def test_the_example_of_limits_limits_each_user_and_each_host() -> None:
+    (example,) = re.findall(r"^## Priorities and limits\n.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    answers = {"slow.example": 429, "quick.example": 200}
+
+    class Http:
+        @staticmethod
+        def get(host: str, path: str) -> Any:
+            return SimpleNamespace(status_code=answers[host], headers={"Retry-After": "90"})
+
+    names: dict[str, Any] = {"__name__": "docs.limits", "http": Http}
+    exec(example, names)
+    names["make_statement"].delay(42)
+    for host in answers:
+        names["call"].delay(host, "/")
+    names["call_gently"]("quick.example")
+    assert set(Job.objects.values_list(*limits.COLUMNS)) == {
+        (None, None, "user:42", 1, None),
+        ("host:slow.example", "5/s", None, None, None),
+        ("host:quick.example", "5/s", None, None, None),
+        ("host:quick.example", "10/m", None, None, "22:00-07:00 Europe/Berlin"),
+    }
+    run_due_jobs()
+    assert Job.objects.filter(rate_key="host:quick.example", state="completed", result=200).count() == 2
+    slow = Job.objects.get(rate_key="host:slow.example")
+    assert (slow.state, slow.attempt) == ("waiting", 1)
+    wait = limits.obstacle(slow)
+    assert wait is not None
+    assert wait.until is not None
+    assert timedelta(seconds=60) < wait.until - timezone.now() <= timedelta(seconds=90)
+
+
+def test_the_limits_of_queues_are_the_declared_ones() -> None:
+    limited = {name: queue.limits for name, queue in QUEUES.items() if queue.limits}
+    assert limited == {"email": "10/s", "crm": "5/s"}
+    assert "`email` is limited to 10 starts a second, `crm` to 5." in PAGE
+    assert f"every {'tenth' if ageing.SHARE == 10 else '?'}" in PAGE
+    assert f"up to {rates.MOST:,}" in PAGE
+
+
 def test_the_policies_and_limits_of_schedules_are_the_declared_ones() -> None:
     (table,) = re.findall(r"^\| `policy` \|.*\n\|.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     assert [re.findall(r"`(\w+)`", row)[0] for row in table.splitlines()] == CatchUp.Policy.values
@@ -154,8 +202,8 @@ def _call_twice_with_a_key(mode: str, value: Any) -> None:
 
 def test_the_options_that_are_not_celerys_come_last_and_are_told_by_the_task() -> None:
     told = re.findall(r"`(\w+)`", (JobTask.__doc__ or "").partition("the options ")[2])
-    ours = {"dedup_key", "dedup_seconds", "dedup_latest", "owner_id", "max_attempts", "correlation_id"}
-    assert set(options()[-6:]) == ours
+    ours = {"dedup_key", "dedup_seconds", "dedup_latest", "owner_id", "max_attempts", "correlation_id", *limits.COLUMNS}
+    assert set(options()[-11:]) == ours
     assert ours <= set(told)
 
 

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from jobs import claims, publish
-from jobs.dispatcher import pacing
+from jobs.dispatcher import pacing, slots
 from jobs.dispatcher.pacing import Pacer
 from jobs.dispatcher.topup import TopUp
 from jobs.limits import COLUMNS, lane_of
@@ -173,12 +173,21 @@ def rows_read(sql: str) -> int:
     return most
 
 
-def test_a_thousand_keys_are_each_given_what_is_free(pacer: Pacer, broker: "redis.Redis", settings: Any) -> None:
+def test_many_keys_are_each_given_what_is_free_and_keep_no_queue_waiting(
+    pacer: Pacer, broker: "redis.Redis", settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.JOBS_WINDOW = 5000
-    for number in range(1000):
+    monkeypatch.setattr(slots, "LANES_AT_ONCE", 100)
+    for number in range(450):
         make_jobs(3, concurrency_key=f"user:{number}", concurrency_limit=1)
-    pacer.look()
-    assert len(hinted(broker)) == 1000
+    make_jobs(20, queue="email")
+    counts = []
+    for _ in range(5):
+        pacer.look()
+        counts.append((len(hinted(broker)), len(hinted(broker, "email"))))
+    assert 90 <= counts[0][0] <= 100
+    assert counts[-1][0] == 450
+    assert [queue for _, queue in counts] == [10] * 5
 
 
 def test_a_queue_gets_no_more_hints_than_the_window(pacer: Pacer, broker: "redis.Redis", settings: Any) -> None:
