@@ -34,6 +34,26 @@ pytest_plugins = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--units`: what a further Python or Django could break, without the minutes that real workers take."""
+    parser.addoption(
+        "--units", action="store_true", help="only tests that start no process, and those marked everywhere"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Carries `--units` out."""
+    if not config.getoption("--units"):
+        return
+    slow = [item for item in items if _starts_processes(item) and item.get_closest_marker("everywhere") is None]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    return "processes" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_connection_is_left(django_db_setup: None) -> Iterator[None]:
     """A report inside a transaction goes over a connection that its thread keeps, and the test database is dropped."""

@@ -299,6 +299,7 @@ def test_a_worker_runs_tasks_of_modules_that_it_was_never_told_of(processes: Pro
     assert_ledger_consistent()
 
 
+@pytest.mark.everywhere
 @pytest.mark.django_db(transaction=True)
 def test_a_task_whose_worker_is_killed_runs_again_elsewhere(processes: Processes, tmp_path: Path) -> None:
     file = tmp_path / "lines"
