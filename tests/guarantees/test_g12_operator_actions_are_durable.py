@@ -320,6 +320,23 @@ def test_what_a_cancelled_run_wrote_in_its_transaction_is_rolled_back(
     assert_ledger_consistent()
 
 
+def test_a_run_that_is_cancelled_while_redis_is_away_is_ended_once_it_is_back(
+    processes: Processes, operator: User, tmp_path: Path, redis_server: Server
+) -> None:
+    worker = processes.worker("default", env=AT_ONCE)
+    result = sample_tasks.go_on_at_first.delay(str(tmp_path / "lines"), str(tmp_path / "never"))
+    wait_until(lambda: is_running(result.id))
+    (pid,) = worker.children()
+    redis_server.stop()
+    services.cancel_job(job_id=result.id, actor=operator)
+    let_the_dispatcher_look_for(timedelta(seconds=2))
+    redis_server.start()
+    wait_until(lambda: pid not in worker.children(), timeout=60)
+    run_another_job()
+    assert (state(result.id), Job.objects.get(pk=result.id).stalled_count) == ("cancelled", 0)
+    assert_ledger_consistent()
+
+
 def test_a_cancellation_outlives_its_operator_and_the_worker_that_was_to_carry_it_out(
     processes: Processes, operator: User, tmp_path: Path
 ) -> None:
