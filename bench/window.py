@@ -1,5 +1,8 @@
 """What a backlog costs in Redis: the ledger keeps the queue, Redis only a window of hints."""
 
+from typing import Any
+
+import psycopg
 import redis
 
 from bench.processes import worker
@@ -12,11 +15,16 @@ _BACKLOG = """
 INSERT INTO jobs_job (
     id, task, queue, priority, args, kwargs, headers, follow_ups, state, attempt, max_attempts, stalled_count,
     refused_count, run_alone, claim_token, progress_message, custom_state, ignore_result, error, traceback, group_id,
-    correlation_id)
-SELECT gen_random_uuid(), 'bench.tasks.noop', 'default', 5, '[]', '{}', '{}', '{}', 'waiting', 1, 3, 0,
-    0, false, '', '', '', false, '', '', '', ''
+    correlation_id, is_held)
+SELECT gen_random_uuid(), 'bench.tasks.noop', %s, 5, '[]', '{}', '{}', '{}', 'waiting', 1, 3, 0,
+    0, false, '', '', '', false, '', '', '', '', false
 FROM generate_series(1, %s)
 """
+
+
+def insert_backlog(connection: "psycopg.Connection[Any]", queue: str, count: int) -> None:
+    """So many waiting jobs in one statement."""
+    connection.execute(_BACKLOG, [queue, count])
 
 
 def redis_bytes(side: Side, servers: Servers, *, backlog: int) -> int:
@@ -30,7 +38,7 @@ def redis_bytes(side: Side, servers: Servers, *, backlog: int) -> int:
     ):
         client.flushall()
         running.wait_until(running.is_ready, 1)
-        connection.execute(_BACKLOG, [backlog])
+        insert_backlog(connection, "default", backlog)
         wanted = min(backlog, int(side.environment.get("JOBS_WINDOW", "500")))
         running.wait_until(lambda: int(client.llen("default:5")), wanted)
         return int(client.info("memory")["used_memory_dataset"])
