@@ -118,7 +118,10 @@ class JobAdmin(JobActions, JobBulkActions, AuditHistory, ReadOnlyAdmin):
                     ("attempts", "stalls"),
                     ("priority_text", "time_limits"),
                     ("worker", "owner"),
-                    ("dedup_key", "correlation_id"),
+                    ("rate_key", "rate_limit"),
+                    ("concurrency_key", "concurrency_limit"),
+                    ("quiet_hours", "dedup_key"),
+                    ("correlation_id",),
                     ("parent", "root"),
                     ("flow", "waiter"),
                 )
