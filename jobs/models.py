@@ -146,7 +146,7 @@ class Job(models.Model):
             models.Index(
                 fields=["queue", "lane", "priority", "run_at", "id"], condition=Q(state="waiting"), name="job_waiting"
             ),
-            models.Index(fields=["run_at"], condition=Q(state="delayed", is_held=False), name="job_delayed"),
+            models.Index(fields=["is_held", "run_at"], condition=Q(state="delayed"), name="job_delayed"),
             models.Index(fields=["worker_id"], condition=Q(state="active"), name="job_active"),
             models.Index(
                 fields=["concurrency_key"],

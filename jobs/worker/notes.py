@@ -74,9 +74,13 @@ class Notes:
                 for _ in batch:
                     self._lines.popleft()
             with self._lock:
-                progress, self._progress = self._progress, {}
-            for run, changes in progress.items():
+                progress = list(self._progress.items())
+            for run, changes in progress:
                 settle.report(run, **changes)
+                with self._lock:
+                    # Not before it is written: a run that ends meanwhile writes it once more, with its end.
+                    if self._progress.get(run) is changes:
+                        del self._progress[run]
 
     def write_progress(self, run: Run) -> None:
         """A run ends: writes its last progress in the current transaction, if it has not been written yet."""
@@ -87,16 +91,19 @@ class Notes:
     @contextmanager
     def by_caller(self) -> Iterator[None]:
         """Nothing is written but by `flush`: for tests, whose jobs no other connection sees."""
-        self._by_caller = True
+        with self._writing:
+            self._by_caller = True
         try:
             yield
         finally:
             self._by_caller = False
 
     def _wake(self) -> None:
+        if self._by_caller:
+            return
         with self._lock:
             self._there_is_something.set()
-            if self._thread is None and not self._by_caller:
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._keep_writing, name="jobs-notes", daemon=True)
                 self._thread.start()
 
@@ -105,7 +112,8 @@ class Notes:
         while self._is_wanted():
             self._there_is_something.clear()
             try:
-                self.flush()
+                if not self._by_caller:
+                    self.flush()
             except DATABASE_AWAY as error:
                 logger.warning("Notes of jobs wait in memory: PostgreSQL does not answer (%s).", str(error).strip())
                 self._there_is_something.set()
