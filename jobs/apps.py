@@ -1,9 +1,5 @@
 """The ledger as a Django app."""
 
-import logging
-from typing import Any
-
-from celery.signals import after_setup_logger
 from django.apps import AppConfig
 from django.conf import settings
 
@@ -23,14 +19,5 @@ class JobsConfig(AppConfig):
             canvas,
             checks,  # noqa: F401  # registers the system checks
         )
-        from jobs.worker import notes
 
         canvas.mend()
-        kept = notes.JobLogHandler()
-
-        def keep_log_lines(logger: logging.Logger, **_: Any) -> None:
-            logger.addHandler(kept)
-
-        keep_log_lines(logging.getLogger())
-        # Where the project leaves logging to Celery, a worker takes away what the root logger had.
-        after_setup_logger.connect(keep_log_lines, weak=False)

@@ -13,7 +13,7 @@ from jobs.ids import id_of_message, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.settle import Run
-from jobs.worker import identity
+from jobs.worker import identity, notes
 
 if TYPE_CHECKING:
     from jobs.task import JobTask
@@ -56,6 +56,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         raise _skipped(request, "nothing to claim")
     claim = claimed[0]
     correlation.assume(claim.correlation_id)
+    notes.listen()
     args[:] = claim.args
     kwargs.clear()
     kwargs.update(claim.kwargs)

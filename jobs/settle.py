@@ -240,7 +240,7 @@ def hand_back(worker_id: UUID) -> int:
     return transition(Job.objects.filter(worker_id=worker_id), Cause.HANDED_BACK)
 
 
-def report(run: Run, **changes: Any) -> bool:
+def report(run: Run, *, repeated: bool = False, **changes: Any) -> bool:
     """Progress or a custom state of a running job: visible at once and kept, whatever becomes of a transaction around.
 
     Inside a transaction it therefore goes over a connection of its own, which the thread keeps.
@@ -253,9 +253,13 @@ def report(run: Run, **changes: Any) -> bool:
     try:
         return bool(query.get_compiler(connection=connection).execute_sql(ROW_COUNT))
     except DATABASE_AWAY as error:
+        is_stale = connection.connection is not None and not connection.is_usable()
+        connection.close()
+        if is_stale and not repeated:
+            # PostgreSQL was restarted since the last report.
+            return report(run, repeated=True, **changes)
         # A report is never worth a job; whether the run still owns its job is asked again at its end.
         logger.warning("id=%s could not report (%s)", run.job_id, str(error).strip())
-        connection.close()
         return True
 
 

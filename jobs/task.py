@@ -201,7 +201,7 @@ class JobTask(DjangoTask):
         if run is None:
             return
         percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
-        changes = {"progress_percent": percent, "progress_message": message[:255]}
+        changes: dict[str, Any] = {"progress_percent": percent, "progress_message": message[:255]}
         now = time.monotonic()
         if now - request.reported_at < _REPORT_SECONDS:
             own_notes().report(run, **changes)

@@ -167,6 +167,15 @@ class JobLogHandler(logging.Handler):
 
 
 _notes: Notes | None = None
+_handler = JobLogHandler()
+
+
+def listen() -> None:
+    """Lets this process keep what jobs log. Asked at the beginning of each run, because whoever configures logging
+    anew, as Celery and Django do at their start, takes the handlers of the root logger away."""
+    root = logging.getLogger()
+    if _handler not in root.handlers:
+        root.addHandler(_handler)
 
 
 def own_notes() -> Notes:
