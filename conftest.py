@@ -63,8 +63,10 @@ def _no_connection_is_left(django_db_setup: None) -> Iterator[None]:
     """A report inside a transaction goes over a connection that its thread keeps, and the test database is dropped."""
     yield
     from jobs import settle
+    from jobs.worker.notes import own_notes
 
     settle.close_beside()
+    own_notes().close()
 
 
 @pytest.hookimpl(optionalhook=True)

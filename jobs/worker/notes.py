@@ -48,6 +48,7 @@ class Notes:
         self._there_is_something = threading.Event()
         self._thread: threading.Thread | None = None
         self._by_caller = False
+        self._is_closing = False
 
     def say(self, line: LogLine) -> None:
         """Keeps a line of a job's log, soon."""
@@ -124,11 +125,20 @@ class Notes:
             connections[settle.ledger()].close_if_unusable_or_obsolete()
             pause.wait(_PAUSE_SECONDS)
 
+    def close(self) -> None:
+        """Ends the thread, with its connection, when it has written what there is."""
+        self._is_closing = True
+        self._there_is_something.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._is_closing = False
+
     def _is_wanted(self) -> bool:
-        if self._there_is_something.wait(_IDLE_SECONDS):
+        if self._there_is_something.wait(_IDLE_SECONDS) and not self._is_closing:
             return True
         with self._lock:
-            if self._there_is_something.is_set():
+            if self._there_is_something.is_set() and not self._is_closing:
                 return True
             self._thread = None
         connections.close_all()
