@@ -4,7 +4,7 @@ Django's own log of the admin would need a user for each entry; an operator at a
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -33,18 +33,16 @@ def record(
 
     `what` is a sentence about `thing`. `details` are kept for ever: hide the secrets of payloads first.
     """
-    AuditEntry.objects.create(
-        actor_id=user_id(actor),
-        actor_name=str(actor)[:255],
-        thing_type=thing._meta.model_name or "",
-        thing_id=str(thing.pk),
-        thing=str(thing)[:300],
-        what=what,
-        details=details,
-        bulk_action=bulk_action,
-    )
+    _entry(actor, thing, what, details=details, bulk_action=bulk_action).save(force_insert=True)
     if bulk_action is None or thing == bulk_action:
         logger.info("%s by %s: %s", thing, actor, what)
+
+
+def record_each(*, actor: Actor, things: Mapping[models.Model, str], bulk_action: BulkAction) -> None:
+    """Notes what was done to each of many, in the transaction that does it, by one statement."""
+    AuditEntry.objects.bulk_create(
+        _entry(actor, thing, what, bulk_action=bulk_action) for thing, what in things.items()
+    )
 
 
 def record_removal(*, actor: Actor, job_ids: Sequence[UUID], reason: str) -> None:
@@ -64,3 +62,15 @@ def record_removal(*, actor: Actor, job_ids: Sequence[UUID], reason: str) -> Non
 def user_id(actor: Actor) -> Any:
     """The key of the user that an actor is, or None."""
     return actor.pk if isinstance(actor, AbstractBaseUser) else None
+
+
+def _entry(actor: Actor, thing: models.Model, what: str, **part: Any) -> AuditEntry:
+    return AuditEntry(
+        actor_id=user_id(actor),
+        actor_name=str(actor)[:255],
+        thing_type=thing._meta.model_name or "",
+        thing_id=str(thing.pk),
+        thing=str(thing)[:300],
+        what=what,
+        **part,
+    )

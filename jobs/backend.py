@@ -98,19 +98,22 @@ class LedgerBackend(DatabaseBackend):
         kept = _storable(self.prepare_exception(exc))
         traceback = _storable(traceback or "")
 
+        event, level = "failed", logging.WARNING
+
         def write(repeated: bool) -> bool:
+            nonlocal event, level
+            if isinstance(exc, JobCancelled) and run.landed(state="cancelled"):
+                event, level = "cancelled", logging.INFO
+                return True
             if isinstance(exc, TimeLimitExceeded) and self._retried_after_time_limit(run, request, error, kept):
                 return True
             landed = settle.fail(run, error=error, exception=kept, traceback=traceback, cause=exc)
             return landed or (repeated and run.landed(state="failed"))
 
-        if isinstance(exc, JobCancelled) and run.landed(state="cancelled"):
-            log(logging.INFO, "cancelled", request.task, request)
-            return
         if not self._written(write, request, "failed"):
             return
         if getattr(request, "claim", None) is not None:
-            log(logging.WARNING, "failed", request.task, request, f"error={error}")
+            log(level, event, request.task, request, f"error={error}")
             flows.member_ended(request.claim.flow_id)
         else:
             logger.warning("failed id=%s task=%s error=%s", run.job_id, request.task, error)

@@ -45,8 +45,12 @@ _BULK_LOCK_WAIT_MS = 100
 # An end of the job, or another operator, holds its row for milliseconds. A run that has locked it may do so for long.
 _LOCK_WAIT_MS = 2000
 
-# What a run leaves in a job's row, and what the job looks like before its first run.
-_BEFORE_THE_FIRST_RUN: dict[str, Any] = {
+# What is recorded of a job, in `str.format`.
+RUN_AGAIN = "Run again (was {job.state})."
+CANCELLED = "Cancelled (was {job.state})."
+PROMOTED = "Promoted (was due {job.run_at:%Y-%m-%d %H:%M:%S} UTC)."
+# What a run leaves in a job's row, and what the job looks like before its first run; an operator wants it now.
+BEFORE_THE_FIRST_RUN: dict[str, Any] = {
     "attempt": 1,
     "stalled_count": 0,
     "refused_count": 0,
@@ -61,6 +65,8 @@ _BEFORE_THE_FIRST_RUN: dict[str, Any] = {
     "error": "",
     "exception": None,
     "traceback": "",
+    "run_at": Now(),
+    "expires_at": None,
 }
 
 
@@ -85,7 +91,7 @@ def retry_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = No
     """
     with _locked(job_id, bulk_action) as job:
         run_again_locked(job)
-        audit.record(actor=actor, thing=job, what=f"Run again (was {job.state}).", bulk_action=bulk_action)
+        audit.record(actor=actor, thing=job, what=RUN_AGAIN.format(job=job), bulk_action=bulk_action)
 
 
 def cancel_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = None) -> None:
@@ -98,8 +104,13 @@ def cancel_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = N
     ActionRefused when the job is gone or has ended.
     """
     with _locked(job_id, bulk_action) as job:
-        cancel_locked(job, f"Cancelled by {actor}.")
-        audit.record(actor=actor, thing=job, what=f"Cancelled (was {job.state}).", bulk_action=bulk_action)
+        cancel_locked(job, cancelled_by(actor))
+        audit.record(actor=actor, thing=job, what=CANCELLED.format(job=job), bulk_action=bulk_action)
+
+
+def cancelled_by(actor: Actor) -> str:
+    """What a cancelled job tells as its error."""
+    return f"Cancelled by {actor}."
 
 
 def promote_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = None) -> None:
@@ -116,7 +127,7 @@ def promote_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = 
         audit.record(
             actor=actor,
             thing=job,
-            what=f"Promoted (was due {job.run_at:%Y-%m-%d %H:%M:%S} UTC).",
+            what=PROMOTED.format(job=job),
             bulk_action=bulk_action,
         )
 
@@ -236,11 +247,10 @@ def run_again_locked(job: Job, **changes: Any) -> None:
             f"Job {job.pk} was not run again: job {window.job_id} has taken its dedup key {job.dedup_key!r} "
             f"until {window.until:%Y-%m-%d %H:%M:%S} UTC."
         )
-    fresh = {**_BEFORE_THE_FIRST_RUN, "run_at": Now(), "expires_at": None}
     if job.is_held and job.state in END_STATES:
-        flows.run_members_again(job, fresh=fresh)
+        flows.run_members_again(job, fresh=BEFORE_THE_FIRST_RUN)
         return
-    if not transition(Job.objects.filter(pk=job.pk), Cause.RUN_AGAIN, **fresh, **changes):
+    if not transition(Job.objects.filter(pk=job.pk), Cause.RUN_AGAIN, **BEFORE_THE_FIRST_RUN, **changes):
         raise ActionRefused(f"Job {job.pk} is {job.state}: only a completed, failed or cancelled job can be run again.")
     follow_ups.reopen(job)
     flows.reopen(job)

@@ -1,7 +1,8 @@
 """Loaded by `--include` into a worker whose processes kill themselves in actions on many jobs, which it does in fives.
 
-The file that KILLED_BATCHES names has a line for each death: "act 3" is after the third job that a process has acted
-on, before the commit; "batch 2" is after the commit of the second batch. Each happens once, in the order of the file.
+The file that KILLED_BATCHES names has a line for each death, of what a process has done: "plain 2" is after its second
+statement that acted on plain jobs, "act 3" after the third job that a service has acted on, both before the commit, and
+"batch 2" after the commit of its second batch. Each happens once, in the order of the file.
 """
 
 import os
@@ -39,4 +40,5 @@ if "KILLED_BATCHES" in os.environ:
     QUEUES["default"] = replace(QUEUES["default"], max_stalls=1000)
     batches.BATCH = 5
     batches.do_one = _dies_after(batches.do_one, "batch")
+    batches.act_on_plain = _dies_after(batches.act_on_plain, "plain")
     batches._SERVICES = {kind: _dies_after(act, "act") for kind, act in batches._SERVICES.items()}

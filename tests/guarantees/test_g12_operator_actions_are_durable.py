@@ -188,12 +188,14 @@ def test_an_action_on_many_jobs_whose_job_is_killed_again_and_again_acts_on_each
     processes: Processes, operator: User, tmp_path: Path
 ) -> None:
     count = 43
-    for _ in range(count):
-        make_job(task=sample_tasks.add.name, args=[1, 2], state="failed", error="SMTP time-out")
+    for number in range(count):
+        # Every third has a key, and so is acted on by itself.
+        key = None if number % 3 else f"key-{number}"
+        make_job(task=sample_tasks.add.name, args=[1, 2], state="failed", error="SMTP time-out", dedup_key=key)
     other = make_job(state="failed", error="something else")
     # In the middle of a batch, after the next two, at the beginning of another, and late.
     kills = tmp_path / "kills"
-    kills.write_text("act 3\nbatch 2\nact 1\nact 31")
+    kills.write_text("act 1\nbatch 2\nplain 1\nact 3\nplain 2")
     action = bulk_actions.request(kind="run again", wanted=JobFilter(error="time-out"), actor=operator)
     deadly: dict[str, Any] = {
         "include": ("tests.sample_tasks", "tests.killed_batches"),
