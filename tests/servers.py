@@ -7,6 +7,7 @@ import redis
 from django.conf import settings
 
 from devstack.throwaway import Server, Servers
+from jobs import settle
 from tests.waiting import wait_until
 
 
@@ -34,6 +35,8 @@ def _whole_again(server: Server | None) -> Iterator[Server]:
 def postgres_server(throwaway_servers: Servers) -> Iterator[Server]:
     """The PostgreSQL of this test run; whatever the test did to it, the next one finds it running."""
     yield from _whole_again(throwaway_servers.postgres)
+    # What this thread reports by is kept over tests, and broken now.
+    settle.close_beside()
 
 
 @pytest.fixture
