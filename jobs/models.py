@@ -1,6 +1,7 @@
 """The ledger's tables. A row of Job is the job; what Redis holds is only a hint that wakes a worker."""
 
 import json
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,10 @@ from jobs.cron.models import ScheduleState as ScheduleState
 from jobs.cron.models import Tick as Tick
 from jobs.ids import new_id
 from jobs.queues import Queue
+from jobs.rates import InvalidLimit
 from jobs.states import END_STATES, LIVE_STATES, State
+
+logger = logging.getLogger(__name__)
 
 LIVE = [str(state) for state in LIVE_STATES]
 ENDED = [str(state) for state in END_STATES]
@@ -327,9 +331,19 @@ class QueueControl(models.Model):
         return self.name
 
     def over(self, queue: Queue) -> Queue:
-        """The declaration with the operator's values over it: what is in force."""
-        own = {name: getattr(self, name) for name in self.OVERRIDES}
-        return replace(queue, **{name: value for name, value in own.items() if value is not None})
+        """The declaration with the operator's values over it: what is in force.
+
+        Limits that mean nothing, which no form has let through, are passed over: one row must not stop all queues.
+        """
+        own = {name: value for name in self.OVERRIDES if (value := getattr(self, name)) is not None}
+        try:
+            return replace(queue, **own)
+        except InvalidLimit as error:
+            logger.error(
+                "The limits that were set for %s are passed over, the declared ones hold. %s", self.name, error
+            )
+            limits = ("rate_limit", "concurrency_limit", "quiet_hours")
+            return replace(queue, **{name: value for name, value in own.items() if name not in limits})
 
 
 class Limit(models.Model):

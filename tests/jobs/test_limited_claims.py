@@ -177,6 +177,16 @@ def test_an_operators_limits_come_before_the_declared_ones() -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("broken", [{"rate_limit": "fast"}, {"quiet_hours": "22:00-07:00 Mars/Base"}])
+def test_a_limit_that_means_nothing_leaves_the_declared_one_in_force(broken: dict[str, Any]) -> None:
+    for name in ("email", "default"):
+        QueueControl.objects.create(name=name, keep_failed_count=7, **broken)
+    assert (starts_of(12), starts_of(1, rate_key="t", rate_limit="1/h")) == (12, 1)
+    assert limits.in_force("email", QueueControl.objects.get(name="email")).limits == "10/s"
+    assert limits.in_force("email", QueueControl.objects.get(name="email")).keep_failed_count == 7
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("own", [True, False])
 def test_nothing_starts_in_quiet_hours_and_what_runs_goes_on(own: bool) -> None:
     hour = timedelta(hours=1)
