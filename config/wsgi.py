@@ -7,10 +7,11 @@ from django.core.wsgi import get_wsgi_application
 from config.celery import app
 from config.checks import refuse_old_servers
 from config.chunked import DeclaredLength
+from config.unread import ClosesAfterUnread
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-application = DeclaredLength(get_wsgi_application())
+application = ClosesAfterUnread(DeclaredLength(get_wsgi_application()))
 
 # Tasks and their routes are loaded now, not in the first request that enqueues one.
 app.finalize(auto=True)

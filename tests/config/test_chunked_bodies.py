@@ -1,4 +1,4 @@
-"""Against the real web server: how a body is cut into pieces is its business."""
+"""Against the real web server: how a body is cut into pieces, and what it does behind one, is its business."""
 
 import json
 import socket
@@ -43,9 +43,21 @@ def test_a_chunked_body_is_read_and_refused_like_any_other(web: httpx.Client) ->
     assert User.objects.get().email == ANN["email"]
 
     padded = json.dumps({**ANN, "padding": "x" * 20_000}).encode()
-    for body in (padded, b"x" * 300_000):
+    for body, connection in ((padded, None), (b"x" * 300_000, "close")):
         response = web.post("/signup", content=in_pieces(body), headers=headers)
         assert response.status_code == 413
         assert "too large" in response.json()["error"]["message"]
+        assert response.headers.get("Connection") == connection
 
     assert web.post("/signup", content=in_pieces(b""), headers=headers).status_code == 400
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_closes_behind_an_unread_body_is_announced(web: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json"}
+    for _ in range(20):
+        response = web.post("/signup", content=b"x" * 300_000, headers=headers)
+        assert (response.status_code, response.headers["Connection"]) == (413, "close")
+        response = web.post("/signup", content=b"{}", headers=headers)
+        assert (response.status_code, "Connection" in response.headers) == (422, False)
+    assert "Connection" not in web.get("/health").headers

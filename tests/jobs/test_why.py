@@ -1,5 +1,6 @@
 """The sentence on why a job is not running, for each reason."""
 
+import re
 from datetime import timedelta
 from uuid import uuid4
 
@@ -138,4 +139,5 @@ def test_a_broker_that_is_away_is_told(leader: None, redis_server: Server) -> No
     make_worker(queues=["default"])
     job = make_job()
     redis_server.freeze()
-    assert why(job).startswith("Redis does not answer within 0.3 s. Workers hear of jobs through it")
+    # Either this process or Redis's driver is the first to give up.
+    assert re.match(r"Redis does not answer( within 0\.3 s)?\. Workers hear of jobs through it", why(job))
