@@ -1,5 +1,7 @@
 """The project itself as a Django app: its system checks, and the connections between the apps."""
 
+import gc
+
 from django.apps import AppConfig
 
 
@@ -13,3 +15,7 @@ class ConfigConfig(AppConfig):
 
         subscriptions.connect()
         sentry.start()
+        # The collector, off since `config/__init__.py`, passes over what is there by now, also when the process ends;
+        # and pool processes go on sharing that memory with their worker.
+        gc.freeze()
+        gc.enable()
