@@ -3,6 +3,7 @@
 import gc
 
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class ConfigConfig(AppConfig):
@@ -11,10 +12,13 @@ class ConfigConfig(AppConfig):
     name = "config"
 
     def ready(self) -> None:
-        from config import checks, doctor, sentry, subscriptions  # noqa: F401  # the first two register themselves
+        from config import checks, doctor, subscriptions  # noqa: F401  # the first two register themselves
 
         subscriptions.connect()
-        sentry.start()
+        if settings.SENTRY_DSN:
+            from config import sentry  # takes its time to load
+
+            sentry.start()
         # The collector, off since `config/__init__.py`, passes over what is there by now, also when the process ends;
         # and pool processes go on sharing that memory with their worker.
         gc.freeze()

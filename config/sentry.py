@@ -19,9 +19,7 @@ _FLUSH_SECONDS = 2
 
 
 def start() -> None:
-    """Begins to report from this process. Does nothing without a DSN."""
-    if not settings.SENTRY_DSN:
-        return
+    """Begins to report from this process, to the tracker that `SENTRY_DSN` names."""
     _connect_to_tracker()
     job_failed.connect(report, sender=Job, dispatch_uid="config.sentry")
     # A pool process has inherited a client whose thread it has not: it takes one of its own.

@@ -14,13 +14,17 @@ import pytest
 from django.db import connection
 
 from devstack.home import BASE_DIR
+from tests.forks import Fork
 from tests.waiting import wait_until
 
 FAILED = pytest.StashKey[bool]()
 
 
 class Process:
-    """A process of the project in its own group; its output is in a file."""
+    """A process of the project in its own group; its output is in a file.
+
+    It begins as a fork; with another interpreter, or variables that an interpreter reads at its start, with that.
+    """
 
     def __init__(
         self,
@@ -28,15 +32,21 @@ class Process:
         *,
         log: Path,
         env: Mapping[str, str],
-        python: str = sys.executable,
+        python: str | None = None,
         folder: Path = BASE_DIR,
     ) -> None:
         self.log = log
+        log.touch()
+        is_for_the_interpreter = any(name.startswith("PYTHON") for name in env)
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", "LOG_LEVEL": "INFO", **env}
+        if python is None and not is_for_the_interpreter:
+            self._process: Fork | subprocess.Popen[bytes] = Fork(arguments, log=log, env=env, folder=folder)
+            return
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [python, "-m", *arguments],
+                [python or sys.executable, "-m", *arguments],
                 cwd=folder,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "LOG_LEVEL": "INFO", **env},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
