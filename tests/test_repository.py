@@ -56,6 +56,13 @@ def our_packages() -> set[str]:
 
 
 # -- Files and names ---------------------------------------------------------------------------------------------------
+def test_what_a_server_keeps_beside_the_project_is_never_committed() -> None:
+    secret = [".env", "docker-compose.override.yml", "handoff.dump", "media.tar", ".handoff/env"]
+    command = ["git", "-c", f"safe.directory={BASE_DIR}", "check-ignore", "--no-index", *secret]
+    ignored = subprocess.run(command, cwd=BASE_DIR, check=False, capture_output=True, text=True).stdout
+    assert ignored.split() == secret
+
+
 def test_no_file_is_longer_than_people_can_follow() -> None:
     texts = with_suffix(".py", ".html", ".css", ".js", ".md", ".sh", ".toml", ".yml", ".in")
     lengths = {named(path): len(path.read_text().splitlines()) for path in texts}

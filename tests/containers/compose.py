@@ -64,4 +64,4 @@ def services(*, folder: Path, **variables: str) -> dict[str, dict[str, Any]]:
 
 def is_ours(service: dict[str, Any]) -> bool:
     """Whether it runs the project's own image."""
-    return "build" in service
+    return service["image"] == "handoff"

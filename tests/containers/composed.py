@@ -21,6 +21,9 @@ from tests.containers import compose
 from tests.containers.image import Image
 from tests.containers.servers_of_compose import MailCatcher
 
+# An address that only who listens on all of them listens on.
+NEIGHBOUR = "127.0.0.2"
+
 
 class Container:
     """One service as a process."""
@@ -73,7 +76,7 @@ class Composed:
             ("DATABASE_URL", "@postgres:5432/"): f"@{LOOPBACK}:{postgres.port}/",
             ("REDIS_HOST", "redis"): LOOPBACK,
             ("REDIS_PORT", "6379"): str(redis.port),
-            ("FLOWER_URL", "//flower:5555"): f"//{LOOPBACK}:{free_port()}",
+            ("FLOWER_URL", "//flower:5555"): f"//{NEIGHBOUR}:{free_port()}",
             ("EMAIL_HOST", "mail"): LOOPBACK,
             ("EMAIL_PORT", "1025"): str(catcher.smtp_port),
         }

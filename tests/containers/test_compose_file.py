@@ -100,6 +100,12 @@ def test_everything_comes_back_by_itself_and_starts_after_what_it_needs(tmp_path
     assert all("healthcheck" in services[name] for name in ("postgres", "redis"))
 
 
+def test_the_image_is_built_by_one_service_and_used_by_all(tmp_path: Path) -> None:
+    services = compose.services(folder=tmp_path)
+    assert [name for name, service in services.items() if "build" in service] == ["migrate"]
+    assert sum(compose.is_ours(service) for service in services.values()) == 8
+
+
 def test_flower_is_on_a_network_with_the_web_and_redis_alone(tmp_path: Path) -> None:
     services = compose.services(folder=tmp_path)
     assert "ports" not in services["flower"]

@@ -15,7 +15,7 @@ from devstack.crm import CONTACTS
 from devstack.home import BASE_DIR
 from jobs.queues import WORKER_GROUPS
 from tests.containers import compose
-from tests.containers.composed import Composed
+from tests.containers.composed import NEIGHBOUR, Composed
 from tests.containers.servers_of_compose import MailCatcher
 from tests.containers.tls_proxy import TlsProxy
 from tests.crm_stand_in import CrmStandIn
@@ -47,7 +47,8 @@ def test_the_composed_services_pass_the_demo_and_end_in_good_order(
     running = [composed.start(name, number=n + 1) for name in ours for n in range(SCALE.get(name, 1))]
     for container in running:
         wait_until(lambda it=container: it.why_not_healthy() == "", timeout=START_SECONDS, reason=container.name)  # type: ignore[misc]
-    plain = httpx.get(f"http://127.0.0.1:{composed.web_port}/admin/", trust_env=False)
+    address = f"http://{NEIGHBOUR}:{composed.web_port}/admin/"
+    plain = httpx.get(address, headers={"Host": "127.0.0.1"}, trust_env=False)
     assert (plain.status_code, plain.headers["Location"][:8]) == (301, "https://")
 
     composed.run(
