@@ -157,10 +157,11 @@ class LedgerBackend(DatabaseBackend):
         if run is None:
             return
         replacement = getattr(request, "replacement", None)
-        if replacement is not None:
-            written = request.settled or self._written(lambda _: self._replaced(run, replacement), request, "replaced")
-        elif isinstance(exc, Interrupted):
+        if isinstance(exc, Interrupted):
+            # Also where it was to be replaced: what an atomic body wrote is rolled back, and nothing may go on from it.
             written = self._written(lambda _: settle.give_back(run), request, "interrupted")
+        elif replacement is not None:
+            written = request.settled or self._written(lambda _: self._replaced(run, replacement), request, "replaced")
         elif isinstance(exc, RateLimited):
             written = self._written(partial(_paused, run, exc.retry_after_seconds), request, "rate-limited")
         elif isinstance(exc, Ignore):

@@ -29,7 +29,7 @@ class Place(NamedTuple):
     path: list[int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FanOut:
     """What is to become of a job whose body has asked for it: it is held until `children` have ended, then goes on as
     `then`; without that, it ends as its only child did."""
@@ -37,6 +37,12 @@ class FanOut:
     children: Iterable[Any]
     then: Signature | None = None
     on_failure: str = "fail"
+    is_begun: bool = False
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nobody can read the children from the first on any more: a generator that was begun."""
+        return self.is_begun and iter(self.children) is self.children
 
 
 def flow_id_of(group_id: object) -> UUID:

@@ -87,10 +87,13 @@ def hold_for_chord(group_id: str, body: Signature) -> None:
 def hold(run: settle.Run, plan: canvas.FanOut) -> bool:
     """Makes a flow of a running job: the job is held, and its children are written, in one transaction.
 
-    False where the run does not own the job any more; then nothing was written.
+    False where the run does not own the job any more; then nothing was written. Called again after the connection broke
+    in the middle of a generator, whose first children are gone, it gives the job back: the body makes it anew.
     """
+    if plan.is_used_up:
+        logger.warning("id=%s runs again: the children that its body made were lost with the connection.", run.job_id)
+        return settle.give_back(run)
     flow = Flow(id=new_id(), on_failure=plan.on_failure)
-    children: Iterable[Any] = plan.children
     with settle.atomic():
         job = run.row().select_for_update().first()
         if job is None:
@@ -110,7 +113,8 @@ def hold(run: settle.Run, plan: canvas.FanOut) -> bool:
             inner = Flow.objects.create(on_failure=plan.on_failure)
             _apply(plan.then, 0, flow, lineage, args=(canvas.held_argument(),), awaited_flow_id=str(inner.pk))
             flow = inner
-        insert(flow, children, lineage)
+        plan.is_begun = True
+        insert(flow, plan.children, lineage)
     return True
 
 
