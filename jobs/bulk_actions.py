@@ -6,11 +6,11 @@ See `jobs.job_filter` for the dry run, and `jobs.batches` for how it is carried 
 from django.template.defaultfilters import pluralize
 from django.utils.text import capfirst
 
-from jobs import audit, selectors, settle
+from jobs import audit, claims, limits, selectors, settle
 from jobs.audit import Actor
 from jobs.ids import new_id
 from jobs.job_filter import JobFilter
-from jobs.models import BulkAction
+from jobs.models import BulkAction, QueueControl
 from jobs.queues import QUEUES
 from jobs.services import ActionRefused
 from jobs.tasks import act_on_many
@@ -23,7 +23,8 @@ def request(*, kind: str, wanted: JobFilter, actor: Actor, all_jobs: bool = Fals
     """Lets an action be done to all jobs that match at this moment, in the background.
 
     The action, its record and the job that carries it out are one transaction. Jobs that come to match later are not
-    touched. Its job runs in the queue `default`, or, where that is paused, in the first declared one that is not.
+    touched. Its job runs in the queue `default`, or, where nothing starts there now, in the first declared one that is
+    neither paused nor told to wait nor quiet.
     Raises ActionRefused for an empty filter, unless `all_jobs` says that it is meant, and where nothing matches.
     """
     kind = BulkAction.Kind(kind)
@@ -48,5 +49,12 @@ def request(*, kind: str, wanted: JobFilter, actor: Actor, all_jobs: bool = Fals
 
 
 def _queue() -> str:
-    paused = selectors.paused_queues()
-    return next((name for name in QUEUES if name not in paused), "default")
+    """One where something starts, if there is any."""
+    halted = selectors.halted_queues()
+    controls, now = QueueControl.objects.in_bulk(), claims.now()
+
+    def is_quiet(name: str) -> bool:
+        hours = limits.in_force(name, controls.get(name)).quiet
+        return hours is not None and hours.until(now) is not None
+
+    return next((name for name in QUEUES if name not in halted and not is_quiet(name)), "default")

@@ -36,6 +36,15 @@ def parse_id(value: object) -> UUID:
         raise InvalidJobId(value) from None
 
 
+def is_id(value: object) -> bool:
+    """Whether `parse_id` takes it."""
+    try:
+        parse_id(value)
+    except InvalidJobId:
+        return False
+    return True
+
+
 def id_of_message(task_id: object) -> UUID:
     """The id of the job of any message: another producer's may have an id that is no UUID."""
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -81,7 +81,9 @@ class JobFilter:
 
     def in_words(self) -> str:
         """For people: "failed, in queue email, error holds 'timeout'"."""
-        times = {name: f"{value:%Y-%m-%d %H:%M:%S} UTC" for name in _TIMES if (value := getattr(self, name))}
+        times = {
+            name: f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for name in _TIMES if (value := getattr(self, name))
+        }
         parts = [
             self.state or "",
             self.queues is not None and f"in queue {' or '.join(self.queues) or 'none'}",

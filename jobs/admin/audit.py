@@ -15,7 +15,9 @@ from unfold.paginator import InfinitePaginator
 
 from jobs import rendering
 from jobs.admin.read_only import ReadOnlyAdmin
+from jobs.ids import is_id
 from jobs.models import AuditEntry
+from jobs.queues import QUEUES
 
 
 class AuditHistory(ModelAdmin):
@@ -41,7 +43,7 @@ class AuditAdmin(ReadOnlyAdmin):
     list_filter_sheet = True
     list_per_page = 50
     ordering = ("-id",)
-    search_fields = ("=thing_id", "actor_name", "what")
+    search_fields = ("actor_name", "what")
     search_help_text = "Id of a job, name of a queue, or words"
     show_full_result_count = False
     paginator = InfinitePaginator
@@ -56,6 +58,16 @@ class AuditAdmin(ReadOnlyAdmin):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Also the entries of one bulk action."""
         return lookup in self._LOOKUPS or super().lookup_allowed(lookup, value, request)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[AuditEntry], search_term: str
+    ) -> tuple[QuerySet[AuditEntry], bool]:
+        """Ids and names of queues are looked up by an index, other words in what was done and by whom."""
+        thing_id = search_term.strip()
+        if thing_id in QUEUES or thing_id.isdecimal() or is_id(thing_id):
+            return queryset.filter(thing_id=thing_id), False
+        found: tuple[QuerySet[AuditEntry], bool] = super().get_search_results(request, queryset, search_term)
+        return found
 
     @display(description="on")
     def on(self, entry: AuditEntry) -> SafeString | str:

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any, cast
 from urllib.parse import urlencode
-from uuid import UUID
 
 from django import forms
 from django.conf import settings
@@ -23,6 +22,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from jobs import bulk_actions, rendering, selectors, services
 from jobs.admin.audit import AuditHistory
 from jobs.admin.read_only import ReadOnlyAdmin
+from jobs.ids import is_id
 from jobs.job_filter import APPLICABLE, JobFilter, preview
 from jobs.models import BulkAction
 from jobs.queues import QUEUES
@@ -37,6 +37,8 @@ _CONSEQUENCES = {
     Kind.CANCEL: "Those that wait never start. Running ones are told, and their processes ended after {seconds:g} s.",
 }
 _MOMENT = "%Y-%m-%dT%H:%M:%S"
+# What may stand in the address of the list for a form to mean the same jobs: its filters, order, page and look.
+_SAYABLE = {"state", "queue", "task", "q", "created_at__gte", "created_at__lt", "o", "p", "_facets"}
 
 
 class _Moment(forms.DateTimeInput):
@@ -202,7 +204,7 @@ def _parameters(shown: QueryDict) -> dict[str, Any] | None:
     Words that are searched for are looked for in the error alone, so what is found may be less than the list shows.
     """
     searched = shown.get("q", "").strip()
-    if _is_id(searched):
+    if is_id(searched) or shown.keys() - _SAYABLE:
         return None
     state, queue = shown.get("state", ""), shown.get("queue", "")
     queues = [queue] if queue else []
@@ -222,14 +224,6 @@ def _parameters(shown: QueryDict) -> dict[str, Any] | None:
         "created_until": _local(shown.get("created_at__lt")),
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _is_id(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _local(text: str | None) -> str:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -19,7 +20,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from jobs import rendering
-from jobs.cron import selectors
+from jobs.cron import calls, rows, selectors
 from jobs.models import CatchUp
 
 _CONDITION_COLOURS = {"ticks": "success", "broken": "danger"}
@@ -79,6 +80,25 @@ class PeriodicTaskAdmin(BasePeriodicTaskAdmin, ModelAdmin):
     inlines = (CatchUpInline,)
     list_display = ("name", "enabled", "scheduler", "last_run", "condition")
     readonly_fields = (*BasePeriodicTaskAdmin.readonly_fields, "condition", "problem", "next_tick", "ticks")
+
+    # The package's own actions are open to all who may look at the list.
+    enable_tasks = admin.action(description="Enable", permissions=["change"])(BasePeriodicTaskAdmin.enable_tasks)
+    disable_tasks = admin.action(description="Disable", permissions=["change"])(BasePeriodicTaskAdmin.disable_tasks)
+    toggle_tasks = admin.action(description="Toggle", permissions=["change"])(BasePeriodicTaskAdmin.toggle_tasks)
+
+    @admin.action(description="Run now, beside the schedule", permissions=["change"])
+    def run_tasks(self, request: HttpRequest, queryset: QuerySet[PeriodicTask]) -> None:
+        """Enqueues a job of each that is whole, and says of the others what is wrong with them."""
+        enqueued_count = 0
+        for row in rows.read_of(queryset):
+            try:
+                calls.of(row, self.celery_app).send_now()
+            except (ValueError, TypeError, LookupError) as error:
+                self.message_user(request, f"{row.name}: {error}", messages.ERROR)
+            else:
+                enqueued_count += 1
+        if enqueued_count:
+            self.message_user(request, f"Enqueued: {enqueued_count} job{pluralize(enqueued_count)}.", messages.SUCCESS)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[PeriodicTask]:
         """With what beat has noted."""

@@ -30,6 +30,10 @@ class Call:
     kwargs: dict[str, Any]
     options: dict[str, Any]
 
+    def send_now(self) -> None:
+        """Enqueues a job that belongs to no tick."""
+        self.app.tasks[self.task].apply_async(self.args, self.kwargs, **self.options)
+
     def send(self, scheduled_for: datetime) -> Any:
         """Enqueues the job of a tick in the current transaction, and returns the job's id: made of the tick, so that it
         is the same whoever sends it, and however often.

@@ -41,6 +41,7 @@ def decide(plan: Plan) -> bool:
     with settle.atomic():
         if not _lock(row):
             return False
+        decided_until = decision.last
         decision = decision.without(_known(row, decision))
         Tick.objects.bulk_create(
             Tick(schedule_id=row.pk, scheduled_for=moment, outcome=Tick.Outcome.SKIPPED, note=why)
@@ -54,7 +55,7 @@ def decide(plan: Plan) -> bool:
                 job_id=plan.call.send(moment),
                 note=why,
             )
-        _note(plan, decision)
+        _note(plan, decision, decided_until)
     for moment, why in [*decision.skip.items()][:1]:
         logger.warning("Schedule %r skips %d, first %s: %s.", row.name, len(decision.skip), moment.isoformat(), why)
     return True
@@ -105,11 +106,11 @@ def _known(row: Row, decision: Decision) -> set[datetime]:
     return set(_ticks(row).filter(scheduled_for__in=moments).values_list("scheduled_for", flat=True))
 
 
-def _note(plan: Plan, decision: Decision) -> None:
-    """Notes on the schedule what was decided, on the package's own row too, and removes the oldest ticks."""
+def _note(plan: Plan, decision: Decision, decided_until: datetime | None) -> None:
+    """Notes on the schedule what was decided and how far, also on the package's own row; removes the oldest ticks."""
     row, run_count = plan.row, len(decision.run)
-    if decision.last is not None:
-        ScheduleState.objects.filter(pk=row.pk).update(decided_until=decision.last)
+    if decided_until is not None:
+        ScheduleState.objects.filter(pk=row.pk).update(decided_until=decided_until)
     if run_count:
         PeriodicTask.objects.filter(pk=row.pk).update(
             last_run_at=Now(), total_run_count=F("total_run_count") + run_count

@@ -50,6 +50,8 @@ def test_a_worker_killed_while_it_tells_of_a_report_tells_of_it_once(
     result = send_report_ready.delay(str(report.pk))
     wait_until(lambda: smtp_server.held_count == 1)
     victim.kill()
+    # Before the server knows that the client is gone, it would take the mail.
+    wait_until(lambda: smtp_server.held_count == 0)
     smtp_server.release()
     processes.worker("email")
     wait_until(lambda: completed(result), timeout=30)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from html import unescape
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import Permission
@@ -62,6 +63,8 @@ def test_the_links_never_mean_more_than_the_list_shows(admin_client: Client) -> 
     assert links(admin_client, "state=paused&queue=crm") == {}
     assert "email" not in links(admin_client, "state=waiting")["Cancel"]["queues"]
     assert links(admin_client, "state=waiting&queue=email") == {}
+    assert links(admin_client, f"state=waiting&flow_id={uuid4()}") == {}
+    assert links(admin_client, "state=failed&o=1&p=2") == links(admin_client, "state=failed")
 
 
 def test_the_dry_run_counts_shows_and_changes_nothing(admin_client: Client) -> None:

@@ -135,9 +135,20 @@ def test_a_filter_that_matches_nothing_is_refused(operator: User) -> None:
     assert not BulkAction.objects.exists()
 
 
-def test_the_job_of_an_action_does_not_wait_in_a_paused_queue(operator: User) -> None:
+@pytest.mark.parametrize(
+    "halt",
+    [
+        {"paused_at": Now()},
+        {"rate_limited_until": Now() + timedelta(hours=1)},
+        {"quiet_hours": f"{NOW - timedelta(hours=1):%H:%M}-{NOW + timedelta(hours=3):%H:%M} UTC"},
+    ],
+    ids=["paused", "told to wait", "quiet"],
+)
+def test_the_job_of_an_action_does_not_wait_in_a_queue_where_nothing_starts(
+    operator: User, halt: dict[str, Any]
+) -> None:
     past()
-    QueueControl.objects.create(name="default", paused_at=Now())
+    QueueControl.objects.create(name="default", **halt)
     action = bulk_actions.request(kind=CANCEL, wanted=JobFilter(queues=("default",)), actor=operator)
     assert Job.objects.get(pk=action.job_id).queue == "email"
 

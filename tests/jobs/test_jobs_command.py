@@ -134,6 +134,17 @@ def test_every_job_is_meant_only_by_saying_so() -> None:
     assert (printed, status) == ("No job matches: in queue video.\n", 1)
     with pytest.raises(CommandError, match="'yesterday' is no time"):
         jobs("cancel", "--created-from", "yesterday")
+    for hours in ("0", "-1", "nan", "1e9", "many"):
+        with pytest.raises(CommandError, match="expected hours"):
+            jobs("stats", "--hours", hours)
+
+
+def test_times_are_utc_unless_they_say_otherwise(settings: Any) -> None:
+    settings.TIME_ZONE = "Asia/Tokyo"
+    printed, _ = jobs("cancel", "--queue", "video", "--created-from", "2026-03-01T08:00")
+    assert printed == "No job matches: in queue video, created from 2026-03-01 08:00:00 UTC.\n"
+    printed, _ = jobs("cancel", "--queue", "video", "--created-from", "2026-03-01T08:00+02:00")
+    assert printed == "No job matches: in queue video, created from 2026-03-01 06:00:00 UTC.\n"
 
 
 def test_jobs_are_listed_newest_first_as_the_filter_says() -> None:

@@ -1,7 +1,7 @@
 """The options that say which jobs are meant: those of `jobs.job_filter.JobFilter`."""
 
 from argparse import ArgumentTypeError
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -54,4 +54,4 @@ def _moment(text: str) -> datetime:
         found = None
     if found is None:
         raise ArgumentTypeError(f"{text!r} is no time, as 2026-03-01T08:00 or 2026-03-01 are")
-    return found if timezone.is_aware(found) else timezone.make_aware(found)
+    return found.astimezone(UTC) if timezone.is_aware(found) else found.replace(tzinfo=UTC)

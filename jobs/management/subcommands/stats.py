@@ -1,5 +1,6 @@
 """`manage.py jobs stats`."""
 
+from argparse import ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from jobs.management.subcommands import DONE, Output
 from jobs.management.tables import length
 from jobs.statistics import Counts
 
+_MOST_HOURS = 24 * 366
 _HEAD = (
     "WAITING",
     "ACTIVE",
@@ -35,7 +37,7 @@ class Stats:
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--by", choices=["queue", "task"], default="queue")
         parser.add_argument(
-            "--hours", type=float, default=1, metavar="N", help="how far back (default: %(default)s; to the minute)"
+            "--hours", type=_hours, default=1, metavar="N", help="how far back (default: %(default)s; to the minute)"
         )
 
     def run(self, options: dict[str, Any], output: Output) -> int:
@@ -66,3 +68,14 @@ class Stats:
             rows.append((name, *shown, f"{times['per_minute']:.1f}", *lengths))
         output.table((by.upper(), *_HEAD), rows, facts, empty="Nothing ended in that time.")
         return DONE
+
+
+def _hours(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0
+    # To the minute, so less than one is none; not a number is none either.
+    if not 1 / 60 <= found <= _MOST_HOURS:
+        raise ArgumentTypeError(f"{text!r}: expected hours, from 0.02 to {_MOST_HOURS}, as in 0.5 or 24")
+    return found

@@ -16,7 +16,6 @@ from jobs.models import Job, LogLine
 from jobs.states import END_STATES, State
 
 _PAUSE_SECONDS = 0.5
-_MOST_AT_ONCE = 1000
 # A row may be committed a moment after the time that stands in it.
 _OVERLAP = timedelta(seconds=5)
 
@@ -65,7 +64,7 @@ class _Many:
         )
         happened = [
             (moment, name, job)
-            for job in changed.only("task", "queue", "state", "attempt", "error", *times)[:_MOST_AT_ONCE]
+            for job in changed.only("task", "queue", "state", "attempt", "error", *times).iterator()
             for name in times
             if (moment := getattr(job, name)) is not None and moment > since
         ]

@@ -98,3 +98,22 @@ def test_who_may_only_look_at_periodic_tasks_changes_nothing(client: Client, db:
     text = page(client, f"{LIST}{schedule.pk}/change/")
     assert 'name="catch_up-0-policy"' not in text
     assert client.post(f"{LIST}{schedule.pk}/change/", form_of(schedule)).status_code == 403
+    for action in ("enable_tasks", "disable_tasks", "toggle_tasks", "run_tasks"):
+        client.post(LIST, {"action": action, "_selected_action": [schedule.pk]})
+    schedule.refresh_from_db()
+    assert schedule.enabled
+    assert not Job.objects.exists()
+
+
+def test_selected_tasks_run_at_once_and_a_broken_one_says_why(admin_client: Client) -> None:
+    whole, broken = make_schedule(), make_schedule("broken", args="[1,")
+    chosen = {"action": "run_tasks", "_selected_action": [whole.pk, broken.pk]}
+    text = admin_client.post(LIST, chosen, follow=True).content.decode()
+    assert "broken: The arguments are not JSON" in text
+    assert "Enqueued: 1 job." in text
+    assert Job.objects.get().task == whole.task
+    assert not Tick.objects.exists()
+    admin_client.post(LIST, {**chosen, "action": "disable_tasks"})
+    assert not PeriodicTask.objects.filter(enabled=True).exists()
+    admin_client.post(LIST, {**chosen, "action": "enable_tasks"})
+    assert PeriodicTask.objects.filter(enabled=True).count() == 2

@@ -106,6 +106,7 @@ def test_a_state_that_somebody_sets_back_does_not_double_a_tick() -> None:
     decide(schedule)
     assert not Job.objects.exists()
     assert Tick.objects.count() == 1
+    assert not plan_of(schedule).is_due
 
 
 # -- Two at once, and deaths -------------------------------------------------------------------------------------------
