@@ -6,12 +6,13 @@ start.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from django.db.models import F
@@ -20,7 +21,11 @@ from django.db.models.functions import Greatest, Now
 from jobs.models import Job, Limit, QueueControl
 from jobs.queues import QUEUES, Queue
 from jobs.quiet_hours import QuietHours
-from jobs.rates import Rate
+from jobs.rates import InvalidLimit, Rate
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 COLUMNS = ("rate_key", "rate_limit", "concurrency_key", "concurrency_limit", "quiet_hours")
 _time_stands_still: ContextVar[bool] = ContextVar("jobs_limits_time_stands_still", default=False)
@@ -42,16 +47,20 @@ class Limits:
 
     @classmethod
     def of(cls, queue: Queue, own: Mapping[str, Any]) -> Self:
-        """Those of a queue, as it is in force, and a job's own: its columns `COLUMNS` and `lane`, by name."""
+        """Those of a queue, as it is in force, and a job's own: its columns `COLUMNS` and `lane`, by name.
+
+        Own ones that mean nothing, as where this machine does not know a zone, are passed over: one row must not stop
+        the others.
+        """
         rates: dict[str, Rate | None] = {}
         quiet_hours = []
         if not _time_stands_still.get():
             if queue.rate is not None:
                 rates[queue_key(queue.name)] = queue.rate
-            quiet_hours = [queue.quiet, QuietHours.parse(own["quiet_hours"]) if own["quiet_hours"] else None]
+            quiet_hours = [queue.quiet, _own(QuietHours.parse, own["quiet_hours"])]
         if own["rate_key"]:
-            has_rate = own["rate_limit"] and not _time_stands_still.get()
-            rates[rate_key(own["rate_key"])] = Rate.parse(own["rate_limit"]) if has_rate else None
+            rate = None if _time_stands_still.get() else _own(Rate.parse, own["rate_limit"])
+            rates[rate_key(own["rate_key"])] = rate
         return cls(
             queue=queue.name,
             lane=own["lane"],
@@ -89,6 +98,14 @@ class Obstacle:
     text: str
     until: datetime | None = None
     job_ids: tuple[UUID, ...] = ()
+
+
+def _own(parse: Callable[[str], T], text: str | None) -> T | None:
+    try:
+        return parse(text) if text else None
+    except InvalidLimit as error:
+        logger.error("A job's own limit is passed over. %s", error)
+        return None
 
 
 def queue_key(queue: str) -> str:

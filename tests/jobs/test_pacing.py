@@ -228,6 +228,17 @@ def test_jobs_in_their_quiet_hours_get_no_hints(pacer: Pacer, broker: "redis.Red
     assert hinted(broker) == [str(loud.pk)]
 
 
+@pytest.mark.parametrize("limit", [{"quiet_hours": "22:00-07:00 Nowhere/Town"}, {"rate_key": "t", "rate_limit": "9/x"}])
+def test_a_limit_of_one_job_that_means_nothing_is_passed_over_and_keeps_no_other_waiting(
+    pacer: Pacer, broker: "redis.Redis", limit: dict[str, Any]
+) -> None:
+    strange = make_job(**limit)
+    [other] = make_jobs(1, rate_key="u", rate_limit="1/h")
+    pacer.look()
+    assert set(hinted(broker)) == {str(strange.pk), str(other.pk)}
+    claim_job(strange, make_worker())
+
+
 def test_running_jobs_and_hints_share_the_slots_of_a_key(pacer: Pacer, broker: "redis.Redis") -> None:
     fields = {"concurrency_key": "u", "concurrency_limit": 2}
     run = claim_job(make_job(**fields), make_worker())
