@@ -22,6 +22,7 @@ from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLim
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
+from jobs.payloads import as_json, storable
 from jobs.runs import log
 from jobs.states import State
 from jobs.task import JobTask
@@ -70,9 +71,9 @@ class LedgerBackend(DatabaseBackend):
     def complete(self, request: Any, result: Any) -> bool:
         """Completes the job of a claimed request, together with what follows it; False where it is no longer its own.
 
-        Raises EncodeError for a result that is not JSON.
+        Raises NotKept for a result that is not JSON, or none that PostgreSQL can store.
         """
-        self.encode(result)
+        as_json(result)
         return settle.complete(request.run, result=result, claim=request.claim)
 
     def mark_as_failure(
@@ -94,9 +95,9 @@ class LedgerBackend(DatabaseBackend):
                 return
             self._lost(run, exc, request)
             return
-        error = _storable(_in_words(exc))
-        kept = _storable(self.prepare_exception(exc))
-        traceback = _storable(traceback or "")
+        error = storable(_in_words(exc))
+        kept = storable(self.prepare_exception(exc))
+        traceback = storable(traceback or "")
 
         event, level = "failed", logging.WARNING
 
@@ -137,9 +138,9 @@ class LedgerBackend(DatabaseBackend):
         if options.get("eta"):
             delay = self._moment(options["eta"])
         changes: dict[str, Any] = {"args": list(signature.args), "kwargs": dict(signature.kwargs)}
-        error = _storable(_in_words(exc)) if exc is not None else "It asked for another run."
-        kept = _storable(self.prepare_exception(exc)) if isinstance(exc, BaseException) else None
-        traceback = _storable(traceback or "")
+        error = storable(_in_words(exc)) if exc is not None else "It asked for another run."
+        kept = storable(self.prepare_exception(exc)) if isinstance(exc, BaseException) else None
+        traceback = storable(traceback or "")
 
         def write(repeated: bool) -> bool:
             landed = settle.retry(run, delay=delay or 0, error=error, exception=kept, traceback=traceback, **changes)
@@ -169,7 +170,7 @@ class LedgerBackend(DatabaseBackend):
         elif exc.requeue:
             written = self._written(lambda _: self._requeued(run, exc), request, "requeued")
         else:
-            written = self._written(lambda _: settle.fail(run, error=_in_words(exc)), request, "rejected")
+            written = self._written(lambda _: settle.fail(run, error=storable(_in_words(exc))), request, "rejected")
         if written:
             log(logging.INFO, "left", request.task, request, _in_words(exc))
             flows.member_ended(request.claim.flow_id)
@@ -179,8 +180,8 @@ class LedgerBackend(DatabaseBackend):
         if job is None:
             return False
         if job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]:
-            return settle.fail(run, error=_in_words(exc))
-        return settle.retry(run, delay=0, error=_in_words(exc))
+            return settle.fail(run, error=storable(_in_words(exc)))
+        return settle.retry(run, delay=0, error=storable(_in_words(exc)))
 
     def replace(self, run: settle.Run, replacement: Any) -> bool:
         """Lets a running job go on as another task, or as a flow; False where the run does not own it any more.
@@ -199,7 +200,7 @@ class LedgerBackend(DatabaseBackend):
         except Exception as error:  # whatever is wrong with a child is a failure of the body that has named it
             logger.exception("id=%s could not go on as %s", run.job_id, replacement)
             return settle.fail(
-                run, error=_storable(_in_words(error)), exception=self.prepare_exception(error), cause=error
+                run, error=storable(_in_words(error)), exception=storable(self.prepare_exception(error)), cause=error
             )
 
     def mark_as_revoked(
@@ -231,6 +232,7 @@ class LedgerBackend(DatabaseBackend):
             current = self.app.current_worker_task
             run = _run(task_id, current.request) if current and current.request.id == task_id else None
         if run is not None:
+            as_json(result)
             settle.report(run, custom_state=state[:64], custom_meta=result)
         return result
 
@@ -361,17 +363,6 @@ def _run(task_id: str, request: Any) -> settle.Run | None:
 
 def _paused(run: settle.Run, seconds: float, repeated: bool) -> bool:
     return settle.rate_limit(run, seconds=seconds) or (repeated and run.landed(state="waiting"))
-
-
-def _storable(value: Any) -> Any:
-    """The same, as PostgreSQL can keep it: a NUL character or half a surrogate pair in an error must not lose it."""
-    if isinstance(value, str):
-        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, dict):
-        return {key: _storable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_storable(item) for item in value]
-    return value
 
 
 def _in_words(exc: Any) -> str:

@@ -15,10 +15,10 @@ from uuid import UUID
 from django.contrib.auth import get_user_model
 from django.db import connections, router
 from django.db.models.functions import Now
-from kombu.utils import json as kombu_json
 
 from jobs.limits import COLUMNS, Limits, in_force
 from jobs.models import Job, QueueControl
+from jobs.payloads import as_json, from_json
 from jobs.queues import PACED_QUEUES
 from jobs.rates import Rate
 from jobs.statistics import BOUNDS_SECONDS
@@ -352,7 +352,7 @@ def claim(hints: dict[UUID, str], *, worker_id: UUID, task: str | None = None, r
     left = hints.keys() - {row[0] for row in rows}
     for values in _limited(left) if left else ():
         rows += _claim_limited(values, {**parameters, "job_id": values["id"], "token": hints[values["id"]]})
-    return [Claim(*row[:3], *(kombu_json.loads(text) for text in row[3:6]), *row[6:]) for row in rows]
+    return [Claim(*row[:3], *(from_json(text) for text in row[3:6]), *row[6:]) for row in rows]
 
 
 def _limited(job_ids: Collection[UUID]) -> list[dict[str, Any]]:
@@ -398,7 +398,7 @@ def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
     parameters: dict[str, Any] = {
         "job_ids": list(ends),
         "tokens": [token for token, _ in ends.values()],
-        "results": [None if result is None else kombu_json.dumps(result) for _, result in ends.values()],
+        "results": [None if result is None else as_json(result) for _, result in ends.values()],
     }
     with connections[router.db_for_write(Job)].cursor() as cursor:
         cursor.execute(COMPLETE, parameters)

@@ -1,6 +1,5 @@
 """Enqueueing: everything about a job is checked first, then its row is written in the caller's transaction."""
 
-import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,13 +13,13 @@ from django.db import router, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 from kombu import Queue as KombuQueue
-from kombu.utils.json import JSONEncoder
 
 from jobs import canvas, correlation, own_limits, publish
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
 from jobs.models import Job
+from jobs.payloads import NotKept, as_json
 from jobs.queues import Queue, queue_named
 from jobs.states import State
 
@@ -261,13 +260,11 @@ def _checked_priority(priority: Any) -> int:
 def checked_json(name: str, payload: Any) -> str:
     """The payload as JSON. Refuses what PostgreSQL could not keep, before anything is written."""
     try:
-        text = json.dumps(payload, cls=JSONEncoder, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        text = as_json(payload)
+    except NotKept as error:
         raise PayloadNotJSON(
-            f"{name}: the arguments are not JSON ({error}). Pass ids, and load objects in the task."
+            f"{name}: the arguments cannot be kept: {error}. Pass ids, and load objects in the task."
         ) from error
-    if "\\u0000" in text:
-        raise PayloadNotJSON(f"{name}: the arguments contain a NUL character, which PostgreSQL cannot store.")
     size, limit = len(text.encode()), settings.JOBS_PAYLOAD_MAX_BYTES
     if size > limit:
         raise PayloadTooLarge(f"{name}: the arguments are {size} bytes, more than {limit}. Pass ids, not contents.")

@@ -1,6 +1,5 @@
 """The ledger's tables. A row of Job is the job; what Redis holds is only a hint that wakes a worker."""
 
-import json
 import logging
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from jobs.cron.models import CatchUp as CatchUp
 from jobs.cron.models import ScheduleState as ScheduleState
 from jobs.cron.models import Tick as Tick
 from jobs.ids import new_id
+from jobs.payloads import PayloadDecoder as PayloadDecoder
 from jobs.queues import Queue
 from jobs.rates import InvalidLimit
 from jobs.states import END_STATES, LIVE_STATES, State
@@ -25,13 +25,6 @@ logger = logging.getLogger(__name__)
 
 LIVE = [str(state) for state in LIVE_STATES]
 ENDED = [str(state) for state in END_STATES]
-
-
-class PayloadDecoder(json.JSONDecoder):
-    """Turns Celery's marked values (dates, decimals, UUIDs) back into Python's."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"object_hook": kombu_json.object_hook, **options})
 
 
 def payload_field(**options: Any) -> "models.JSONField[Any, Any]":

@@ -16,6 +16,7 @@ from django.db import connections
 from jobs import canvas, runs, settle
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent
 from jobs.patience import DATABASE_AWAY, patiently
+from jobs.payloads import as_json
 from jobs.queues import QUEUES, Queue
 from jobs.worker.notes import own_notes
 
@@ -241,6 +242,8 @@ class JobTask(DjangoTask):
             return super().replace(sig)
         if isinstance(sig, _chain) and not sig.tasks:
             raise ImproperlyConfigured("Cannot replace with an empty chain")
+        if type(sig) is Signature:
+            as_json([sig.args, sig.kwargs])
         self.request.replacement = sig if type(sig) is Signature else canvas.FanOut(children=[sig])
         raise Ignore(f"replaced by {sig.task}")
 
@@ -252,6 +255,8 @@ class JobTask(DjangoTask):
         request = self.request if request is None else request
         signature = super().signature_from_request(request, *args, **options)
         if getattr(request, "claim", None) is not None:
+            # Here the body can be told; at its end nobody would listen.
+            as_json([signature.args, signature.kwargs])
             signature.apply_async = partial(_note_retry, request, signature)
         return signature
 

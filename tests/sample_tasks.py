@@ -28,6 +28,44 @@ def add(x: int, y: int) -> int:
 
 
 @shared_task(queue="default")
+def echo(value: Any) -> Any:
+    return value
+
+
+@shared_task(queue="default")
+def raise_error(value: Any) -> None:
+    raise ValueError(value)
+
+
+@shared_task(queue="default")
+def evaluate(expression: str) -> Any:
+    """Returns what no caller could have passed."""
+    return eval(expression)
+
+
+@shared_task(queue="default", atomic=True)
+def evaluate_atomically(expression: str) -> Any:
+    return eval(expression)
+
+
+@shared_task(queue="default")
+def raise_evaluated(expression: str) -> None:
+    raise ValueError(eval(expression))
+
+
+@shared_task(bind=True, queue="default")
+def leave_evaluated(self: Any, expression: str, how: str) -> None:
+    """Leaves what no caller could have passed, in another way than as a result."""
+    value = eval(expression)
+    if how == "state":
+        self.update_state(state="COUNTING", meta=value)
+    elif how == "retry":
+        raise self.retry(args=(value, how), countdown=0, max_retries=3)
+    elif how == "replace":
+        raise self.replace(echo.s(value))
+
+
+@shared_task(queue="default")
 def append_line(path: str, line: str, seconds: float = 0) -> str:
     """Leaves a line in a file for each run, before and after its work."""
     with Path(path).open("a") as file:

@@ -65,6 +65,8 @@ def test_a_rolled_back_transaction_leaves_no_job() -> None:
         (lambda: sample_tasks.add.delay(1, object()), PayloadNotJSON, "tests.sample_tasks.add: .* not JSON"),
         (lambda: sample_tasks.add.delay(1, float("nan")), PayloadNotJSON, "not JSON"),
         (lambda: sample_tasks.add.delay(1, "\0"), PayloadNotJSON, "NUL"),
+        (lambda: sample_tasks.add.delay(1, "\ud800"), PayloadNotJSON, "half a character"),
+        (lambda: sample_tasks.add.delay(1, {"\udcff": 2}), PayloadNotJSON, "half a character"),
         (lambda: sample_tasks.add.delay(1, "x" * 300_000), PayloadTooLarge, "more than 262144. Pass ids"),
         (lambda: sample_tasks.add.apply_async((1, 2), queue="emial"), UnknownQueue, "'emial'.*crm, default, email"),
         (lambda: sample_tasks.add.apply_async((1, 2), priority=11), ValueError, "priority=11: expected 0 to 9"),

@@ -173,7 +173,7 @@ def test_the_arguments_of_a_running_job_are_not_edited(operator: User) -> None:
         ([], {"x": 1, "z": 2}, "unexpected keyword argument 'z'"),
         ({"x": 1}, {}, "a JSON list"),
         ([1, 2], [], "a JSON list"),
-        ([1, float("nan")], {}, "are not JSON"),
+        ([1, float("nan")], {}, "not JSON"),
         (["\0", 1], {}, "NUL character"),
         (["x" * 300_000, 1], {}, "more than 262144"),
         (["•••", 1], {}, "no hidden value"),
