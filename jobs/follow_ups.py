@@ -123,10 +123,15 @@ def _abandon(job: Job, reason: str) -> None:
 
 
 def _named_steps(steps: Iterable[Any]) -> Iterator[tuple[Any, str]]:
-    """Every task of a chain that somebody may wait for, those inside of groups and chains too, with its id."""
+    """Every task of a chain that somebody may wait for, those inside of groups, chains and chords too, with its id."""
     for step in steps:
         if step.get("subtask_type") in ("group", "chain"):
             yield from _named_steps(step["kwargs"].get("tasks", []))
+        elif step.get("subtask_type") == "chord":
+            # Its own id is that of its header; whoever waits for it waits for its body.
+            header = step["kwargs"]["header"]
+            yield from _named_steps(header if isinstance(header, list) else [header])
+            yield from _named_steps([step["kwargs"]["body"]])
         elif task_id := step.get("options", {}).get("task_id"):
             yield step, task_id
 

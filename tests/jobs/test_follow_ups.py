@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 from celery import chain, group
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, TaskRevokedError
+from celery.result import AsyncResult
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models.functions import Now
@@ -16,8 +17,10 @@ from jobs import claims, services, settle
 from jobs.dispatcher import due
 from jobs.models import Job
 from jobs.settle import Run
+from jobs.testing import run_due_jobs
 from tests import sample_tasks
 from tests.jobs.factories import make_worker, state_of
+from tests.jobs.test_flows import total
 
 pytestmark = pytest.mark.django_db
 
@@ -82,6 +85,23 @@ def test_members_of_a_group_at_the_end_of_a_broken_chain_are_cancelled_too() -> 
     whole = chain(sample_tasks.add.s(1, 2), group(sample_tasks.add.s(1), sample_tasks.add.s(2))).apply_async()
     settle.fail(started(whole.parent.id)[0], error="broken")
     assert [state_of(member.id) for member in whole.children] == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize("end", BAD_ENDS)
+def test_who_waits_for_a_chord_after_a_broken_step_hears_of_it_and_of_its_next_run(end: str) -> None:
+    add = sample_tasks.add
+    whole = (add.s(1, 2) | group(add.s(1), add.s(2)) | total.s() | add.s(10)).apply_async()
+    body, header = whole.parent, whole.parent.parent
+    run, _ = started(header.parent.id)
+    BAD_ENDS[end](run)
+    later = [*(member.id for member in header.children), body.id, whole.id]
+    assert {result_id: state_of(result_id) for result_id in later} == dict.fromkeys(later, "cancelled")
+    assert Job.objects.count() == 1 + len(later)
+    with pytest.raises(TaskRevokedError):
+        AsyncResult(whole.id).get(timeout=1)
+    services.retry_job(job_id=run.job_id, actor=get_user_model().objects.first() or operator())
+    run_due_jobs()
+    assert whole.get(timeout=1) == 19
 
 
 def test_a_later_step_that_has_no_arguments_yet_is_not_run_by_itself() -> None:
