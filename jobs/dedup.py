@@ -178,7 +178,7 @@ def _throttled(job: Job, key: str, length: timedelta, using: str) -> Placed:
 
 
 def _latest(job: Job, using: str) -> Placed:
-    """Takes the place of a job that has never started, or of whatever was to succeed one that has."""
+    """Takes the place of a job that has never started, or of whatever was to succeed one that has, or is in a flow."""
     rows = Job.objects.using(using)
     for _ in range(_ROUNDS):
         rows.bulk_create([job], ignore_conflicts=True)
@@ -193,9 +193,12 @@ def _latest(job: Job, using: str) -> Placed:
         holder = next((row for row in found if row.pk == job.pk), found[0])
         if holder.pk == job.pk:
             return Placed(job.pk, is_written=True)
+        if _is_in_flow(job):
+            # Its flow would wait for a job that is not its own: the caller refuses it.
+            return Placed(holder.pk, is_written=False)
         call = {name: getattr(job, name) for name in _CALL}
         call.update(run_at=holder.call_run_at, expires_at=holder.call_expires_at)
-        if holder.started_at is None:
+        if holder.started_at is None and not _is_in_flow(holder):
             renew(holder, job, call)
             return Placed(holder.pk, is_written=True)
         return Placed(_keep_as_successor(holder, job, call), is_written=False)
@@ -211,7 +214,7 @@ def renew(holder: Job, job: Job, call: dict[str, Any]) -> None:
 
 
 def _keep_as_successor(holder: Job, job: Job, call: dict[str, Any]) -> UUID:
-    """Keeps a call for the end of a job that has started; returns the id that its job will have.
+    """Keeps a call for the end of a job whose place it cannot take; returns the id that its job will have.
 
     Every call that waits for the same end gets the same id: that of the first, under which the newest will run.
     """
@@ -233,6 +236,10 @@ def _unsettled(job: Job) -> RuntimeError:
 def _in_the_way(job: Job) -> Q:
     same = Q(pk=job.pk)
     return same if job.dedup_key is None else same | Q(dedup_key=job.dedup_key, state__in=LIVE)
+
+
+def _is_in_flow(job: Job) -> bool:
+    return job.flow_id is not None or job.awaited_flow_id is not None
 
 
 def _from_kept(successor: Any, key: str | None) -> Job:
