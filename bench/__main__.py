@@ -42,6 +42,9 @@ def main(words: list[str]) -> int:
     if report.ratio < arguments.at_least:
         complain(f"{report.ratio:.2f} times the peer's rate; expected at least {arguments.at_least:g}.")
         return 1
+    if report.bulk_per_second and report.bulk_ratio < arguments.bulk_at_least:
+        complain(f"In bulk {report.bulk_ratio:.1f} times one at a time; expected at least {arguments.bulk_at_least:g}.")
+        return 1
     return 0
 
 
@@ -77,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--due", type=int, default=100, help="delayed jobs per side (default: %(default)s)")
     parser.add_argument("--drain-only", action="store_true", help="leave out delayed jobs and the window")
     parser.add_argument("--at-least", type=float, default=0, metavar="N", help="fail under N times the peer's rate")
+    parser.add_argument(
+        "--bulk-at-least", type=float, default=0, metavar="N", help="fail under N times our own rate one at a time"
+    )
     parser.add_argument("--record", action="store_true", help=f"append the table to {PAGE.relative_to(BASE_DIR)}")
     return parser
 

@@ -32,6 +32,11 @@ class Report:
         """How many times quicker we drain: the ratio of the medians."""
         return self._ratio(lambda drain: drain.drained_per_second)
 
+    @property
+    def bulk_ratio(self) -> float:
+        """How many times quicker we enqueue in bulk than one at a time: the ratio of the medians."""
+        return median(self.bulk_per_second) / median(drain.enqueued_per_second for drain in self.drains[0])
+
     def rows(self) -> list[tuple[str, str, str, str]]:
         """What was measured, our figure, the peer's, and ours divided by the peer's."""
         rows = [
@@ -45,8 +50,7 @@ class Report:
         ]
         if self.bulk_per_second:
             ours = " / ".join(f"{rate:.0f}" for rate in _spread(self.bulk_per_second))
-            times = median(self.bulk_per_second) / median(drain.enqueued_per_second for drain in self.drains[0])
-            rows.append(("jobs enqueued a second, in bulk", ours, "", f"{times:.1f} times one at a time"))
+            rows.append(("jobs enqueued a second, in bulk", ours, "", f"{self.bulk_ratio:.1f} times one at a time"))
         if self.late_seconds:
             ours, peer = ("{:.3f} / {:.3f}".format(*seconds) for seconds in self.late_seconds)
             rows.append(("seconds late when due, idle machine: median / 99 %", ours, peer, ""))

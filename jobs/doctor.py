@@ -33,6 +33,7 @@ SHORT_LEASE_SECONDS = 5.0
 HINT_PATIENCE = timedelta(seconds=30)
 _PATIENCE_SECONDS = 2.0
 _SEE_SERVERS = "See what is said of the servers."
+_SEE_SETTINGS = "See what is said of the settings."
 # Web processes, beat, commands, and what PostgreSQL keeps for superusers.
 _OTHER_CONNECTIONS = 20
 
@@ -80,6 +81,9 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
             if isinstance(error, DatabaseError | InterfaceError):
                 connection.close()
             findings.append(Finding(Level.ERROR, f"Could not be looked at: {error}".strip(), _SEE_SERVERS))
+        except (ValueError, TypeError, AttributeError) as error:
+            # A setting that is nonsense, such as the address of a broker that is no Redis.
+            findings.append(Finding(Level.ERROR, f"Could not be looked at: {error}", _SEE_SETTINGS))
         yield title, findings or [Finding(Level.GOOD, "Nothing to report.")]
 
 

@@ -146,7 +146,8 @@ class Question(Generic[Answer]):
     def _run(self) -> None:
         try:
             answer: Answer | Exception = self._ask()
-        except (DatabaseError, redis.RedisError, OSError) as error:
+        except (DatabaseError, redis.RedisError, OSError, ValueError) as error:
+            # The last for an address that names no Redis.
             answer = error
         finally:
             connections.close_all()

@@ -122,6 +122,13 @@ def test_a_redis_that_is_away_is_an_error_and_stops_no_other_examination(setting
     assert troubles("Clocks") == ""
 
 
+def test_a_broker_that_is_no_redis_is_an_error_and_stops_no_other_examination(settings: Any) -> None:
+    settings.CELERY_BROKER_URL = "amqp://127.0.0.1/"
+    assert "error: Could not be looked at: Redis URL must specify" in troubles("Servers")
+    assert "jobs.E007" in troubles("Settings")
+    assert "error: Redis does not answer" in troubles("Health")
+
+
 def test_unsafe_settings_are_named(settings: Any) -> None:
     settings.JOBS_HEARTBEAT_SECONDS = settings.JOBS_LEASE_SECONDS
     assert "(jobs.E001)" in troubles("Settings")
