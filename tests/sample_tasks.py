@@ -359,6 +359,14 @@ def talk_and_fail(self: Any) -> None:
     raise Permanent("it failed")
 
 
+@shared_task(queue="default")
+def log_what_cannot_be_formatted() -> str:
+    logger = logging.getLogger("somebody.elses")
+    logger.info("%d items", "many")
+    logger.info("after it")
+    return "done"
+
+
 @shared_task(bind=True, queue="default")
 def enqueue_child(self: Any, depth: int) -> str:
     logging.getLogger("somebody.elses").info("depth %d", depth)

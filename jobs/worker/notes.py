@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import current_app
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_shutdown
 from django.conf import settings
 from django.db import DatabaseError, connections
@@ -155,7 +156,13 @@ class JobLogHandler(logging.Handler):
         run = getattr(request, "run", None)
         if request is None or run is None or record.name.startswith("jobs."):
             return
-        message = self.format(record)[:_LINE_CHARACTERS].replace("\0", "\\x00").encode("utf-8", "replace").decode()
+        try:
+            message = self.format(record)[:_LINE_CHARACTERS].replace("\0", "\\x00").encode("utf-8", "replace").decode()
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:  # noqa: BLE001 - as logging's own handlers do: a wrong log call is no reason to fail
+            self.handleError(record)
+            return
         lines, size = getattr(request, "log_kept", None) or (0, 0)
         lines, size = lines + 1, size + len(message.encode())
         was_full = request.log_is_full if lines > 1 else False

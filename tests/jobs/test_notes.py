@@ -80,6 +80,16 @@ def test_lines_and_the_last_progress_are_there_while_the_job_runs(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_line_that_cannot_be_formatted_fails_no_job(processes: Processes) -> None:
+    worker = processes.worker("default")
+    result = sample_tasks.log_what_cannot_be_formatted.delay()
+    wait_until(lambda: Job.objects.get(pk=result.id).finished_at is not None)
+    assert result.state == "SUCCESS"
+    wait_until(lambda: lines_of(result) == ["after it"])
+    assert "--- Logging error ---" in worker.output
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_job_does_not_wait_for_its_lines(processes: Processes) -> None:
     result = sample_tasks.talk.delay(50)
     with transaction.atomic():
