@@ -49,16 +49,16 @@ def enqueue_many(
     calls: Iterable[Mapping[str, Any]],
     *,
     atomic: bool = False,
-    dedup_key: Callable[[Mapping[str, Any]], str] | None = None,
+    dedup_key: Callable[[Mapping[str, Any]], str | None] | None = None,
     **options: Any,
 ) -> Enqueued:
     """Enqueues a task once for each of `calls`, which are its keyword arguments, from any iterable, also without end in
     sight: never more than a thousand are held in memory.
 
-    `options` are those of `apply_async`, the same for all; `dedup_key` makes the key of each call from its arguments. A
-    call whose key is taken, by a live job, for a time, or by an earlier call, leaves nothing. In the caller's
-    transaction all is part of that. Outside of one, each thousand is committed by itself, so that others' first jobs
-    run while the last ones are being written; with `atomic=True` there is one transaction around all.
+    `options` are those of `apply_async`, the same for all. `dedup_key` makes the key of each call from its arguments,
+    or None for none; a call whose key is taken, by a live job, for a time, or by an earlier call, leaves nothing. In
+    the caller's transaction all is part of that. Outside of one, each thousand is committed by itself, so that others'
+    first jobs run while the last ones are being written; with `atomic=True` there is one transaction around all.
 
     Raises CallRefused for a call that is wrong, and whatever enqueueing raises where the options are. Called again
     after a crash in the middle, it writes everything again, but for what dedup keys hold.
@@ -85,7 +85,7 @@ class _Batch:
         self,
         task: Any,
         options: Mapping[str, Any],
-        dedup_key: Callable[[Mapping[str, Any]], str] | None,
+        dedup_key: Callable[[Mapping[str, Any]], str | None] | None,
         before: Enqueued,
     ) -> None:
         self._task, self._options, self._dedup_key, self._before = task, options, dedup_key, before
@@ -103,11 +103,12 @@ class _Batch:
 
     def _free(self, rows: list[claims.NewRow], using: str) -> list[claims.NewRow]:
         """In the order of their keys, so that two callers with the same keys do not wait for each other for ever; but
-        for those whose key a throttled job has."""
-        by_key = {row.dedup_key: row for row in reversed(rows)}
+        for those whose key a throttled job has. Those without a key come first."""
+        by_key = {row.dedup_key: row for row in reversed(rows) if row.dedup_key is not None}
         windows = DedupWindow.objects.using(using).filter(key__in=by_key, until__gt=Now())
         taken = set(windows.values_list("key", flat=True))
-        return [row for key, row in sorted(by_key.items()) if key not in taken]
+        without = [row for row in rows if row.dedup_key is None]
+        return without + [row for key, row in sorted(by_key.items()) if key not in taken]
 
 
 class Alike:
@@ -160,11 +161,11 @@ class Alike:
         """A job that all are like, but for what they have for themselves; its times are moments."""
         app = current_app._get_current_object()
         job = enqueue.job_of(app, self.task, args, kwargs, dict(self._options))
-        now = claims.now()
+        options, now = enqueue.over_declared(self.task, self._options), claims.now()
         if hasattr(job.run_at, "resolve_expression"):
-            job.run_at = now + timedelta(seconds=self._options.get("countdown") or 0)
+            job.run_at = now + timedelta(seconds=options.get("countdown", 0))
         if hasattr(job.expires_at, "resolve_expression"):
-            job.expires_at = now + timedelta(seconds=self._options["expires"])
+            job.expires_at = now + timedelta(seconds=options["expires"])
         return job
 
     def _hint(self, hint: publish.Hint, job_id: UUID) -> publish.Hint:

@@ -124,9 +124,7 @@ def job_of(
     if options.pop("task_type", None) is None:
         # Called by name: what `Task.apply_async` would have done.
         task.__header__(*args, **kwargs)
-        # `celery call` names every option, with None for those that nobody gave.
-        given = {name: value for name, value in options.items() if value is not None}
-        options = {**task._get_exec_options(), **given}
+        options = over_declared(task, options)
     place_in_flow = canvas.take_place(options)
     awaited_flow_id = options.pop("awaited_flow_id", None)
     stamps = options.pop("stamped_headers", None) or []
@@ -178,6 +176,14 @@ def job_of(
     if unknown:
         raise TypeError(f"{task.name}: unknown options {', '.join(sorted(unknown))}.")
     return job
+
+
+def over_declared(task: "JobTask", options: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's options, over those that the task declares.
+
+    `celery call` names every option, with None for those that nobody gave.
+    """
+    return {**task._get_exec_options(), **{name: value for name, value in options.items() if value is not None}}
 
 
 def _queue(

@@ -17,6 +17,7 @@ from accounts.models import User
 from jobs import publish
 from jobs.bulk import CallRefused, Enqueued, enqueue_many
 from jobs.enqueue import NotSupported
+from jobs.flows import fan_out
 from jobs.models import DedupWindow, Job
 from jobs.testing import run_due_jobs
 from tests.sample_tasks import add
@@ -27,6 +28,11 @@ pytestmark = pytest.mark.django_db
 @shared_task(queue="crm", priority=2, max_retries=7)
 def greet(name: str, price: Any = None) -> str:
     return f"{name} {price}"
+
+
+@shared_task(queue="crm", expires=90000)
+def greet_in_time(name: str) -> str:
+    return name
 
 
 def names(count: int) -> Iterator[dict[str, Any]]:
@@ -56,9 +62,26 @@ def test_many_jobs_may_be_delayed_and_expire(option: str, seconds: int) -> None:
         assert abs((job.expires_at - timezone.now()).total_seconds() - 90000) < 30
 
 
+@pytest.mark.parametrize("given", [{}, {"expires": None, "countdown": None}])
+def test_many_jobs_expire_as_their_task_declares(given: dict[str, Any]) -> None:
+    enqueue_many(greet_in_time, names(2), **given)
+    flow = fan_out(None, [greet_in_time.s("c").set(**given)], then=greet.s())
+    assert Job.objects.get(pk=flow.id).is_held
+    for job in Job.objects.filter(task=greet_in_time.name):
+        assert job.expires_at is not None
+        assert abs((job.expires_at - timezone.now()).total_seconds() - 90000) < 30
+
+
 def test_they_run_with_their_own_arguments() -> None:
     enqueue_many(greet, [{"name": "a", "price": Decimal("1.50")}, {"name": "b"}])
     assert [job.result for job in run_due_jobs()] == ["a 1.50", "b None"]
+
+
+def test_calls_without_a_key_are_all_enqueued_beside_those_with_one() -> None:
+    keys = iter([None, "b", None, "a", "b", None])
+    assert enqueue_many(greet, names(6), dedup_key=lambda _: next(keys)) == Enqueued(count=5, existing_count=1)
+    kept = Job.objects.order_by("kwargs__name").values_list("kwargs__name", "dedup_key")
+    assert list(kept) == [("name 0", None), ("name 1", "b"), ("name 2", None), ("name 3", "a"), ("name 5", None)]
 
 
 def test_nothing_is_enqueued_for_no_calls() -> None:
