@@ -17,12 +17,13 @@ from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, m
 from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
-from jobs import canvas, flows, settle
+from jobs import canvas, flows, own_limits, replacing, settle
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLimited
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.payloads import as_json, storable
+from jobs.rates import InvalidLimit
 from jobs.runs import log
 from jobs.states import State
 from jobs.task import JobTask
@@ -143,11 +144,26 @@ class LedgerBackend(DatabaseBackend):
         traceback = storable(traceback or "")
 
         def write(repeated: bool) -> bool:
-            landed = settle.retry(run, delay=delay or 0, error=error, exception=kept, traceback=traceback, **changes)
+            limits = self._moved_limits(run, request, **changes)
+            landed = settle.retry(
+                run, delay=delay or 0, error=error, exception=kept, traceback=traceback, **changes, **limits
+            )
             return landed or (repeated and run.landed(attempt=request.claim.attempt + 1))
 
-        if self._written(write, request, "retried"):
+        try:
+            written = self._written(write, request, "retried")
+        except (TypeError, InvalidLimit) as wrong:
+            # The other arguments make none of the keys that the task declares.
+            self.mark_as_failure(task_id, wrong, request=request)
+            return
+        if written:
             log(logging.WARNING, "retried", request.task, request, f"in={delay} error={error}")
+
+    def _moved_limits(self, run: settle.Run, request: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The limits of a job that runs again with other arguments, which the keys that its task declares may name."""
+        task = self.app.tasks[request.task]
+        job = run.row().first() if task.rate_key or task.concurrency_key else None
+        return own_limits.moved(task, job, args, kwargs) if job is not None else {}
 
     def mark_as_left(self, task_id: str, exc: Ignore | Reject, request: Any) -> None:
         """The body raised `Ignore` (the job is completed without a result, replaced, or waits again) or `Reject`.
@@ -186,11 +202,11 @@ class LedgerBackend(DatabaseBackend):
     def replace(self, run: settle.Run, replacement: Any) -> bool:
         """Lets a running job go on as another task, or as a flow; False where the run does not own it any more.
 
-        Raises what is wrong with the children of a flow.
+        Raises what is wrong with that task's call, or with the children of the flow.
         """
         if isinstance(replacement, canvas.FanOut):
             return flows.hold(run, replacement)
-        return settle.replace(run, task=replacement.task, args=list(replacement.args), kwargs=dict(replacement.kwargs))
+        return replacing.replace(run, replacement)
 
     def _replaced(self, run: settle.Run, replacement: Any) -> bool:
         try:

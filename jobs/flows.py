@@ -19,14 +19,12 @@ from django.db import router, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from jobs import bulk, canvas, enqueue, follow_ups, publish, settle
-from jobs.app import UnknownTask
+from jobs import bulk, canvas, enqueue, follow_ups, own_limits, publish, replacing, settle
 from jobs.callers import refuse_unsafe
 from jobs.ids import new_id
 from jobs.models import LIVE, Flow, Job
 from jobs.patience import DATABASE_AWAY
 from jobs.states import Cause, State
-from jobs.task import JobTask
 from jobs.transitions import transition
 
 logger = logging.getLogger(__name__)
@@ -101,13 +99,16 @@ def hold(run: settle.Run, plan: canvas.FanOut) -> bool:
         flow.save(force_insert=True)
         lineage = _lineage(job)
         if plan.then is None or type(plan.then) is not Signature:
+            accumulate = current_app.tasks["celery.accumulate"]
             changes: dict[str, Any] = {
-                "task": "celery.accumulate",
+                "task": accumulate.name,
                 "args": [canvas.held_argument(only=True)],
                 "kwargs": {"index": 0},
+                **own_limits.taken_from({}, accumulate, (), {}),
             }
         else:
-            changes = _as_then(job, plan.then)
+            args = tuple(plan.then.args) if plan.then.immutable else (canvas.held_argument(), *plan.then.args)
+            changes = replacing.changes(job, plan.then, args, awaited_flow_id=str(flow.pk))
         transition(run.row(), Cause.HELD, awaited_flow_id=flow.pk, is_held=True, run_at=Now(), **changes)
         if plan.then is not None and type(plan.then) is not Signature:
             inner = Flow.objects.create(on_failure=plan.on_failure)
@@ -202,27 +203,6 @@ def _lineage(job: Job | None) -> dict[str, Any]:
     return {"parent_id": str(job.pk), "root_id": str(job.root_id or job.pk)}
 
 
-def _as_then(job: Job, then: Signature) -> dict[str, Any]:
-    """What changes in a job that goes on as `then`. Its attempts go on counting, and it gets as many as `then` has."""
-    args = tuple(then.args) if then.immutable else (canvas.held_argument(), *then.args)
-    app = current_app._get_current_object()
-    new = enqueue.job_of(app, _task(app, then.task), args, dict(then.kwargs), dict(then.options))
-    columns = ("task", "queue", "args", "kwargs", "soft_time_limit_seconds", "time_limit_seconds")
-    allowed = None if new.max_attempts is None else new.max_attempts + job.attempt - 1
-    return {**{name: getattr(new, name) for name in columns}, "max_attempts": allowed}
-
-
-def _task(app: Any, name: str) -> JobTask:
-    task = app.tasks.get(name)
-    if task is None:
-        raise UnknownTask(name, sorted(known for known in app.tasks if not known.startswith("celery.")))
-    if not isinstance(task, JobTask):
-        raise enqueue.NotSupported(
-            f"{name} has a base class of its own: its runs are no jobs, so no flow sees them end."
-        )
-    return task
-
-
 def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None:
     """Writes a flow's members. Those in a row that differ in their arguments alone are written together, a batch at a
     time: memory does not grow with their number."""
@@ -243,7 +223,7 @@ def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None
             continue
         if alike is None:
             options = own
-            alike = bulk.Alike(_task(app, child.task), {**options, **lineage, **_membership(flow, 0)})
+            alike = bulk.Alike(replacing.task_named(app, child.task), {**options, **lineage, **_membership(flow, 0)})
         alike.add(tuple(child.args), dict(child.kwargs), flow_path=[index])
     if alike is not None:
         alike.write(hint_at_most=_HINTED_AT_ONCE - hinted)

@@ -210,11 +210,6 @@ def refuse(job_id: UUID, *, task: str) -> bool:
     return bool(transition(waiting, Cause.REFUSED, run_at=waits, refused_count=F("refused_count") + 1))
 
 
-def replace(run: Run, *, task: str, args: list[Any], kwargs: dict[str, Any]) -> bool:
-    """The job goes on as another task's, under the same id; its attempts go on counting."""
-    return bool(transition(run.row(), Cause.REPLACED, task=task, args=args, kwargs=kwargs, run_at=Now()))
-
-
 def give_back(run: Run) -> bool:
     """The run left nothing behind, through no fault of its task: the job waits again, and nothing is counted."""
     return bool(transition(run.row(), Cause.HANDED_BACK))

@@ -7,7 +7,7 @@ Django calls no `on_commit` callbacks.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -131,7 +131,8 @@ def _failed_queries_undone(task: Any) -> Iterator[None]:
         yield
         return
     own = vars(task).get("run")
-    task.run = partial(_in_a_savepoint, task.run, using)
+    # With its signature, which the keys of limits are made by.
+    task.run = update_wrapper(partial(_in_a_savepoint, task.run, using), task.run)
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ CAUSE_MEANINGS = {
         "The task raised `RateLimited`: its rate key or queue pauses. Counts nothing.",
         "jobs.settle.rate_limit",
     ),
-    Cause.REPLACED: ("The task called `self.replace`: the job goes on as another task's.", "jobs.settle.replace"),
+    Cause.REPLACED: ("The task called `self.replace`: the job goes on as another task's.", "jobs.replacing.replace"),
     Cause.RENEWED: ("A newer call with `dedup_latest` took its place, for now.", "jobs.dedup.renew"),
     Cause.POSTPONED: ("A newer call with `dedup_latest` took its place, for later.", "jobs.dedup.renew"),
     Cause.EXPIRED: ("`expires_at` came before a worker could start it.", "jobs.claims.cancel_expired"),
