@@ -42,17 +42,17 @@ class PayloadField(forms.JSONField):
         super().__init__(decoder=PayloadDecoder, encoder=kombu_json.JSONEncoder, **options)
 
     def to_python(self, value: Any) -> Any:
-        """Refuses also a marked value that is not what its mark says, as the 13th month of a date."""
+        """Refuses also numbers that are too long, and what is nested too deep."""
         try:
             return super().to_python(value)
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise forms.ValidationError(f"Not a value that can be read: {error}", code="invalid") from error
 
     def bound_data(self, data: Any, initial: Any) -> Any:
         """What was typed, where it cannot be read."""
         try:
             return super().bound_data(data, initial)
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, RecursionError):
             return InvalidJSONInput(data)
 
     def prepare_value(self, value: Any) -> str:

@@ -15,7 +15,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import escape
 
 from accounts.models import User
 from jobs.models import Attempt, AuditEntry, Duty, Job, QueueControl
@@ -178,10 +177,10 @@ def test_a_failed_job_is_edited_and_runs_again_with_its_hidden_values(admin_clie
     refused = page(admin_client.post(url, {"args": "[5]", "kwargs": "{}"}))
     assert "missing 1 required positional argument" in refused
     assert "Enter a valid JSON" in page(admin_client.post(url, {"args": "[1,", "kwargs": "{}"}))
-    for marked in ('{"__type__": "datetime", "__value__": "2026-13-01"}', '{"__type__": "x", "__value__": 1}'):
-        refused = page(admin_client.post(url, {"args": f"[{marked}]", "kwargs": "{}"}))
+    for typed in ("9" * 5000, "[" * 100_000):
+        refused = page(admin_client.post(url, {"args": typed, "kwargs": "{}"}))
         assert "Not a value that can be read" in refused
-        assert escape(f"[{marked}]") in refused
+        assert typed in refused
     assert state_of(job.pk) == "failed"
     answer = admin_client.post(url, {"args": '[{"token": "•••"}, 5]', "kwargs": ""})
     assert told(answer) == [f"Job {job.pk} was given these arguments."]
