@@ -91,7 +91,8 @@ def hold(run: settle.Run, plan: canvas.FanOut) -> bool:
     if plan.is_used_up:
         logger.warning("id=%s runs again: the children that its body made were lost with the connection.", run.job_id)
         return settle.give_back(run)
-    flow = Flow(id=new_id(), on_failure=plan.on_failure)
+    # The policy is for children. A canvas that follows them is a member too, and the job ends as that does.
+    flow = Flow(id=new_id(), on_failure=plan.on_failure if type(plan.then) is Signature else OnFailure.FAIL)
     with settle.atomic():
         job = run.row().select_for_update().first()
         if job is None:
@@ -122,42 +123,73 @@ def hold(run: settle.Run, plan: canvas.FanOut) -> bool:
 def close_if_ended(flow_id: UUID) -> bool:
     """Lets the held jobs of a flow go, or fails them, if no member is alive; returns whether this call did it.
 
-    Called by many at once, one of them does it; killed in the middle, nothing has happened.
+    Called by many at once, one of them does it; killed in the middle, nothing has happened. Where the results cannot be
+    handed over, and never will be, the held jobs fail. Raises what stands in the way of that, or may be gone later.
     """
-    members = Job.objects.filter(flow_id=flow_id)
-    alive = members.filter(state__in=LIVE)
-    if alive.exists():
+    if Job.objects.filter(flow_id=flow_id, state__in=LIVE).exists():
         return False
-    outer: set[UUID] = set()
+    try:
+        outer = _close(flow_id)
+    except Exception as error:  # whatever it is, it would come again at every look
+        if _may_pass(error):
+            raise
+        logger.exception("Flow %s has ended, but its results cannot be handed over.", flow_id)
+        outer = _close(flow_id, refused=error)
+    for outer_id in outer or ():
+        close_if_ended(outer_id)
+    return outer is not None
+
+
+def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
+    """Closes a flow, or nothing and returns None; else those flows whose members it has failed. `refused`: what came of
+    trying to hand the results over."""
+    members = Job.objects.filter(flow_id=flow_id)
     with settle.atomic():
         flow = Flow.objects.select_for_update(skip_locked=True).filter(pk=flow_id, closed_at__isnull=True).first()
         # A member may have been run again until the lock was there.
-        if flow is None or alive.exists():
-            return False
+        if flow is None or members.filter(state__in=LIVE).exists():
+            return None
         Flow.objects.filter(pk=flow_id).update(closed_at=Now())
         waiting = list(held(flow).select_for_update())
-        if waiting:
+        if not waiting:
+            return set()
+        if refused is not None:
+            cause = ChordError(f"{type(refused).__name__}: {refused}")
+            error = f"The results of the jobs that it waited for could not be handed to it: {cause}"
+        else:
             outcomes = list(members.order_by("flow_path", "pk").only("task", "state", "result", "error", "follow_ups"))
             missing = [member for member in outcomes if not _has_result(member)]
-            for job in waiting:
-                if missing and flow.on_failure == OnFailure.FAIL:
-                    fail_held(job, missing, len(outcomes))
-                    outer.update([job.flow_id] if job.flow_id else [])
-                else:
+            if not missing or flow.on_failure != OnFailure.FAIL:
+                for job in waiting:
                     release(job, list(_results(outcomes, flow.on_failure)))
-    for outer_id in outer:
-        close_if_ended(outer_id)
-    return True
+                return set()
+            first = missing[0]
+            why = first.error or "it did not hand its slot on to the next step"
+            cause = ChordError(f"Dependency {first.pk} raised {why}")
+            many = f"{len(missing)} of the {len(outcomes)} jobs that it waited for did not complete"
+            error = f"{many}. The first: {first}: {why}"
+        for job in waiting:
+            fail_held(job, error, cause)
+        return {job.flow_id for job in waiting if job.flow_id is not None}
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it may be gone at the next look: PostgreSQL is away, or somebody holds a row. What exceeds a limit of
+    PostgreSQL's (class 54 of its codes), as a list of 256 MB does, comes as the same kind of error."""
+    code = getattr(error.__cause__, "sqlstate", None) or ""
+    return isinstance(error, DATABASE_AWAY) and not code.startswith("54")
 
 
 def member_ended(flow_id: UUID | None) -> None:
-    """A run has written the end of a member: closes its flow, if that was the last one."""
+    """A run has written the end of a member, which stands: closes its flow, if that was the last one."""
     if flow_id is None:
         return
     try:
         close_if_ended(flow_id)
     except DATABASE_AWAY as error:
         logger.warning("Could not look whether flow %s has ended (%s); the dispatcher will.", flow_id, error)
+    except Exception:
+        logger.exception("Could not close flow %s; the dispatcher tries again.", flow_id)
 
 
 def reopen(job: Job) -> None:
@@ -278,12 +310,8 @@ def release(job: Job, results: list[Any]) -> None:
         transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
 
 
-def fail_held(job: Job, missing: list[Job], count: int) -> None:
-    """Fails a held job, in the transaction that closes its flow, because of the members that did not complete."""
-    first = missing[0]
-    why = first.error or "it did not hand its slot on to the next step"
-    error = f"{len(missing)} of the {count} jobs that it waited for did not complete. The first: {first}: {why}"
-    cause = ChordError(f"Dependency {first.pk} raised {why}")
+def fail_held(job: Job, error: str, cause: ChordError) -> None:
+    """Fails a held job, in the transaction that closes its flow."""
     backend: Any = current_app.backend
     settle.fail_locked(
         job, error=error, exception=backend.prepare_exception(cause), cause=cause, because=Cause.MEMBER_FAILED

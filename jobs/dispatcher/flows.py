@@ -2,8 +2,10 @@
 the progress of held jobs, which is that of the members."""
 
 import logging
+from collections.abc import Callable
 from uuid import UUID
 
+from django.db import connections
 from django.db.models import Avg, Case, Count, Exists, F, FloatField, OuterRef, Q, QuerySet, When
 from django.db.models.functions import Coalesce
 
@@ -18,12 +20,25 @@ _BATCH = 500
 
 def run_once() -> None:
     """Closes flows that are over, and cancels the members of flows whose held jobs were cancelled."""
-    for flow_id in _over()[:_BATCH]:
-        flows.close_if_ended(flow_id)
-    for flow_id in _abandoned()[:_BATCH]:
-        members = Job.objects.filter(flow_id=flow_id)
-        reason = "The job that waited for it was cancelled."
-        settle.stop(Job.objects.filter(pk__in=members.filter(state__in=LIVE).values("pk")[:_BATCH]), reason=reason)
+    _each(_over(), flows.close_if_ended)
+    _each(_abandoned(), _cancel_members)
+
+
+def _each(found: QuerySet[Flow, UUID], act: Callable[[UUID], object]) -> None:
+    """Acts on each of these flows, whatever becomes of the others. Raises only where the connection is broken."""
+    for flow_id in found[:_BATCH]:
+        try:
+            act(flow_id)
+        except Exception:
+            logger.exception("Flow %s is left for the next look.", flow_id)
+            if not connections[settle.ledger()].is_usable():
+                raise
+
+
+def _cancel_members(flow_id: UUID) -> None:
+    members = Job.objects.filter(flow_id=flow_id, state__in=LIVE)
+    reason = "The job that waited for it was cancelled."
+    settle.stop(Job.objects.filter(pk__in=members.values("pk")[:_BATCH]), reason=reason)
 
 
 def report_progress() -> bool:

@@ -60,9 +60,9 @@ def adds_another(self: Any, value: int) -> int:
 
 
 @shared_task(bind=True)
-def split(self: Any, count: int, then: Any, wrong: bool = False) -> Any:
+def split(self: Any, count: int, then: Any, wrong: bool = False, on_failure: str = "fail") -> Any:
     children = [same.s(n) for n in range(count)] + ([same.s()] if wrong else [])
-    return fan_out(self, children, then=self.app.signature(then))
+    return fan_out(self, children, then=self.app.signature(then), on_failure=on_failure)
 
 
 @shared_task(bind=True, atomic=True)

@@ -41,7 +41,8 @@ CAUSE_MEANINGS = {
     Cause.HELD: ("The task goes on as a flow: it waits for jobs that it has enqueued.", "jobs.flows.hold"),
     Cause.RELEASED: ("The members of the flow that it waited for have ended.", "jobs.flows.release"),
     Cause.MEMBER_FAILED: (
-        "A member of the flow that it waited for did not complete, and the flow's policy is to fail.",
+        "A member of the flow that it waited for did not complete, and the flow's policy is to fail; or the results "
+        "cannot be handed to it.",
         "jobs.flows.fail_held",
     ),
     Cause.REOPENED: ("An operator runs members of its flow again.", "jobs.flows.hold_again"),
