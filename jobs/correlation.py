@@ -6,7 +6,8 @@ django-guid does the same for requests, but holds Django below 6.0 on Python 3.1
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from uuid import uuid4
 
@@ -29,6 +30,16 @@ def assume(correlation_id: str) -> None:
     _current.set(correlation_id)
 
 
+@contextmanager
+def assumed(correlation_id: str) -> Iterator[None]:
+    """In this block, the thread is at something of that id."""
+    token = _current.set(correlation_id)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 class Correlation:
     """Middleware, the first of all: takes the proxy's or the client's id, if it is fit for a log, or makes one."""
 
@@ -37,12 +48,9 @@ class Correlation:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get(HEADER, "")
-        token = _current.set(given if _FIT.fullmatch(given) else uuid4().hex)
-        try:
+        with assumed(given if _FIT.fullmatch(given) else uuid4().hex):
             response = self._get_response(request)
             response[HEADER] = _current.get()
-        finally:
-            _current.reset(token)
         return response
 
 

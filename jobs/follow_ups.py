@@ -1,6 +1,7 @@
 """What comes after a job, written by the transaction that ends it: Celery's `link`, `chain` and `link_error`.
 
-Ids are derived from the job's, so that neither a crash nor a run that lost its job loses or doubles a follow-up.
+The ids of what follows a completion are derived from the job's, so that neither a crash nor a run that lost its job
+loses or doubles it.
 """
 
 import logging
@@ -16,8 +17,8 @@ from celery.exceptions import NotRegistered
 from django.db import router, transaction
 from django.db.models.functions import Now
 
-from jobs import canvas
-from jobs.ids import derived_id, parse_id
+from jobs import canvas, correlation
+from jobs.ids import derived_id, new_id, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY
 
@@ -52,7 +53,7 @@ def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause
     """
     _abandon(job, f"An earlier step of its chain failed: job {job.pk}.")
     backend: Any = current_app.backend
-    for number, errback in enumerate(job.follow_ups.get("link_error", [])):
+    for errback in job.follow_ups.get("link_error", []):
         signature = maybe_signature(errback, app=current_app)
         try:
             in_place = _takes_the_exception(backend, signature)
@@ -64,9 +65,9 @@ def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause
             call = partial(_call_in_place, signature, job, raised, traceback)
             transaction.on_commit(call, using=router.db_for_write(Job), robust=True)
         else:
-            # By token: the operator's next run may fail again, and that is another failure.
-            task_id = str(derived_id(job.pk, job.claim_token, "errback", number))
-            _enqueue(job.pk, job.root_id, errback, (str(job.pk),), {"task_id": task_id})
+            # A fresh id: the failure is written once, and the next one, after an operator's retry, is another.
+            own = {"task_id": str(new_id()), "correlation_id": job.correlation_id}
+            _enqueue(job.pk, job.root_id, errback, (str(job.pk),), own)
 
 
 def after_stop(job: Job) -> None:
@@ -172,4 +173,5 @@ def _call_in_place(signature: Signature, job: Job, raised: BaseException, traceb
         parent_id=job.parent_id and str(job.parent_id),
         correlation_id=job.correlation_id,
     )
-    signature(request, raised, traceback)
+    with correlation.assumed(job.correlation_id):
+        signature(request, raised, traceback)

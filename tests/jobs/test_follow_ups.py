@@ -6,14 +6,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from celery import chain, group
+from celery import chain, chord, group, shared_task
 from celery.exceptions import Ignore, TaskRevokedError
 from celery.result import AsyncResult
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models.functions import Now
 
-from jobs import claims, services, settle
+from jobs import claims, correlation, services, settle
 from jobs.dispatcher import due
 from jobs.models import Job
 from jobs.settle import Run
@@ -130,6 +130,35 @@ def test_the_next_failure_after_an_operators_retry_calls_the_errback_again() -> 
     services.retry_job(job_id=UUID(result.id), actor=operator())
     settle.fail(started(result.id, "second")[0], error="broken again")
     assert Job.objects.exclude(pk=result.id).count() == 2
+
+
+def test_each_failure_of_a_job_that_waits_for_others_calls_its_errback() -> None:
+    body = total.s().on_error(sample_tasks.remember_failed_id.s())
+    result = chord([sample_tasks.fail_for_good.s()], body).delay()
+    for failures in (1, 2):
+        run_due_jobs()
+        assert Job.objects.filter(task=sample_tasks.remember_failed_id.name).count() == failures
+        services.retry_job(job_id=UUID(result.id), actor=get_user_model().objects.first() or operator())
+
+
+@shared_task(queue="default")
+def see_the_correlation(request: Any, error: BaseException, traceback: str) -> None:
+    CORRELATIONS_SEEN.append(correlation.current())
+
+
+CORRELATIONS_SEEN: list[str] = []
+
+
+def test_an_errback_of_either_kind_bears_the_correlation_id_of_its_job(django_capture_on_commit_callbacks: Any) -> None:
+    CORRELATIONS_SEEN.clear()
+    errbacks = [sample_tasks.remember_failed_id.s(), see_the_correlation.s()]
+    result = sample_tasks.add.apply_async((1, 2), link_error=errbacks, correlation_id="from-a-request")
+    run, _ = started(result.id)
+    with django_capture_on_commit_callbacks(execute=True):
+        lose(run)
+    assert Job.objects.get(parent_id=result.id).correlation_id == "from-a-request"
+    assert CORRELATIONS_SEEN == ["from-a-request"]
+    assert correlation.current() == ""
 
 
 def test_a_failure_that_is_rolled_back_leaves_no_errback() -> None:
