@@ -288,8 +288,8 @@ class LedgerBackend(DatabaseBackend):
                 return write(repeated)
 
         def write_all(repeated: bool) -> bool:
-            own_notes().write_progress(request.run)
-            return write(repeated)
+            with own_notes().progress_written(request.run):
+                return write(repeated)
 
         try:
             landed = patiently(

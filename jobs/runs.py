@@ -68,6 +68,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         ignore_result=claim.ignore_result,
         correlation_id=claim.correlation_id or None,
         reported_at=0.0,
+        is_lost=False,
         asked_at=0.0,
         settled=False,
         # What `add_to_chord` and the body may want to know: that the job is a member, and of what.

@@ -22,7 +22,7 @@ from jobs.worker.notes import own_notes
 
 logger = logging.getLogger(__name__)
 
-_REPORT_SECONDS = 0.5
+_ASK_SECONDS = 0.5
 _COMMIT_PATIENCE_SECONDS = 20
 # Read through properties, so that a running job's own limits come before the task's, and the queue's come last.
 _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
@@ -165,13 +165,13 @@ class JobTask(DjangoTask):
                         raise
                     # The job goes on as another, and what its body wrote stands with that.
                     replaced = error
-                own_notes().write_progress(request.run)
-                if replaced is not None:
-                    owned = written = self.backend.replace(request.run, request.replacement)
-                elif request.retry_signature is not None:
-                    owned = request.run.row().select_for_update().exists()
-                else:
-                    owned = written = self.backend.complete(request, result)
+                with own_notes().progress_written(request.run):
+                    if replaced is not None:
+                        owned = written = self.backend.replace(request.run, request.replacement)
+                    elif request.retry_signature is not None:
+                        owned = request.run.row().select_for_update().exists()
+                    else:
+                        owned = written = self.backend.complete(request, result)
                 if not owned:
                     raise request.run.loss("its effects are rolled back")
         except Exception as error:
@@ -203,13 +203,9 @@ class JobTask(DjangoTask):
             return
         percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
         changes: dict[str, Any] = {"progress_percent": percent, "progress_message": message[:255]}
-        now = time.monotonic()
-        if now - request.reported_at < _REPORT_SECONDS:
-            own_notes().report(run, **changes)
-            return
-        request.reported_at = now
-        own_notes().progress_of(run)
-        if not settle.report(run, **changes):
+        if own_notes().may_write(request, **changes) and not settle.report(run, **changes):
+            request.is_lost = True
+        if request.is_lost:
             raise run.loss("this run is to stop")
 
     def check_cancelled(self) -> None:
@@ -221,7 +217,7 @@ class JobTask(DjangoTask):
         request = self.request
         run = getattr(request, "run", None)
         now = time.monotonic()
-        if run is None or now - request.asked_at < _REPORT_SECONDS:
+        if run is None or now - request.asked_at < _ASK_SECONDS:
             return
         request.asked_at = now
         if not run.owns():

@@ -12,7 +12,7 @@ from uuid import uuid4
 from celery import Task, group, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from django.contrib.auth.models import Group
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 
 from jobs import fenced
 from jobs.errors import Permanent, RateLimited
@@ -349,6 +349,25 @@ def talk(self: Any, lines: int, gate: str = "") -> str:
     while gate and not Path(gate).exists():
         time.sleep(0.05)
     return "done"
+
+
+@shared_task(bind=True, queue="default")
+def report_often(self: Any, times: int) -> float:
+    """Reports so often; returns how long that took."""
+    began = time.monotonic()
+    for number in range(times):
+        self.progress(number, times, f"at {number}")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+@shared_task(bind=True, queue="default")
+def report_and_lose_the_connection(self: Any) -> None:
+    for percent in (10, 20):
+        self.progress(percent, 100, f"at {percent}")
+    with suppress(DatabaseError), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    raise Permanent("it failed")
 
 
 @shared_task(bind=True, queue="default")

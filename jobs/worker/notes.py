@@ -1,24 +1,25 @@
 """What a running job says beside its work: log lines, and progress that came too soon after the last.
 
 A thread of the process writes them, over a connection of its own, in batches: no job waits for what it says. Notes may
-be lost, the work may not: what a killed process had not written yet, at most half a second of it, is gone, and while
+be lost, the work may not: what a killed process had not written yet, at most a second of it, is gone, and while
 PostgreSQL is away no more is kept than fits.
 """
 
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import current_app
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import worker_process_shutdown
 from django.conf import settings
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from jobs import settle
 from jobs.models import LogLine
@@ -27,6 +28,8 @@ from jobs.settle import Run
 
 logger = logging.getLogger(__name__)
 
+# Between two writes of one run's progress.
+REPORT_SECONDS = 0.5
 _PAUSE_SECONDS = 0.5
 # Then the thread ends, with its connection, until there is something to write again.
 _IDLE_SECONDS = 5.0
@@ -37,13 +40,19 @@ _LINE_CHARACTERS = 2_000
 _NO_MORE = "What this run has logged from here on is not kept."
 
 
+class _Progress(NamedTuple):
+    request: Any
+    changes: dict[str, Any]
+
+
 class Notes:
-    """The notes of one process. `say` and `report` cost microseconds, and never raise or wait."""
+    """The notes of one process. `say` and `may_write` cost microseconds, and never raise or wait."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._lines: deque[LogLine] = deque(maxlen=_QUEUED_LINES)
-        self._progress: dict[Run, dict[str, Any]] = {}
+        self._progress: dict[Run, _Progress] = {}
+        self._being_written: Run | None = None
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._there_is_something = threading.Event()
@@ -56,39 +65,69 @@ class Notes:
         self._lines.append(line)
         self._wake()
 
-    def report(self, run: Run, **changes: Any) -> None:
-        """Keeps a run's progress, soon, unless something newer comes before that."""
-        with self._lock:
-            self._progress[run] = changes
-        self._wake()
+    def may_write(self, request: Any, **changes: Any) -> bool:
+        """Whether a run writes its progress itself, at once. Where that is too soon after the last, it is kept, and
+        written soon, unless something newer comes before that.
 
-    def progress_of(self, run: Run) -> dict[str, Any] | None:
-        """Takes the progress of a run that has not been written yet: the caller writes it, or something newer."""
+        What is being written at this moment is older: it must not come after what the run would write.
+        """
         with self._lock:
-            return self._progress.pop(run, None)
+            now = time.monotonic()
+            if request.run != self._being_written and now - request.reported_at >= REPORT_SECONDS:
+                request.reported_at = now
+                self._progress.pop(request.run, None)
+                return True
+            self._progress[request.run] = _Progress(request, changes)
+        self._wake()
+        return False
 
     def flush(self) -> None:
-        """Writes what there is. Raises what PostgreSQL raises; then it is still there."""
+        """Writes all there is. Raises what PostgreSQL raises; then it is still there."""
+        self._write(after_seconds=0)
+
+    def _write(self, *, after_seconds: float) -> None:
+        """Writes the lines, and the progress of runs whose last is so many seconds old."""
         with self._writing:
             while self._lines:
                 batch = [self._lines[index] for index in range(min(_BATCH, len(self._lines)))]
                 LogLine.objects.bulk_create(batch)
                 for _ in batch:
                     self._lines.popleft()
-            with self._lock:
-                progress = list(self._progress.items())
-            for run, changes in progress:
-                settle.report(run, **changes)
-                with self._lock:
-                    # Not before it is written: a run that ends meanwhile writes it once more, with its end.
-                    if self._progress.get(run) is changes:
-                        del self._progress[run]
+            for run in list(self._progress):
+                self._write_progress(run, after_seconds=after_seconds)
 
-    def write_progress(self, run: Run) -> None:
-        """A run ends: writes its last progress in the current transaction, if it has not been written yet."""
-        changes = self.progress_of(run)
-        if changes is not None:
-            run.row().update(**changes)
+    def _write_progress(self, run: Run, *, after_seconds: float) -> None:
+        with self._lock:
+            progress, now = self._progress.get(run), time.monotonic()
+            if progress is None or now - progress.request.reported_at < after_seconds:
+                return
+            progress.request.reported_at = now
+            self._being_written = run
+        try:
+            if not settle.report(run, **progress.changes):
+                progress.request.is_lost = True
+        finally:
+            self._being_written = None
+        with self._lock:
+            # Not before it is written: a run that ends meanwhile writes it once more, with its end.
+            if self._progress.get(run) is progress:
+                del self._progress[run]
+
+    @contextmanager
+    def progress_written(self, run: Run) -> Iterator[None]:
+        """Around the end of a run: writes its last progress, if it has not been written yet, in the same transaction.
+
+        So an older one that is being written elsewhere waits, and finds the run ended. Where the end fails, it is kept.
+        """
+        progress = self._progress.get(run)
+        if progress is None:
+            yield
+            return
+        with settle.atomic():
+            run.row().update(**progress.changes)
+            yield
+        with self._lock:
+            self._progress.pop(run, None)
 
     @contextmanager
     def by_caller(self) -> Iterator[None]:
@@ -115,7 +154,9 @@ class Notes:
             self._there_is_something.clear()
             try:
                 if not self._by_caller:
-                    self.flush()
+                    self._write(after_seconds=REPORT_SECONDS)
+                if self._progress:
+                    self._there_is_something.set()
             except DATABASE_AWAY as error:
                 logger.warning("Notes of jobs wait in memory: PostgreSQL does not answer (%s).", str(error).strip())
                 self._there_is_something.set()
@@ -208,5 +249,5 @@ def write_the_last(**_: Any) -> None:
     """A pool process, or the worker itself, ends."""
     try:
         own_notes().flush()
-    except DATABASE_AWAY as error:
+    except (DatabaseError, InterfaceError) as error:
         logger.warning("The last log lines are lost (%s).", str(error).strip())

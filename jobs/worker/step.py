@@ -83,7 +83,7 @@ class LedgerStep(bootsteps.StartStopStep):
     def resign(self, **_: Any) -> None:
         """The pool has ended: gives back what is left and says that this worker is gone."""
         from jobs.dispatcher import leader
-        from jobs.worker import lease
+        from jobs.worker import lease, notes
 
         for thread in self.threads:
             thread.stop()
@@ -93,6 +93,8 @@ class LedgerStep(bootsteps.StartStopStep):
             thread.join(timeout=_THREAD_END_SECONDS)
         lease.resign()
         leader.let_go()
+        # Of threads, or of this one; pool processes write their own.
+        notes.write_the_last()
 
 
 @worker_process_init.connect

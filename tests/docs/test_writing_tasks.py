@@ -109,7 +109,7 @@ def test_the_example_of_cancelling_tidies_up_when_its_job_is_cancelled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_cancelled: bool
 ) -> None:
     (example,) = re.findall(r"^## Cancelling\n.*?^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    monkeypatch.setattr("jobs.task._REPORT_SECONDS", 0)
+    monkeypatch.setattr("jobs.worker.notes.REPORT_SECONDS", 0)
 
     def line_of(order_id: int) -> str:
         if is_cancelled and order_id == 2:
