@@ -4,6 +4,7 @@ Killed at any point, the batch that was under way has not happened, and whoever 
 acted on once. Two that go on at once wait for each other at the action's row.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -23,10 +24,11 @@ _PLAIN_COLUMNS = (
     *("id", "task", "state", "run_at", "parent_id", "flow_id", "awaited_flow_id"),
     *("dedup_key", "successor", "follow_ups"),
 )
-_SERVICES = {
+_SERVICES: dict[BulkAction.Kind, Callable[..., None]] = {
     BulkAction.Kind.RETRY: services.retry_job,
     BulkAction.Kind.CANCEL: services.cancel_job,
     BulkAction.Kind.PROMOTE: services.promote_job,
+    BulkAction.Kind.EDIT: services.change_job,
 }
 
 
@@ -50,9 +52,14 @@ def do_one(bulk_action_id: int) -> BulkAction:
         if action.finished_at is not None:
             return action
         ids = _next_ids(action)
-        plain = act_on_plain(action, ids)
-        action.done_count += len(plain)
         act = partial(_SERVICES[BulkAction.Kind(action.kind)], actor=_actor(action), bulk_action=action)
+        plain: set[UUID] = set()
+        if action.kind == BulkAction.Kind.EDIT:
+            # Each has arguments of its own, which are to be checked.
+            act = partial(act, changes=action.changes)
+        else:
+            plain = act_on_plain(action, ids)
+            action.done_count += len(plain)
         for job_id in ids:
             if job_id in plain:
                 continue

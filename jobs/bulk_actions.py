@@ -3,15 +3,19 @@
 See `jobs.job_filter` for the dry run, and `jobs.batches` for how it is carried out.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from django.template.defaultfilters import pluralize
 from django.utils.text import capfirst
 
-from jobs import audit, claims, limits, selectors, settle
+from jobs import audit, claims, limits, payloads, selectors, settle
 from jobs.audit import Actor
 from jobs.ids import new_id
 from jobs.job_filter import JobFilter
 from jobs.models import BulkAction, QueueControl
 from jobs.queues import QUEUES
+from jobs.redaction import redact
 from jobs.services import ActionRefused
 from jobs.tasks import act_on_many
 
@@ -19,15 +23,29 @@ from jobs.tasks import act_on_many
 _PRIORITY = 0
 
 
-def request(*, kind: str, wanted: JobFilter, actor: Actor, all_jobs: bool = False) -> BulkAction:
+def request(
+    *,
+    kind: str,
+    wanted: JobFilter,
+    actor: Actor,
+    all_jobs: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> BulkAction:
     """Lets an action be done to all jobs that match at this moment, in the background.
 
     The action, its record and the job that carries it out are one transaction. Jobs that come to match later are not
     touched. Its job runs in the queue `default`, or, where nothing starts there now, in the first declared one that is
-    neither paused nor told to wait nor quiet.
-    Raises ActionRefused for an empty filter, unless `all_jobs` says that it is meant, and where nothing matches.
+    neither paused nor told to wait nor quiet. `changes` are the arguments that an edit sets, by name.
+    Raises ActionRefused for an empty filter, unless `all_jobs` says that it is meant, where nothing matches, and where
+    changes are no JSON or, for an edit, not there.
     """
     kind = BulkAction.Kind(kind)
+    if bool(changes) != (kind == BulkAction.Kind.EDIT):
+        raise ActionRefused("Say which arguments an edit sets, by their names; other actions set none.")
+    try:
+        payloads.as_json(changes)
+    except payloads.NotKept as error:
+        raise ActionRefused(f"The arguments cannot be kept: {error}.") from error
     if wanted.is_empty and not all_jobs:
         raise ActionRefused("The filter is empty, so this would be done to all jobs: say that you mean it.")
     with settle.atomic():
@@ -37,6 +55,7 @@ def request(*, kind: str, wanted: JobFilter, actor: Actor, all_jobs: bool = Fals
         action = BulkAction.objects.create(
             kind=kind,
             filter=wanted.as_json(),
+            changes=changes,
             actor_id=audit.user_id(actor),
             actor_name=str(actor)[:255],
             job_id=new_id(),
@@ -44,7 +63,8 @@ def request(*, kind: str, wanted: JobFilter, actor: Actor, all_jobs: bool = Fals
         )
         act_on_many.apply_async((action.pk,), task_id=str(action.job_id), queue=_queue(), priority=_PRIORITY)
         what = f"{capfirst(kind)}: {count} job{pluralize(count)} ({wanted.in_words()})."
-        audit.record(actor=actor, thing=action, what=what, details={"filter": action.filter}, bulk_action=action)
+        details = {"filter": action.filter, **({"changes": redact(changes)} if changes else {})}
+        audit.record(actor=actor, thing=action, what=what, details=details, bulk_action=action)
     return action
 
 

@@ -17,6 +17,7 @@ APPLICABLE = {
     BulkAction.Kind.RETRY: ENDED,
     BulkAction.Kind.CANCEL: LIVE,
     BulkAction.Kind.PROMOTE: [State.DELAYED.value],
+    BulkAction.Kind.EDIT: [*ENDED, State.WAITING.value, State.DELAYED.value],
 }
 
 
@@ -56,8 +57,9 @@ class JobFilter:
     def jobs(self, kind: str) -> QuerySet[Job]:
         """The jobs that match and to which an action of that kind can be done."""
         found = self.matching().filter(state__in=APPLICABLE[BulkAction.Kind(kind)])
-        # What waits for a flow is not due at any time.
-        return found.filter(is_held=False) if kind == BulkAction.Kind.PROMOTE else found
+        # What waits for a flow is not due at any time, and its arguments are still to come.
+        is_free = kind in (BulkAction.Kind.PROMOTE, BulkAction.Kind.EDIT)
+        return found.filter(is_held=False) if is_free else found
 
     def jobs_of(self, action: BulkAction) -> QuerySet[Job]:
         """The jobs that match as they did when the action was requested: what came to match later is left out.
@@ -70,6 +72,8 @@ class JobFilter:
             return found.filter(finished_at__lte=at)
         state = State.DELAYED if action.kind == BulkAction.Kind.PROMOTE else self.state
         has_run = Q(Exists(Attempt.objects.filter(job=OuterRef("pk"), ended_at__gt=at)))
+        if action.kind == BulkAction.Kind.EDIT:
+            return found.filter(Q(state__in=ENDED, finished_at__lte=at) | Q(state__in=LIVE) & ~has_run)
         if state == State.ACTIVE:
             return found.exclude(started_at__gt=at)
         if state == State.DELAYED:

@@ -474,9 +474,11 @@ class BulkAction(models.Model):
         RETRY = "run again"
         CANCEL = "cancel"
         PROMOTE = "promote"
+        EDIT = "edit"
 
     kind = models.CharField(max_length=10, choices=Kind.choices)
     filter = models.JSONField(default=dict, help_text="As JobFilter.as_json() says it")
+    changes = payload_field(null=True, blank=True, help_text="Of an edit: the arguments that it sets, by name")
     requested_at = models.DateTimeField(db_default=Now(), help_text="Nothing that came to match later is touched")
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"

@@ -3,9 +3,11 @@
 For all jobs that match a filter: `jobs.bulk_actions`. An actor is a user, or the name of somebody at a terminal.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +32,7 @@ __all__ = [
     "NoSuchJob",
     "cancel_job",
     "cancel_locked",
+    "change_job",
     "edit_job",
     "pause_queue",
     "promote_job",
@@ -44,6 +47,8 @@ __all__ = [
 _BULK_LOCK_WAIT_MS = 100
 # An end of the job, or another operator, holds its row for milliseconds. A run that has locked it may do so for long.
 _LOCK_WAIT_MS = 2000
+
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 # What is recorded of a job, in `str.format`.
 RUN_AGAIN = "Run again (was {job.state})."
@@ -141,23 +146,46 @@ def edit_job(*, job_id: UUID, args: Any, kwargs: Any, actor: Actor) -> None:
     """
     with _locked(job_id) as job:
         _refuse_held(job)
-        before = {"args": job.args, "kwargs": job.kwargs}
         try:
-            after = restored({"args": args, "kwargs": kwargs}, before)
-            task = _task_of(job)
-            enqueue.check_arguments(task, after["args"], after["kwargs"], job)
-            limits = own_limits.moved(task, job, after["args"], after["kwargs"])
-        except (TypeError, ValueError) as error:
+            after = restored({"args": args, "kwargs": kwargs}, {"args": job.args, "kwargs": job.kwargs})
+        except ValueError as error:
             raise ActionRefused(f"Job {job_id} was not changed: {error}") from error
-        if job.state in END_STATES:
-            run_again_locked(job, **after, **limits)
-            what = f"Edited and run again (was {job.state})."
-        elif Job.objects.filter(pk=job_id, state__in=["waiting", "delayed"]).update(**after, **limits):
-            what = f"Edited (while {job.state})."
-        else:
-            raise ActionRefused(f"Job {job_id} is {job.state}: cancel it first, or wait until it has ended.")
-        details = {"before": redact(before), "after": redact(after)}
-        audit.record(actor=actor, thing=job, what=what, details=details)
+        _edit_locked(job, **after, actor=actor)
+
+
+def change_job(
+    *, job_id: UUID, changes: Mapping[str, Any], actor: Actor, bulk_action: BulkAction | None = None
+) -> None:
+    """Sets some arguments of a job by their names, and leaves the others, as `edit_job` does.
+
+    An argument that was given by its place is changed there.
+    """
+    with _locked(job_id, bulk_action) as job:
+        _refuse_held(job)
+        parameters = inspect.signature(_task_of(job).run).parameters.values()
+        places = [one.name for one in parameters if one.kind in _BY_PLACE][: len(job.args)]
+        args = [changes.get(name, value) for name, value in zip_longest(places, job.args)]
+        kwargs = {**job.kwargs, **{name: value for name, value in changes.items() if name not in places}}
+        _edit_locked(job, args=args, kwargs=kwargs, actor=actor, bulk_action=bulk_action)
+
+
+def _edit_locked(job: Job, *, args: Any, kwargs: Any, actor: Actor, bulk_action: BulkAction | None = None) -> None:
+    before, after = {"args": job.args, "kwargs": job.kwargs}, {"args": args, "kwargs": kwargs}
+    try:
+        task = _task_of(job)
+        enqueue.check_arguments(task, args, kwargs, job)
+        limits = own_limits.moved(task, job, args, kwargs)
+    except (TypeError, ValueError) as error:
+        raise ActionRefused(f"Job {job.pk} was not changed: {error}") from error
+    if job.state in END_STATES:
+        run_again_locked(job, **after, **limits)
+        what = f"Edited and run again (was {job.state})."
+    elif Job.objects.filter(pk=job.pk, state__in=["waiting", "delayed"]).update(**after, **limits):
+        what = f"Edited (while {job.state})."
+    else:
+        raise ActionRefused(f"Job {job.pk} is {job.state}: cancel it first, or wait until it has ended.")
+    details = {"before": redact(before), "after": redact(after)}
+    audit.record(actor=actor, thing=job, what=what, details=details, bulk_action=bulk_action)
 
 
 def revoke_job(*, job_id: UUID) -> bool:

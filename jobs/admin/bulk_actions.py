@@ -17,22 +17,30 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_http_methods
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from jobs import bulk_actions, rendering, selectors, services
 from jobs.admin.audit import AuditHistory
+from jobs.admin.payload_field import PayloadField
 from jobs.admin.read_only import ReadOnlyAdmin
 from jobs.ids import is_id
 from jobs.job_filter import APPLICABLE, JobFilter, preview
 from jobs.models import BulkAction
 from jobs.queues import QUEUES
+from jobs.redaction import redact
 from jobs.states import State
 
 Kind = BulkAction.Kind
-_LABELS = {Kind.RETRY: "Run again", Kind.PROMOTE: "Run now", Kind.CANCEL: "Cancel"}
-_BUTTONS = {Kind.RETRY: "Run {} again", Kind.PROMOTE: "Run {} now", Kind.CANCEL: "Cancel {}"}
+_LABELS = {Kind.RETRY: "Run again", Kind.EDIT: "Edit", Kind.PROMOTE: "Run now", Kind.CANCEL: "Cancel"}
+_BUTTONS = {
+    Kind.RETRY: "Run {} again",
+    Kind.EDIT: "Edit {}",
+    Kind.PROMOTE: "Run {} now",
+    Kind.CANCEL: "Cancel {}",
+}
 _CONSEQUENCES = {
     Kind.RETRY: "Each runs again from its first attempt, with the arguments that it has.",
+    Kind.EDIT: "Each gets these arguments and keeps its others. Ended ones run again, waiting ones will run with them.",
     Kind.PROMOTE: "Each is due at once. Attempts stay as they are.",
     Kind.CANCEL: "Those that wait never start. Running ones are told, and their processes ended after {seconds:g} s.",
 }
@@ -66,10 +74,23 @@ class FilterForm(forms.Form):
     created_until = forms.DateTimeField(label="Created before (UTC)", required=False, widget=_Moment)
     ended_from = forms.DateTimeField(label="Ended from (UTC)", required=False, widget=_Moment)
     ended_until = forms.DateTimeField(label="Ended before (UTC)", required=False, widget=_Moment)
+    changes = PayloadField(
+        label="To edit: arguments to set, by name", required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 3})
+    )
+
+    def clean(self) -> dict[str, Any]:
+        """Arguments belong to an edit, and are an object."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        changes = cleaned.get("changes")
+        if cleaned.get("kind") != Kind.EDIT:
+            cleaned["changes"] = None
+        elif "changes" in cleaned and (not isinstance(changes, dict) or not changes):
+            self.add_error("changes", 'Say which, as in {"user_id": 7}.')
+        return cleaned
 
     def wanted(self) -> JobFilter:
         """The filter that a valid form makes."""
-        given = {name: value or None for name, value in self.cleaned_data.items() if name != "kind"}
+        given = {name: value or None for name, value in self.cleaned_data.items() if name not in ("kind", "changes")}
         if given["queues"] is not None:
             given["queues"] = tuple(given["queues"])
         return JobFilter(**given)
@@ -108,6 +129,7 @@ class JobBulkActions(ModelAdmin):
                         wanted=wanted,
                         actor=cast(AbstractBaseUser, request.user),
                         all_jobs="all_jobs" in request.POST,
+                        changes=form.cleaned_data["changes"],
                     )
                 except services.ActionRefused as refusal:
                     self.message_user(request, str(refusal), messages.WARNING)
@@ -131,7 +153,9 @@ class BulkActionAdmin(AuditHistory, ReadOnlyAdmin):
     @display(description="action")
     def what(self, action: BulkAction) -> str:
         """What was asked for."""
-        return f"{_LABELS[Kind(action.kind)]}: {JobFilter.from_json(action.filter).in_words()}"
+        words = f"{_LABELS[Kind(action.kind)]}: {JobFilter.from_json(action.filter).in_words()}"
+        changed = ", ".join(f"{name} = {value!r}" for name, value in redact(action.changes or {}).items())
+        return f"{words}; {changed}" if changed else words
 
     @display(description="who", ordering="actor_name")
     def who(self, action: BulkAction) -> str:

@@ -1,6 +1,5 @@
 """What an operator can do to jobs from their list and from the page of each: buttons, and actions on selected ones."""
 
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -11,18 +10,17 @@ from django.contrib import admin, messages
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_http_methods, require_POST
-from kombu.utils import json as kombu_json
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from jobs import services
-from jobs.models import Job, PayloadDecoder
+from jobs.admin.payload_field import PayloadField
+from jobs.models import Job
 from jobs.redaction import redact
 from jobs.states import END_STATES, LIVE_STATES, State
 
@@ -33,33 +31,6 @@ _BUTTONS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("promote", services.promote_job, "made due now"),
     ("cancel", services.cancel_job, "cancelled"),
 )
-
-
-class PayloadField(forms.JSONField):
-    """A part of a payload as indented JSON, with the values that Celery's JSON marks."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(decoder=PayloadDecoder, encoder=kombu_json.JSONEncoder, **options)
-
-    def to_python(self, value: Any) -> Any:
-        """Refuses also numbers that are too long, and what is nested too deep."""
-        try:
-            return super().to_python(value)
-        except (ValueError, RecursionError) as error:
-            raise forms.ValidationError(f"Not a value that can be read: {error}", code="invalid") from error
-
-    def bound_data(self, data: Any, initial: Any) -> Any:
-        """What was typed, where it cannot be read."""
-        try:
-            return super().bound_data(data, initial)
-        except (ValueError, RecursionError):
-            return InvalidJSONInput(data)
-
-    def prepare_value(self, value: Any) -> str:
-        """What stands in the field; what did not parse stays as it was typed."""
-        if isinstance(value, InvalidJSONInput):
-            return value
-        return json.dumps(value, indent=2, ensure_ascii=False, cls=self.encoder)
 
 
 class ArgumentsForm(forms.Form):

@@ -16,6 +16,7 @@ from django.utils import timezone
 from accounts.models import User
 from jobs import batches
 from jobs.models import AuditEntry, BulkAction, Job, QueueControl
+from tests import sample_tasks
 from tests.jobs.factories import make_job, state_of
 
 pytestmark = pytest.mark.django_db
@@ -35,17 +36,18 @@ def links(client: Client, query: str) -> dict[str, dict[str, list[str]]]:
 
 def test_the_list_offers_what_can_be_done_to_what_it_shows(admin_client: Client) -> None:
     assert links(admin_client, "state=failed&queue=email&task=notifications.tasks.send_welcome&q=no+route") == {
-        "Run again": {
-            "kind": ["run again"],
+        label: {
+            "kind": [kind],
             "state": ["failed"],
             "queues": ["email"],
             "task": ["notifications.tasks.send_welcome"],
             "error": ["no route"],
         }
+        for label, kind in (("Run again", "run again"), ("Edit", "edit"))
     }
-    assert list(links(admin_client, "state=delayed")) == ["Run now", "Cancel"]
+    assert list(links(admin_client, "state=delayed")) == ["Edit", "Run now", "Cancel"]
     assert list(links(admin_client, "state=active")) == ["Cancel"]
-    assert list(links(admin_client, "")) == ["Run again", "Run now", "Cancel"]
+    assert list(links(admin_client, "")) == ["Run again", "Edit", "Run now", "Cancel"]
     day = "created_at__gte=2026-03-01+00%3A00%3A00%2B00%3A00&created_at__lt=2026-03-02+00%3A00%3A00%2B00%3A00"
     assert links(admin_client, day)["Cancel"] == {
         "kind": ["cancel"],
@@ -97,6 +99,24 @@ def test_confirmed_it_is_done_by_a_job_and_its_page_tells_how_far_it_is(admin_cl
     entry = AuditEntry.objects.get(thing_id=str(jobs[0].pk))
     assert f"bulk action {action.pk}" in page(admin_client.get(f"/admin/jobs/auditentry/{entry.pk}/change/"))
     assert "Cancel: waiting, in queue default" in page(admin_client.get("/admin/jobs/bulkaction/"))
+
+
+def test_an_edit_of_many_asks_which_arguments_and_hides_secrets(admin_client: Client) -> None:
+    job = make_job(task=sample_tasks.echo.name, args=[1], state="failed", finished_at=timezone.now())
+    wanted = {"kind": "edit", "state": "failed"}
+    for given in ({}, {"changes": "{}"}, {"changes": "[1]"}):
+        assert "Say which, as in" in page(admin_client.get(MANY, {**wanted, **given}))
+    assert "Enter a valid JSON" in page(admin_client.get(MANY, {**wanted, "changes": "{"}))
+    wanted["changes"] = '{"value": {"token": "hidden-one"}}'
+    assert "Edit 1 job" in page(admin_client.get(MANY, wanted))
+    assert admin_client.post(MANY, wanted).status_code == 302
+    action = BulkAction.objects.get()
+    batches.do_one(action.pk)
+    job.refresh_from_db()
+    assert (job.state, job.args) == ("waiting", [{"token": "hidden-one"}])
+    text = page(admin_client.get(f"/admin/jobs/bulkaction/{action.pk}/change/"))
+    assert "Edit: failed; value = " in text
+    assert "hidden-one" not in text
 
 
 def test_all_jobs_are_meant_only_by_saying_so(admin_client: Client) -> None:

@@ -20,9 +20,10 @@ from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 
 pytestmark = pytest.mark.django_db
 
-RETRY, CANCEL, PROMOTE = BulkAction.Kind.RETRY, BulkAction.Kind.CANCEL, BulkAction.Kind.PROMOTE
+RETRY, CANCEL, PROMOTE, EDIT = (BulkAction.Kind[name] for name in ("RETRY", "CANCEL", "PROMOTE", "EDIT"))
 NOW = timezone.now()
 HOUR = timedelta(hours=1)
+ADD = sample_tasks.add.name
 
 
 @pytest.fixture
@@ -45,6 +46,11 @@ def carry_out(action: BulkAction) -> BulkAction:
 def past(**fields: Any) -> Job:
     """A job from before the request, whatever the clocks' resolution."""
     return make_job(**{"created_at": NOW - HOUR, "run_at": NOW - HOUR, **fields})
+
+
+def again(*jobs: Job) -> list[Job]:
+    """The jobs as they are now."""
+    return [Job.objects.get(pk=job.pk) for job in jobs]
 
 
 def matched(kind: BulkAction.Kind, **wanted: Any) -> set[UUID]:
@@ -172,6 +178,63 @@ def test_the_action_runs_as_a_job_that_tells_its_progress_and_its_result(operato
     assert (ran[0].pk, ran[0].state, ran[0].progress_message) == (action.job_id, "completed", "3 of 4 jobs")
     assert ran[0].result == {"done": 4, "refused": 0, "refusals": []}
     assert {(job.pk, job.state) for job in ran[1:]} == {(job.pk, "completed") for job in jobs}
+
+
+def test_many_jobs_are_edited_whether_they_have_ended_or_wait(operator: User, small_batches: None) -> None:
+    ended = [past(task=ADD, args=[1], kwargs={"y": 2}, state="failed", finished_at=NOW - HOUR) for _ in range(4)]
+    waiting = past(task=ADD, args=[], kwargs={"x": 1, "y": 2})
+    delayed = past(task=ADD, args=[1, 2], state="delayed", run_at=NOW + HOUR)
+    elsewhere = past(task=ADD, args=[1, 2], queue="crm")
+    worker = make_worker()
+    active = past(task=ADD, args=[1, 2], state="active", worker_id=worker.pk, claim_token="x")
+    wanted = JobFilter(task=ADD, queues=("default",))
+    action = bulk_actions.request(kind=EDIT, wanted=wanted, actor=operator, changes={"x": 10})
+    assert (action.target_count, carry_out(action).done_count) == (6, 6)
+    # An argument that was given by its place stays there.
+    assert {(job.state, str(job.args), str(job.kwargs)) for job in again(*ended)} == {("waiting", "[10]", "{'y': 2}")}
+    assert [(job.state, job.args, job.kwargs) for job in again(waiting, delayed)] == [
+        ("waiting", [], {"x": 10, "y": 2}),
+        ("delayed", [10, 2], {}),
+    ]
+    assert [job.args for job in again(elsewhere, active)] == [[1, 2], [1, 2]]
+    entry = AuditEntry.objects.get(thing_id=str(ended[0].pk))
+    assert entry.what == "Edited and run again (was failed)."
+    assert (entry.details["before"]["args"], entry.details["after"]["args"]) == ([1], [10])
+
+
+def test_an_edit_that_does_not_fit_a_job_is_refused_for_that_job_alone(operator: User) -> None:
+    fine = past(task=ADD, args=[1, 2], state="failed", finished_at=NOW - HOUR)
+    other = past(task=sample_tasks.echo.name, args=[1], state="failed", finished_at=NOW - HOUR)
+    action = carry_out(
+        bulk_actions.request(kind=EDIT, wanted=JobFilter(state="failed"), actor=operator, changes={"x": 10})
+    )
+    assert (action.done_count, action.refused_count) == (1, 1)
+    assert f"Job {other.pk} was not changed" in action.refusals[0]
+    assert [job.state for job in again(fine, other)] == ["waiting", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("edit", None), ("edit", {}), ("cancel", {"x": 1}), ("edit", {"x": "\0"}), ("edit", {"x": {1, 2}.__iter__()})],
+    ids=["none", "empty", "of another kind", "a NUL character", "no JSON"],
+)
+def test_an_edit_needs_arguments_that_can_be_kept_and_nothing_else_has_any(
+    operator: User, kind: str, changes: dict[str, Any] | None
+) -> None:
+    past()
+    with pytest.raises(services.ActionRefused, match="arguments"):
+        bulk_actions.request(kind=kind, wanted=JobFilter(state="waiting"), actor=operator, changes=changes)
+    assert not BulkAction.objects.exists()
+
+
+def test_secrets_that_an_edit_sets_are_shown_nowhere(operator: User) -> None:
+    past(task=sample_tasks.echo.name, args=[1], state="failed", finished_at=NOW - HOUR)
+    changes = {"value": {"token": "hidden-one"}}
+    action = carry_out(
+        bulk_actions.request(kind=EDIT, wanted=JobFilter(state="failed"), actor=operator, changes=changes)
+    )
+    assert action.done_count == 1
+    assert "hidden-one" not in str(list(AuditEntry.objects.values_list("what", "details")))
 
 
 def test_refusals_are_counted_and_told_and_the_others_go_on(operator: User, small_batches: None) -> None:

@@ -147,6 +147,21 @@ def test_times_are_utc_unless_they_say_otherwise(settings: Any) -> None:
     assert printed == "No job matches: in queue video, created from 2026-03-01 06:00:00 UTC.\n"
 
 
+def test_arguments_are_set_by_name_in_one_job_or_in_many() -> None:
+    job = make_job(task=sample_tasks.add.name, args=[1, 2], state="failed")
+    assert jobs("edit", job.pk, "--set", "x=5", "--set", "y=null") == (f"Job {job.pk} was edited.\n", 0)
+    job.refresh_from_db()
+    assert (job.state, job.args) == ("waiting", [5, None])
+    printed, status = jobs("edit", job.pk, "--set", "nonsense=1")
+    assert ("unexpected keyword argument 'nonsense'" in printed, status) == (True, 1)
+    assert jobs("edit", "--state", "waiting", "--dry-run", "--set", "x=text")[0].startswith("1 jobs would be edited")
+    assert jobs("edit", "--state", "waiting", "--set", "x=text")[1] == 0
+    assert BulkAction.objects.get().changes == {"x": "text"}
+    for wrong in ([], ["--set", "x"], ["--set", "1=2"]):
+        with pytest.raises(CommandError, match="--set"):
+            jobs("edit", job.pk, *wrong)
+
+
 def test_jobs_are_listed_newest_first_as_the_filter_says() -> None:
     old = make_job(state="failed", queue="email", error="timeout of\nthe server")
     new = make_job(queue="email", progress_percent=40, progress_message="half")

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from jobs.management.subcommands import Output, Subcommand
-from jobs.management.subcommands.acting import Cancel, Promote, Retry
+from jobs.management.subcommands.acting import Cancel, Edit, Promote, Retry
 from jobs.management.subcommands.looking import List, Show
 from jobs.management.subcommands.pausing import Pause, Resume
 from jobs.management.subcommands.purge import Purge
@@ -21,6 +21,7 @@ SUBCOMMANDS: tuple[Subcommand, ...] = (
     Tail(),
     Stats(),
     Retry(),
+    Edit(),
     Cancel(),
     Promote(),
     Purge(),

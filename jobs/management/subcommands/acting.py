@@ -1,5 +1,7 @@
-"""`manage.py jobs retry`, `cancel` and `promote`: on jobs by their ids, or on all that match a filter."""
+"""`manage.py jobs retry`, `edit`, `cancel` and `promote`: on jobs by their ids, or on all that match a filter."""
 
+import json
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ from jobs import bulk_actions, services
 from jobs.job_filter import JobFilter, preview
 from jobs.management.subcommands import DONE, NOT_FOUND, REFUSED, USAGE, Output, actors, filters, job_id
 from jobs.models import BulkAction, Job
+from jobs.payloads import PayloadDecoder
 
 
 class Retry:
@@ -35,14 +38,19 @@ class Retry:
         if options["dry_run"]:
             return self._look(wanted, output)
         actor = actors.named(options["actor"])
+        given = self._given(options)
         if by_filter:
-            return self._act_on_all(wanted, output, actor=actor, all_jobs=options["all_jobs"])
-        statuses = {self._act_on_one(one, output, actor=actor) for one in options["job_ids"]}
+            return self._act_on_all(wanted, output, actor=actor, all_jobs=options["all_jobs"], **given)
+        statuses = {self._act_on_one(one, output, actor=actor, **given) for one in options["job_ids"]}
         return next((status for status in (REFUSED, NOT_FOUND) if status in statuses), DONE)
 
-    def _act_on_one(self, one: Any, output: Output, *, actor: Any) -> int:
+    def _given(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What else the action needs."""
+        return {}
+
+    def _act_on_one(self, one: Any, output: Output, **given: Any) -> int:
         try:
-            self._act(job_id=one, actor=actor)
+            self._act(job_id=one, **given)
         except services.ActionRefused as refusal:
             output.tell(str(refusal), job=str(one), done=False, reason=str(refusal))
             return NOT_FOUND if isinstance(refusal, services.NoSuchJob) else REFUSED
@@ -60,9 +68,9 @@ class Retry:
         output.tell("\n".join(lines), count=found.count, sample=[_facts(job) for job in found.sample])
         return DONE
 
-    def _act_on_all(self, wanted: JobFilter, output: Output, *, actor: Any, all_jobs: bool) -> int:
+    def _act_on_all(self, wanted: JobFilter, output: Output, **given: Any) -> int:
         try:
-            action = bulk_actions.request(kind=self.kind, wanted=wanted, actor=actor, all_jobs=all_jobs)
+            action = bulk_actions.request(kind=self.kind, wanted=wanted, **given)
         except services.ActionRefused as refusal:
             output.tell(str(refusal), requested=False, reason=str(refusal))
             return REFUSED
@@ -74,6 +82,31 @@ class Retry:
             count=action.target_count,
         )
         return DONE
+
+
+class Edit(Retry):
+    """Sets arguments of jobs."""
+
+    name = "edit"
+    help = "Sets arguments of jobs: ended ones run again with them, those that wait will run with them."
+    kind = BulkAction.Kind.EDIT
+    done = "edited"
+    _act = staticmethod(services.change_job)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--set",
+            action="append",
+            type=_argument,
+            required=True,
+            dest="changes",
+            metavar="NAME=VALUE",
+            help="an argument and its new value, JSON or else text; may be given several times",
+        )
+
+    def _given(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"changes": dict(options["changes"])}
 
 
 class Cancel(Retry):
@@ -94,6 +127,16 @@ class Promote(Retry):
     kind = BulkAction.Kind.PROMOTE
     done = "made due"
     _act = staticmethod(services.promote_job)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, is_given, value = text.partition("=")
+    if not is_given or not name.isidentifier():
+        raise ArgumentTypeError(f"{text!r}: expected NAME=VALUE, as in user_id=7")
+    try:
+        return name, json.loads(value, cls=PayloadDecoder)
+    except (ValueError, RecursionError):
+        return name, value
 
 
 def _facts(job: Job) -> dict[str, Any]:
