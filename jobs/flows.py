@@ -197,6 +197,8 @@ def reopen(job: Job) -> None:
     its flow held, those are held once more."""
     if job.flow_id is None:
         return
+    # Whoever closes the flow at this moment has not seen this: wait for what it does. From here on, nobody closes it.
+    Flow.objects.select_for_update().filter(pk=job.flow_id).first()
     for waiting in Job.objects.select_for_update().filter(awaited_flow_id=job.flow_id, is_held=True, state="failed"):
         hold_again(waiting)
 

@@ -6,16 +6,17 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from django.utils import timezone
 
 from accounts.models import User
-from jobs import claims, services, settle
-from jobs.models import Attempt, AuditEntry, Job, QueueControl
+from jobs import claims, flows, services, settle
+from jobs.models import Attempt, AuditEntry, Flow, Job, QueueControl
 from jobs.queues import UnknownQueue
 from tests import sample_tasks
-from tests.jobs.connections import another_connection
+from tests.jobs.connections import another_connection, over
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
 
@@ -270,6 +271,44 @@ def test_of_two_jobs_with_one_dedup_key_one_runs_again(operator: User) -> None:
         outcomes = list(pool.map(lambda job: _press(job.pk, operator), jobs))
     assert sorted(outcomes) == ["refused"] * 5 + ["run again"]
     assert Job.objects.filter(state="waiting").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_member_that_is_run_again_while_its_flow_is_being_closed_brings_the_flow_with_it(operator: User) -> None:
+    member, waiting = _a_flow_whose_member_has_failed()
+    with another_connection() as other, ThreadPoolExecutor(1) as pool:
+        with over(other):
+            assert flows.close_if_ended(member.flow_id)
+        pressed = pool.submit(_press, member.pk, operator)
+        wait_until(lambda: pressed.done() or _somebody_waits_for_a_lock())
+        other.commit()
+        assert pressed.result(timeout=30) == "run again"
+    assert [state_of(job.pk) for job in (member, waiting)] == ["waiting", "delayed"]
+    assert not Flow.objects.exclude(closed_at=None).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_flow_whose_member_is_being_run_again_is_not_closed(operator: User) -> None:
+    member, waiting = _a_flow_whose_member_has_failed()
+    with another_connection() as other:
+        with over(other):
+            services.retry_job(job_id=member.pk, actor=operator)
+        assert not flows.close_if_ended(member.flow_id)
+        other.commit()
+    assert [state_of(job.pk) for job in (member, waiting)] == ["waiting", "delayed"]
+    assert not flows.close_if_ended(member.flow_id)
+
+
+def _a_flow_whose_member_has_failed() -> tuple[Any, Job]:
+    result = flows.fan_out(None, [sample_tasks.add.s(1, 2)], then=sample_tasks.add.s(1))
+    Job.objects.filter(flow_id__isnull=False).update(state="failed", finished_at=timezone.now())
+    return Job.objects.get(flow_id__isnull=False), Job.objects.get(pk=result.id)
+
+
+def _somebody_waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])
 
 
 def _press(job_id: UUID, operator: User) -> str:
