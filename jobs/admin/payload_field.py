@@ -31,7 +31,9 @@ class PayloadField(forms.JSONField):
             return InvalidJSONInput(data)
 
     def prepare_value(self, value: Any) -> str:
-        """What stands in the field; what did not parse stays as it was typed."""
+        """What stands in the field; what did not parse stays as it was typed, and nothing is nothing."""
         if isinstance(value, InvalidJSONInput):
             return value
+        if value is None:
+            return ""
         return json.dumps(value, indent=2, ensure_ascii=False, cls=self.encoder)

@@ -106,6 +106,7 @@ def test_an_edit_of_many_asks_which_arguments_and_hides_secrets(admin_client: Cl
     wanted = {"kind": "edit", "state": "failed"}
     for given in ({}, {"changes": "{}"}, {"changes": "[1]"}):
         assert "Say which, as in" in page(admin_client.get(MANY, {**wanted, **given}))
+    assert "null" not in page(admin_client.get(MANY, wanted)).partition('name="changes"')[2].partition("</textarea>")[0]
     assert "Enter a valid JSON" in page(admin_client.get(MANY, {**wanted, "changes": "{"}))
     wanted["changes"] = '{"value": {"token": "hidden-one"}}'
     assert "Edit 1 job" in page(admin_client.get(MANY, wanted))
