@@ -214,7 +214,8 @@ class LedgerBackend(DatabaseBackend):
         except DATABASE_AWAY:
             raise
         except Exception as error:  # whatever is wrong with a child is a failure of the body that has named it
-            logger.exception("id=%s could not go on as %s", run.job_id, replacement)
+            # By name: there may be any number of children, and Celery fails to print some signatures.
+            logger.exception("id=%s could not go on as %s", run.job_id, getattr(replacement, "task", "a flow"))
             return settle.fail(
                 run, error=storable(_in_words(error)), exception=storable(self.prepare_exception(error)), cause=error
             )

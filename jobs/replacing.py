@@ -52,7 +52,7 @@ def changes(job: Job, signature: Signature, args: tuple[Any, ...], **options: An
     followed the job already. Raises NotSupported for an option that cannot change, and what enqueueing raises.
     """
     _refuse(signature, *_ONCE_AND_FOR_ALL)
-    said = {name: value for name, value in signature.options.items() if name != "task_id"}
+    said = {name: value for name, value in (signature.options or {}).items() if name != "task_id"}
     app = current_app._get_current_object()
     task = task_named(app, signature.task)
     new = enqueue.job_of(app, task, args, dict(signature.kwargs), {**said, **options})
@@ -78,7 +78,7 @@ def task_named(app: Any, name: str) -> JobTask:
 
 
 def _refuse(signature: Signature, *names: str) -> None:
-    given = [name for name in names if signature.options.get(name)]
+    given = [name for name in names if (signature.options or {}).get(name)]
     if given:
         raise enqueue.NotSupported(
             f"{signature.task}: {', '.join(given)}= cannot be given to a job that is running and goes on as this."

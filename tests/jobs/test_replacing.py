@@ -123,11 +123,24 @@ def test_a_job_that_is_replaced_at_once_cannot_be_told_to_wait() -> None:
     assert "countdown= cannot be given" in values(result.id, "error")["error"]
 
 
-@pytest.mark.parametrize("what", [{"task": "gone.task", "args": [], "kwargs": {}}, add.si(1, 2, 3)])
-def test_a_job_that_cannot_go_on_as_what_it_names_fails(what: Any, flows: bool) -> None:
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ({"task": "gone.task", "args": [], "kwargs": {}, "immutable": True}, "UnknownTask"),
+        (add.si(1, 2, 3), "takes 2 positional arguments but 3 were given"),
+    ],
+)
+def test_a_job_that_cannot_go_on_as_what_it_names_fails(what: Any, error: str, flows: bool) -> None:
     become.delay(what, flows)
     run_due_jobs()
-    assert (Job.objects.get().state, Job.objects.get().task) == ("failed", become.name)
+    job = Job.objects.get()
+    assert (job.state, job.task, error in job.error) == ("failed", become.name, True)
+
+
+def test_a_signature_in_its_shortest_form_is_enough(flows: bool) -> None:
+    result = become.delay({"task": add.name, "args": [1, 2], "kwargs": {}, "immutable": True}, flows)
+    run_due_jobs()
+    assert values(result.id, "result") == {"result": 3}
 
 
 # -- As itself --------------------------------------------------------------------------------------------------------
