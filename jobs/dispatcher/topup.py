@@ -5,15 +5,14 @@ in two looks gets one; a hint too many finds nothing to claim.
 """
 
 import logging
-import time
 from collections.abc import Iterable
 from uuid import UUID
 
 from celery import Celery
 from django.conf import settings
 
-from jobs import claims, selectors
-from jobs.dispatcher import ageing
+from jobs import selectors
+from jobs.dispatcher.ageing import Ageing
 from jobs.dispatcher.hints import REDIS_AWAY, Hints
 from jobs.limits import in_force
 from jobs.models import Job, QueueControl
@@ -30,9 +29,7 @@ class TopUp:
         self._hints = Hints(app, name="jobs-top-up")
         self._missing: set[UUID] = set()
         self._away = False
-        self._turns = ageing.Turns()
-        self._before: dict[str, list[set[UUID]]] = {}
-        self._ahead: dict[UUID, float] = {}
+        self.ageing = Ageing(self._hints)
 
     def run_once(self, due: Iterable[UUID] = ()) -> None:
         """One look at every queue. `due` just became waiting: those are hinted without waiting for a second look."""
@@ -44,13 +41,13 @@ class TopUp:
             self._missing = missing - wanted
             if wanted:
                 self._hints.send(wanted)
-            self._let_the_old_go_ahead(queues, hinted)
+            self.ageing.run_once(hinted, without_limits=queues)
         except REDIS_AWAY as error:
             if not self._away:
                 logger.warning("Redis is away (%s). Jobs wait in the database; hints follow when it is back.", error)
             self._away = True
             self._missing.clear()
-            self._before.clear()
+            self.ageing.forget()
             return
         if self._away:
             logger.info("Redis is back.")
@@ -66,31 +63,6 @@ class TopUp:
             urgent = Job.objects.filter(state="waiting", queue=name, lane="").order_by("priority", "run_at", "id")
             missing |= set(urgent.values_list("id", flat=True)[: settings.JOBS_WINDOW]).difference(*hinted[name])
         return missing
-
-    def _let_the_old_go_ahead(self, queues: Iterable[str], hinted: dict[str, list[set[UUID]]]) -> None:
-        """Hints at old jobs of low priority, as often as it is their turn."""
-        now = time.monotonic()
-        before, self._before = self._before, hinted
-        # Redis may have lost such a hint: some time later it is sent again.
-        self._ahead = {job_id: sent for job_id, sent in self._ahead.items() if now - sent < ageing.OLD.total_seconds()}
-        for name in queues:
-            urgent = next((priority for priority, ids in enumerate(hinted[name]) if ids), None)
-            old = self._old(name, below=urgent) if urgent is not None else []
-            if urgent is None or not old:
-                self._turns.nobody_waits(name)
-                continue
-            # What was taken of the lists that are served first.
-            lists = zip(before.get(name, []), hinted[name][: urgent + 1], strict=False)
-            self._turns.passed(name, sum(len(earlier - later) for earlier, later in lists))
-            ahead = old[: self._turns.due(name)]
-            self._turns.taken(name, len(ahead))
-            self._ahead |= dict.fromkeys(ahead, now)
-            self._hints.send(ahead, priority=ageing.PRIORITY)
-
-    def _old(self, queue: str, *, below: int) -> list[UUID]:
-        lane = {claims.Lane(queue): below}
-        found = claims.longest_waiting(lane, age=ageing.OLD, limit=ageing.MOST_TURNS, without=self._ahead)
-        return [job.job_id for job in found]
 
 
 def _queues_without_limits() -> list[str]:

@@ -46,9 +46,10 @@ def top_up(broker: "redis.Redis") -> Iterator[TopUp]:
     top_up.close()
 
 
-def hinted(broker: "redis.Redis", queue: str = "default") -> list[str]:
-    """The ids of the jobs that are hinted, in the order in which a worker takes them."""
-    messages = [message for key in publish.hint_lists(queue) for message in reversed(broker.lrange(key, 0, -1))]
+def hinted(broker: "redis.Redis", *queues: str) -> list[str]:
+    """The ids of the jobs that are hinted, in the order in which a worker of these queues takes them."""
+    lists = zip(*(publish.hint_lists(queue) for queue in queues or ["default"]), strict=True)
+    messages = [message for keys in lists for key in keys for message in reversed(broker.lrange(key, 0, -1))]
     return [json.loads(message)["headers"]["id"] for message in messages]
 
 
@@ -255,11 +256,12 @@ def test_running_jobs_and_hints_share_the_slots_of_a_key(pacer: Pacer, broker: "
 OLD = timedelta(minutes=2)
 
 
-def let_workers_start(broker: "redis.Redis", queue: str, count: int) -> list[str]:
-    """Takes so many hints as a worker does, and starts their jobs."""
-    worker, taken = make_worker(), hinted(broker, queue)[:count]
+def let_workers_start(broker: "redis.Redis", queues: str, count: int) -> list[str]:
+    """Takes so many hints as a worker of these queues does, and starts their jobs."""
+    names = queues.split(",")
+    worker, taken = make_worker(), hinted(broker, *names)[:count]
     for job_id in taken:
-        for key in publish.hint_lists(queue):
+        for key in (key for name in names for key in publish.hint_lists(name)):
             for message in broker.lrange(key, 0, -1):
                 if job_id.encode() in message:
                     broker.lrem(key, 1, message.decode())
@@ -267,6 +269,11 @@ def let_workers_start(broker: "redis.Redis", queue: str, count: int) -> list[str
         if job.state == "waiting":
             claims.claim({job.pk: f"{worker.pk.hex}:{job_id}"}, worker_id=worker.pk)
     return taken
+
+
+def a_minute_later(top_up: TopUp) -> None:
+    """As if the hints in Redis had lain there for a minute more."""
+    top_up.ageing.seen_at = {job_id: seen - 60 for job_id, seen in top_up.ageing.seen_at.items()}
 
 
 @pytest.mark.parametrize("queue", ["default", "email"])
@@ -287,6 +294,83 @@ def test_while_urgent_jobs_keep_coming_every_tenth_start_is_the_oldest_jobs(
         Limit.objects.update(starts=[])
     share = sum(job_id in old for job_id in started)
     assert 0.05 * len(started) <= share <= 0.12 * len(started)
+
+
+@pytest.mark.parametrize("behind", [{"queue": "webhooks"}, {"queue": "crm"}, {"rate_key": "t"}])
+def test_neither_another_queue_of_their_worker_nor_limits_of_their_own_keep_old_jobs_waiting_for_ever(
+    pacer: Pacer, top_up: TopUp, broker: "redis.Redis", behind: dict[str, Any]
+) -> None:
+    make_worker(queues=["default", "webhooks", "crm"])
+    old = {str(job.pk) for job in make_jobs(50, **{"queue": "default", "priority": 9, "run_at": Now() - OLD, **behind})}
+    started: list[str] = []
+    make_jobs(30, priority=1)
+    for _ in range(40):
+        make_jobs(5, priority=1)
+        pacer.look()
+        top_up.run_once()
+        a_minute_later(top_up)
+        top_up.run_once()
+        started += let_workers_start(broker, "default,webhooks,crm", 5)
+        Limit.objects.update(starts=[])
+    share = sum(job_id in old for job_id in started)
+    assert 0.05 * len(started) <= share <= 0.12 * len(started)
+
+
+def test_an_urgent_job_of_a_key_does_not_wait_for_ever_behind_a_hint_that_nobody_takes(
+    pacer: Pacer, top_up: TopUp, broker: "redis.Redis"
+) -> None:
+    key = {"concurrency_key": "k", "concurrency_limit": 1}
+    make_jobs(1, priority=9, **key)
+    pacer.look()
+    [urgent] = make_jobs(1, priority=0, **key)
+    make_jobs(30, priority=1)
+    started: list[str] = []
+    for _ in range(10):
+        make_jobs(5, priority=1)
+        pacer.look()
+        top_up.run_once()
+        a_minute_later(top_up)
+        top_up.run_once()
+        started += let_workers_start(broker, "default", 5)
+        Job.objects.filter(state="active").update(state="completed", finished_at=Now())
+    assert str(urgent.pk) in started
+
+
+def test_hints_at_jobs_that_have_ended_take_no_turn_of_those_that_wait(
+    pacer: Pacer, top_up: TopUp, broker: "redis.Redis"
+) -> None:
+    ended = make_jobs(30, priority=9, rate_key="t")
+    pacer.look()
+    top_up.run_once()
+    Job.objects.filter(pk__in=[job.pk for job in ended]).update(state="completed", finished_at=Now())
+    a_minute_later(top_up)
+    [old] = make_jobs(1, priority=9, rate_key="t")
+    make_jobs(30, priority=1)
+    started: list[str] = []
+    for _ in range(10):
+        make_jobs(5, priority=1)
+        pacer.look()
+        top_up.run_once()
+        a_minute_later(top_up)
+        top_up.run_once()
+        started += let_workers_start(broker, "default", 5)
+    assert str(old.pk) in started
+
+
+def test_queues_that_no_worker_serves_together_let_nothing_of_each_other_go_ahead(
+    top_up: TopUp, broker: "redis.Redis"
+) -> None:
+    make_worker(queues=["default"])
+    make_worker(queues=["reports"])
+    [old] = make_jobs(1, queue="reports", priority=9, run_at=Now() - OLD)
+    [urgent] = make_jobs(1, queue="reports", priority=5)
+    make_jobs(30, priority=1)
+    for _ in range(10):
+        make_jobs(5, priority=1)
+        top_up.run_once()
+        top_up.run_once()
+        let_workers_start(broker, "default", 5)
+    assert hinted(broker, "reports") == [str(urgent.pk), str(old.pk)]
 
 
 @pytest.mark.parametrize("queue", ["default", "email"])
