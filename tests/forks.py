@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 _LOADED = [
     "av",
@@ -47,7 +48,12 @@ class Fork:
 
     def __init__(self, arguments: Sequence[str], *, log: Path, env: Mapping[str, str], folder: Path) -> None:
         self._process = _forks.Process(target=_run, args=(list(arguments), log, dict(env), folder))
-        self._process.start()
+        # The child would import this process's main module, and with it settings that are not its own.
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            self._process.start()
+        finally:
+            sys.modules["__main__"] = main
         assert self._process.pid is not None
         self.pid: int = self._process.pid
         # Whoever signals the group must find one.
