@@ -15,7 +15,7 @@ from celery import current_app
 from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
-from psycopg.errors import LockNotAvailable, UniqueViolation
+from psycopg.errors import DeadlockDetected, LockNotAvailable, UniqueViolation
 
 from jobs import audit, dedup, enqueue, flows, follow_ups, own_limits, publish, settle
 from jobs.audit import Actor
@@ -243,7 +243,8 @@ def _locked(job_id: UUID, bulk_action: BulkAction | None = None) -> Iterator[Job
                 raise NoSuchJob(f"There is no job {job_id} any more.")
             yield job
     except OperationalError as error:
-        if not isinstance(error.__cause__, LockNotAvailable):
+        # Two operators may meet at the jobs of a flow, from either end.
+        if not isinstance(error.__cause__, LockNotAvailable | DeadlockDetected):
             raise
         raise ActionRefused(
             f"Job {job_id} is locked at the moment, by its own run or by somebody else: try again shortly."

@@ -230,6 +230,23 @@ def test_an_action_on_a_row_that_a_run_has_locked_for_long_is_refused_and_does_n
     assert state_of(job.pk) == "waiting"
 
 
+@pytest.mark.django_db(transaction=True)
+def test_of_two_operators_who_wait_for_each_other_one_is_told_to_try_again() -> None:
+    one, two = make_job(), make_job()
+    with another_connection() as other, ThreadPoolExecutor(1) as thread, other.cursor() as cursor:
+        cursor.execute("SET deadlock_timeout = '1min'")
+        lock = "SELECT FROM jobs_job WHERE id = %s FOR UPDATE"
+        cursor.execute(lock, [two.pk])
+
+        def lock_both() -> None:
+            with services._locked(one.pk):
+                thread.submit(cursor.execute, lock, [one.pk])
+                Job.objects.select_for_update().get(pk=two.pk)
+
+        with pytest.raises(services.ActionRefused, match="try again shortly"):
+            lock_both()
+
+
 def test_each_action_is_recorded_with_its_operator(operator: User) -> None:
     job = make_job()
     services.cancel_job(job_id=job.pk, actor=operator)
