@@ -160,17 +160,19 @@ ORDER BY job.priority, job.run_at, job.id
 # Locks: nothing. Index: job_waiting, from the head of each priority of each lane.
 # Two at once: they read.
 LONGEST_WAITING = """
-SELECT job.id, wanted.number, level.priority
-FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(below)s::int[])
-    WITH ORDINALITY AS wanted (queue, lane, below, number)
-CROSS JOIN LATERAL generate_series(wanted.below + 1, 9) AS level (priority)
-CROSS JOIN LATERAL (
-    SELECT id, run_at FROM jobs_job
-    WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = level.priority
-      AND run_at < statement_timestamp() - %(age)s
-      AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
-    ORDER BY run_at, id LIMIT %(limit)s) AS job
-ORDER BY job.run_at, job.id LIMIT %(limit)s
+SELECT id, number, priority FROM (
+    SELECT job.id, wanted.number, level.priority, job.run_at,
+        row_number() OVER (PARTITION BY wanted.queue ORDER BY job.run_at, job.id) AS place
+    FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(below)s::int[])
+        WITH ORDINALITY AS wanted (queue, lane, below, number)
+    CROSS JOIN LATERAL generate_series(wanted.below + 1, 9) AS level (priority)
+    CROSS JOIN LATERAL (
+        SELECT id, run_at FROM jobs_job
+        WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = level.priority
+          AND run_at < statement_timestamp() - %(age)s
+          AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
+        ORDER BY run_at, id LIMIT %(limit)s) AS job) AS old
+WHERE place <= %(limit)s ORDER BY run_at, id
 """
 
 # Locks: the jobs' rows, for the length of this statement. Index: primary key.
@@ -503,7 +505,7 @@ def longest_waiting(
 ) -> list[Waiting]:
     """The jobs of some lanes that have waited longest, and longer than `age`; of each lane, below a priority.
 
-    The oldest first, and at most `limit` of all.
+    The oldest first, and at most `limit` of each queue.
     """
     parameters = {"below": list(below.values()), "age": age, "limit": limit, "without": list(without)}
     return _of_lanes(LONGEST_WAITING, list(below), parameters) if below else []

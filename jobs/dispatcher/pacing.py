@@ -133,7 +133,8 @@ class Pacer:
         found: dict[str, list[claims.Waiting]] = {}
         for job in claims.longest_waiting(below, age=ageing.OLD, limit=ageing.MOST_TURNS, without=self._granted):
             found.setdefault(job.lane.queue, []).append(job)
-        for queue in first.keys() - found.keys():
+        not_asked = {lane.queue for lane in lanes if lane not in below}
+        for queue in first.keys() - found.keys() - not_asked:
             self._turns.nobody_waits(queue)
         return found
 

@@ -402,6 +402,28 @@ def test_an_urgent_job_is_hinted_although_the_window_is_full_of_others(
     assert hinted(broker)[0] == str(urgent.pk)
 
 
+def test_the_old_jobs_of_one_queue_hide_none_of_another() -> None:
+    make_jobs(20, priority=9, run_at=Now() - 2 * OLD)
+    make_jobs(3, queue="reports", priority=9, run_at=Now() - OLD)
+    lanes = {claims.Lane("default"): 1, claims.Lane("reports"): 1}
+    found = claims.longest_waiting(lanes, age=timedelta(minutes=1), limit=10, without=[])
+    assert [job.lane.queue for job in found] == ["default"] * 10 + ["reports"] * 3
+
+
+def test_old_jobs_that_were_not_looked_for_lose_no_turn(
+    pacer: Pacer, broker: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    QueueControl.objects.create(name="email", rate_limit="5/s")
+    [old] = make_jobs(1, queue="email", priority=9, run_at=Now() - OLD)
+    for lanes in (0, 0, 0, 0, 50):
+        monkeypatch.setattr(pacing, "_LANES_OF_OLD", lanes)
+        make_jobs(5, queue="email", priority=1)
+        pacer.look()
+        started = let_workers_start(broker, "email", 5)
+        Limit.objects.update(starts=[])
+    assert str(old.pk) in started
+
+
 def test_the_oldest_are_found_by_the_index_and_not_by_reading_the_backlog() -> None:
     make_jobs(5000, priority=5)
     make_jobs(3, priority=7, run_at=Now() - OLD)
