@@ -14,6 +14,7 @@ from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
 SECONDS = 10.0
+LIMITS_SECONDS = 600.0
 # Whoever waits for a result has so long to fetch it.
 KEPT_AT_LEAST = timedelta(hours=1)
 WORKERS_KEPT = timedelta(days=1)
@@ -32,7 +33,7 @@ def run_once() -> bool:
     Killed in the middle, each batch is removed or whole; two at once skip what the other has locked.
     """
     started = time.monotonic()
-    counts = [_remove_expired_windows(), _remove_idle_limits(), _remove_ended_workers(), _remove_closed_flows()]
+    counts = [_remove_expired_windows(), _remove_ended_workers(), _remove_closed_flows()]
     kept = list(_kept())
     # Where there is more than can be removed in time, no queue is always the last.
     random.shuffle(kept)
@@ -113,13 +114,17 @@ def _remove_closed_flows() -> int:
     return Flow.objects.filter(pk__in=list(empty.values_list("pk", flat=True)[:_BATCH])).delete()[0]
 
 
-def _remove_idle_limits() -> int:
-    """A claim that comes to such a key just now makes its row again, or is waited for by nobody."""
+def remove_idle_limits() -> bool:
+    """Removes a batch of limits that limit nothing any more; returns whether more may be left.
+
+    Reads all of them: an index of their ages would be written by every claim. A claim that comes to such a key just now
+    makes its row again, or is waited for by nobody.
+    """
     idle = Limit.objects.filter(used_at__lt=Now() - LIMITS_KEPT).exclude(rate_limited_until__gt=Now())
     with settle.atomic():
         locked = idle.order_by("used_at").select_for_update(skip_locked=True)
         keys = list(locked.values_list("pk", flat=True)[:_BATCH])
-        return Limit.objects.filter(pk__in=keys).delete()[0]
+        return Limit.objects.filter(pk__in=keys).delete()[0] == _BATCH
 
 
 def _remove_ended_workers() -> int:

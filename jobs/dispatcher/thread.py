@@ -40,6 +40,7 @@ class DispatcherThread(DutyThread):
             seldom(statistics.run_once, seconds=statistics.EVENTS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),
+            seldom(retention.remove_idle_limits, seconds=retention.LIMITS_SECONDS),
         ]
         self._due: list[UUID] = []
         self.leads = False

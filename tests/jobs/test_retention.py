@@ -189,8 +189,15 @@ def test_limits_that_nobody_has_asked_for_a_day_go_unless_they_still_hold() -> N
     for key, hours in (("idle", 25), ("used", 23), ("told to wait", 25)):
         Limit.objects.create(key=key, used_at=timezone.now() - timedelta(hours=hours))
     Limit.objects.filter(key="told to wait").update(rate_limited_until=timezone.now() + timedelta(hours=1))
-    retain()
+    assert not retention.remove_idle_limits()
     assert set(Limit.objects.values_list("key", flat=True)) == {"used", "told to wait"}
+
+
+@pytest.mark.django_db
+def test_limits_which_no_index_orders_by_their_age_are_not_read_in_each_round() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        retain()
+    assert not [query for query in queries if '"jobs_limit"' in query["sql"]]
 
 
 @pytest.mark.django_db(transaction=True)
