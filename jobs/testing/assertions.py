@@ -4,10 +4,10 @@ import inspect
 from typing import Any
 
 from celery import current_app
-from kombu.utils import json as kombu_json
 
 from jobs.app import UnknownTask
 from jobs.models import Job
+from jobs.payloads import as_json, from_json
 
 _LISTED = 20
 
@@ -48,7 +48,7 @@ def _matching(task: Any, wanted: dict[str, Any]) -> list[Job]:
     if unknown:
         raise TypeError(f"{task.name} has no argument {', '.join(unknown)}: it is called as {task.name}{signature}.")
     # As they come out of the ledger: a tuple, for example, as a list.
-    wanted = kombu_json.loads(kombu_json.dumps(wanted))
+    wanted = from_json(as_json(wanted))
     jobs = Job.objects.filter(task=task.name).order_by("created_at", "id")
     return [job for job in jobs if {**_arguments(signature, job), **wanted} == _arguments(signature, job)]
 
