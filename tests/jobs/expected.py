@@ -20,6 +20,7 @@ class Expected:
     key: str | None = None
     link: str | None = None
     attempt: int = 1
+    allowed_attempts: int = 2
     stalled_count: int = 0
     owner: "Run | None" = None
     last_hint: tuple[UUID, str] | None = None

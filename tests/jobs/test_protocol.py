@@ -135,7 +135,7 @@ class Protocol(RuleBasedStateMachine):
         self.ends(job, "failed", event="failed", attempt="failed")
 
     def retries(self, job: Expected, run: Run, *, due: bool) -> None:
-        if run.attempt >= 2:
+        if run.attempt >= job.allowed_attempts:
             self.fails(job)
             return
         self.ends(job, "delayed", event="retried", attempt="retried")
@@ -273,7 +273,8 @@ class Protocol(RuleBasedStateMachine):
         elif end in ("interrupted", "replace"):
             self.ends(job, "waiting")
             if end == "replace":
-                job.task = plain
+                # What it goes on as has its own attempts, beside those that were made.
+                job.task, job.allowed_attempts = plain, 2 + job.attempt - 1
         elif end == "revoked":
             self.ends(job, "cancelled", event="cancelled", attempt="cancelled")
         elif end == "lost":
@@ -393,7 +394,7 @@ class Protocol(RuleBasedStateMachine):
         with row_locked_by_somebody_else(locked.job_id if locked else None):
             rescuer.run_once()
         self.dead |= self.silent
-        for job in self.expected.values():
+        for job in list(self.expected.values()):
             if job.owner and job.owner.worker_id in self.dead and not (locked and locked.job_id == job.id):
                 self.stalls(job)
 
