@@ -381,7 +381,7 @@ class Protocol(RuleBasedStateMachine):
         audit._since = dict.fromkeys(Job.objects.values_list("claim_token", flat=True), -1e9)
         with running_on(worker_id):
             audit.run_once()
-        for job in self.expected.values():
+        for job in list(self.expected.values()):
             if job.owner is not None and job.owner.worker_id == worker_id:
                 self.stalls(job)
 
@@ -403,7 +403,7 @@ class Protocol(RuleBasedStateMachine):
         if time_passes:
             Job.objects.filter(state="delayed").update(run_at=Now() + PAST)
         expected = []
-        for job in self.expected.values():
+        for job in list(self.expected.values()):
             job.due = job.due or time_passes
             if job.state in ("waiting", "delayed") and job.expired:
                 self.ends(job, "cancelled", event="cancelled")
