@@ -5,6 +5,8 @@ import gc
 from django.apps import AppConfig
 from django.conf import settings
 
+from config import GC_THRESHOLDS
+
 
 class ConfigConfig(AppConfig):
     """Holds the checks of the environment and connects the apps' domain events and the error tracker."""
@@ -19,7 +21,7 @@ class ConfigConfig(AppConfig):
             from config import sentry  # takes its time to load
 
             sentry.start()
-        # The collector, off since `config/__init__.py`, passes over what is there by now, also when the process ends;
-        # and pool processes go on sharing that memory with their worker.
+        # From here on the collector looks as often as ever. It passes over what is there by now, also when the process
+        # ends; and pool processes go on sharing that memory with their worker.
         gc.freeze()
-        gc.enable()
+        gc.set_threshold(*GC_THRESHOLDS)

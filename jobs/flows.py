@@ -188,7 +188,7 @@ def member_ended(flow_id: UUID | None) -> None:
         close_if_ended(flow_id)
     except DATABASE_AWAY as error:
         logger.warning("Could not look whether flow %s has ended (%s); the dispatcher will.", flow_id, error)
-    except Exception:
+    except Exception:  # the member has ended, and its run must not fail for what becomes of the flow
         logger.exception("Could not close flow %s; the dispatcher tries again.", flow_id)
 
 

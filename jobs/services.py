@@ -164,6 +164,7 @@ def change_job(
         _refuse_held(job)
         parameters = inspect.signature(_task_of(job).run).parameters.values()
         places = [one.name for one in parameters if one.kind in _BY_PLACE][: len(job.args)]
+        # What fills a *args has no name of its own.
         args = [changes.get(name, value) for name, value in zip_longest(places, job.args)]
         kwargs = {**job.kwargs, **{name: value for name, value in changes.items() if name not in places}}
         _edit_locked(job, args=args, kwargs=kwargs, actor=actor, bulk_action=bulk_action)

@@ -316,7 +316,8 @@ def count_for_ever(self: Any, path: str, asks: str) -> None:
                 self.progress(number, 1_000_000)
             else:
                 self.check_cancelled()
-            time.sleep(0.02)
+            # Much sooner than a report may be written.
+        time.sleep(0.02)
     except Exception as error:
         _note(path, type(error).__name__)
         raise
@@ -357,6 +358,7 @@ def report_often(self: Any, times: int) -> float:
     began = time.monotonic()
     for number in range(times):
         self.progress(number, times, f"at {number}")
+        # Much sooner than a report may be written.
         time.sleep(0.02)
     return time.monotonic() - began
 

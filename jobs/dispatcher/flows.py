@@ -29,7 +29,7 @@ def _each(found: QuerySet[Flow, UUID], act: Callable[[UUID], object]) -> None:
     for flow_id in found[:_BATCH]:
         try:
             act(flow_id)
-        except Exception:
+        except Exception:  # whatever is wrong with one flow, the others must not go without
             logger.exception("Flow %s is left for the next look.", flow_id)
             if not connections[settle.ledger()].is_usable():
                 raise

@@ -276,6 +276,16 @@ def a_minute_later(top_up: TopUp) -> None:
     top_up.ageing.seen_at = {job_id: seen - 60 for job_id, seen in top_up.ageing.seen_at.items()}
 
 
+def start_five_in_a_busy_minute(pacer: Pacer, top_up: TopUp, broker: "redis.Redis") -> list[str]:
+    """As many urgent jobs come as workers then start."""
+    make_jobs(5, priority=1)
+    pacer.look()
+    top_up.run_once()
+    a_minute_later(top_up)
+    top_up.run_once()
+    return let_workers_start(broker, "default", 5)
+
+
 @pytest.mark.parametrize("queue", ["default", "email"])
 def test_while_urgent_jobs_keep_coming_every_tenth_start_is_the_oldest_jobs(
     pacer: Pacer, top_up: TopUp, broker: "redis.Redis", queue: str
@@ -326,12 +336,7 @@ def test_an_urgent_job_of_a_key_does_not_wait_for_ever_behind_a_hint_that_nobody
     make_jobs(30, priority=1)
     started: list[str] = []
     for _ in range(10):
-        make_jobs(5, priority=1)
-        pacer.look()
-        top_up.run_once()
-        a_minute_later(top_up)
-        top_up.run_once()
-        started += let_workers_start(broker, "default", 5)
+        started += start_five_in_a_busy_minute(pacer, top_up, broker)
         Job.objects.filter(state="active").update(state="completed", finished_at=Now())
     assert str(urgent.pk) in started
 
@@ -348,12 +353,7 @@ def test_hints_at_jobs_that_have_ended_take_no_turn_of_those_that_wait(
     make_jobs(30, priority=1)
     started: list[str] = []
     for _ in range(10):
-        make_jobs(5, priority=1)
-        pacer.look()
-        top_up.run_once()
-        a_minute_later(top_up)
-        top_up.run_once()
-        started += let_workers_start(broker, "default", 5)
+        started += start_five_in_a_busy_minute(pacer, top_up, broker)
     assert str(old.pk) in started
 
 
