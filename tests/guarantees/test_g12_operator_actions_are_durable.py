@@ -189,8 +189,24 @@ def test_operators_who_race_with_claims_ends_and_one_another_leave_every_job_who
     assert_ledger_consistent()
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "deaths", "result"),
+    [
+        # In the middle of a batch, after the next two, at the beginning of another, and late.
+        ("run again", None, ["act 1", "batch 2", "plain 1", "act 3", "plain 2"], 3),
+        # Each job is acted on by itself.
+        ("edit", {"x": 40}, ["act 1", "batch 2", "act 3", "act 7"], 42),
+    ],
+    ids=["run again", "edit"],
+)
 def test_an_action_on_many_jobs_whose_job_is_killed_again_and_again_acts_on_each_once(
-    processes: Processes, operator: User, tmp_path: Path
+    processes: Processes,
+    operator: User,
+    tmp_path: Path,
+    kind: str,
+    changes: dict[str, Any] | None,
+    deaths: list[str],
+    result: int,
 ) -> None:
     count = 43
     for number in range(count):
@@ -198,10 +214,9 @@ def test_an_action_on_many_jobs_whose_job_is_killed_again_and_again_acts_on_each
         key = None if number % 3 else f"key-{number}"
         make_job(task=sample_tasks.add.name, args=[1, 2], state="failed", error="SMTP time-out", dedup_key=key)
     other = make_job(state="failed", error="something else")
-    # In the middle of a batch, after the next two, at the beginning of another, and late.
     kills = tmp_path / "kills"
-    kills.write_text("act 1\nbatch 2\nplain 1\nact 3\nplain 2")
-    action = bulk_actions.request(kind="run again", wanted=JobFilter(error="time-out"), actor=operator)
+    kills.write_text("\n".join(deaths))
+    action = bulk_actions.request(kind=kind, wanted=JobFilter(error="time-out"), actor=operator, changes=changes)
     deadly: dict[str, Any] = {
         "include": ("tests.sample_tasks", "tests.killed_batches"),
         "env": {"KILLED_BATCHES": str(kills)},
@@ -218,6 +233,7 @@ def test_an_action_on_many_jobs_whose_job_is_killed_again_and_again_acts_on_each
     entries = AuditEntry.objects.filter(thing_type="job", bulk_action=action)
     acted_on = Counter(entries.values_list("thing_id", flat=True))
     assert (len(acted_on), set(acted_on.values())) == (count, {1})
+    assert set(Job.objects.exclude(pk__in=[action.job_id, other.pk]).values_list("result", flat=True)) == {result}
     assert state(other.pk) == "failed"
     assert_ledger_consistent()
 
