@@ -109,7 +109,6 @@ class Environment(BaseSettings):
     jobs_dispatch_seconds: float = Field(
         JOBS["JOBS_DISPATCH_SECONDS"], gt=0, description="Pause between two looks of the dispatcher"
     )
-    jobs_window: int = Field(JOBS["JOBS_WINDOW"], ge=1, description="Hints per queue that Redis holds at the most")
     jobs_log_lines: int = Field(
         JOBS["JOBS_LOG_LINES"], ge=0, description="Log lines that are kept of one run of a job, at most"
     )

@@ -320,7 +320,6 @@ JOBS_HEARTBEAT_SECONDS = env.jobs_heartbeat_seconds
 JOBS_GRACE_SECONDS = env.jobs_grace_seconds
 JOBS_CANCEL_GRACE_SECONDS = env.jobs_cancel_grace_seconds
 JOBS_DISPATCH_SECONDS = env.jobs_dispatch_seconds
-JOBS_WINDOW = env.jobs_window
 JOBS_LOG_LINES = env.jobs_log_lines
 JOBS_LOG_BYTES = env.jobs_log_bytes
 JOBS_PAYLOAD_MAX_BYTES = env.jobs_payload_max_bytes

@@ -10,9 +10,9 @@ from celery.utils.collections import ChainMap
 from django.apps import apps
 
 from jobs import defaults
-from jobs.worker.hints import KeepNoHints
 from jobs.worker.monitoring import BunchEvents
 from jobs.worker.step import LedgerStep
+from jobs.worker.taken import KeepTaken
 
 
 class UnknownTask(LookupError):
@@ -31,7 +31,7 @@ class LedgerCelery(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.steps["worker"].add(LedgerStep)
-        self.steps["consumer"].update([BunchEvents, KeepNoHints])
+        self.steps["consumer"].update([BunchEvents, KeepTaken])
 
     def prepare_config(self, c: Any) -> Any:
         """The project's settings, and below them what the ledger needs of Celery."""

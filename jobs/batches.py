@@ -84,7 +84,7 @@ def do_one(bulk_action_id: int) -> BulkAction:
 def act_on_plain(action: BulkAction, ids: list[UUID]) -> set[UUID]:
     """Acts on those of the jobs from which nothing else hangs, by one statement; returns their ids.
 
-    The others, and those that somebody has locked, are left to the service of each. The dispatcher hints at what waits.
+    The others, and those that somebody has locked, are left to the service of each. Workers find what waits.
     """
     step = _step(action)
     jobs = Job.objects.filter(pk__in=ids).only(*_PLAIN_COLUMNS).select_for_update(skip_locked=True, of=("self",))

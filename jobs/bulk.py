@@ -1,8 +1,8 @@
-"""Many jobs of one task at once: a thousand rows per statement, and hints for as many as the window takes."""
+"""Many jobs of one task at once: a thousand rows per statement, and one ring after each commit."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 from celery import current_app
-from django.conf import settings
 from django.db import router, transaction
 from django.db.models.functions import Now
 
@@ -19,7 +18,6 @@ from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup
 from jobs.ids import new_id
 from jobs.models import DedupWindow, Job
-from jobs.redaction import redacted_repr
 from jobs.states import State
 
 _BATCH = 1000
@@ -73,7 +71,7 @@ def enqueue_many(
     with transaction.atomic(using=using) if atomic else nullcontext():
         while batch := list(islice(numbered, _BATCH)):
             written = _Batch(task, options, dedup_key, Enqueued(count=count, existing_count=existing_count)).write(
-                batch, hint_at_most=settings.JOBS_WINDOW - count, using=using
+                batch, using=using
             )
             count += written
             existing_count += len(batch) - written
@@ -90,7 +88,7 @@ class _Batch:
     ) -> None:
         self._task, self._options, self._dedup_key, self._before = task, options, dedup_key, before
 
-    def write(self, calls: list[tuple[int, Mapping[str, Any]]], *, hint_at_most: int, using: str) -> int:
+    def write(self, calls: list[tuple[int, Mapping[str, Any]]], *, using: str) -> int:
         many = Alike(self._task, self._options)
         for number, kwargs in calls:
             try:
@@ -99,7 +97,7 @@ class _Batch:
                 raise CallRefused(self._task.name, number, self._before, error) from error
         if self._dedup_key is not None:
             many.rows = self._free(many.rows, using)
-        return len(many.write(hint_at_most=hint_at_most))
+        return len(many.write())
 
     def _free(self, rows: list[claims.NewRow], using: str) -> list[claims.NewRow]:
         """In the order of their keys, so that two callers with the same keys do not wait for each other for ever; but
@@ -118,7 +116,6 @@ class Alike:
         self.rows: list[claims.NewRow] = []
         self.task, self._options = task, dict(options)
         self._like: Job | None = None
-        self._arguments: dict[UUID, tuple[Any, Any]] = {}
 
     def add(
         self,
@@ -141,20 +138,16 @@ class Alike:
         limits = own["rate_key"], own["concurrency_key"], own["lane"]
         row = claims.NewRow(new_id(), args_json, kwargs_json, key, path, *limits)
         self.rows.append(row)
-        self._arguments[row.job_id] = (args, kwargs)
 
-    def write(self, *, hint_at_most: int) -> set[UUID]:
-        """Inserts all of them, and lets so many be hinted after the commit; returns the ids of those that were not
-        there already under their dedup key."""
+    def write(self) -> set[UUID]:
+        """Inserts all of them, and rings once after the commit; returns the ids of those that were not there already
+        under their dedup key."""
         if self._like is None:
             return set()
         written = claims.insert_many(self._like, self.rows)
-        if self._like.state == State.WAITING:
-            hint = publish.Hint.of(self._like)
-            first = [row.job_id for row in self.rows if row.job_id in written][: max(0, hint_at_most)]
-            hints = [self._hint(hint, job_id) for job_id in first]
+        if written and self._like.state == State.WAITING:
             using = router.db_for_write(Job)
-            transaction.on_commit(partial(publish.many_soon, hints), using=using, robust=True)
+            transaction.on_commit(partial(publish.soon, publish.Ring.of(self._like)), using=using, robust=True)
         return written
 
     def _model(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
@@ -167,13 +160,3 @@ class Alike:
         if hasattr(job.expires_at, "resolve_expression"):
             job.expires_at = now + timedelta(seconds=options["expires"])
         return job
-
-    def _hint(self, hint: publish.Hint, job_id: UUID) -> publish.Hint:
-        args, kwargs = self._arguments[job_id]
-        return replace(
-            hint,
-            job_id=job_id,
-            hint_id=publish.new_hint_id(),
-            args_text=redacted_repr(args),
-            kwargs_text=redacted_repr(kwargs),
-        )

@@ -8,7 +8,8 @@ the shorter way, and each claim would read the whole backlog.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -26,28 +27,114 @@ from jobs.statistics import BOUNDS_SECONDS
 # What a claim writes, but for its moment.
 _TAKEN = """state = 'active', worker_id = %(worker_id)s,
     progress_percent = NULL, progress_message = '', custom_state = '', custom_meta = NULL"""
+_WORKER_LIVES = "EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)"
 # What every claim asks, whether its job has limits or not.
-_MAY_START = """(%(task)s::text IS NULL OR job.task = %(task)s)
+_MAY_START = f"""(%(tasks)s::text[] IS NULL OR job.task = ANY (%(tasks)s::text[]))
   AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
-  AND EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)"""
-_CLAIMED = """job.id, job.claim_token, job.queue, job.args::text, job.kwargs::text, job.follow_ups::text,
-          job.attempt, job.max_attempts, job.ignore_result, job.correlation_id, job.root_id, job.parent_id,
-          job.flow_id, job.group_id"""
+  AND {_WORKER_LIVES}"""
+_CLAIMED = """job.id, job.claim_token, job.task, job.queue, job.priority, job.run_at, job.started_at,
+          job.args::text, job.kwargs::text, job.follow_ups::text, job.headers::text, job.attempt, job.max_attempts,
+          job.time_limit_seconds, job.soft_time_limit_seconds, job.ignore_result, job.correlation_id, job.root_id,
+          job.parent_id, job.flow_id, job.group_id"""
+
+_TAKEN_NEXT = f"""
+UPDATE jobs_job AS job
+SET {_TAKEN}, claim_token = %(token)s || '.' || job.id, started_at = statement_timestamp()
+FROM next WHERE job.id = next.id
+RETURNING {_CLAIMED}
+"""  # noqa: S608
+_QUEUE_MAY_START = f"""{_WORKER_LIVES}
+      AND NOT EXISTS (
+          SELECT FROM jobs_queuecontrol AS control
+          WHERE control.name = %(queue)s
+            AND (control.paused_at IS NOT NULL OR control.rate_limited_until > statement_timestamp()
+                 OR num_nonnulls(control.rate_limit, control.concurrency_limit, control.quiet_hours) > 0))"""
+
+# The next jobs of a queue that have no limits, the most urgent first.
+# Locks: the jobs' rows, for the length of this statement; those that others hold are passed over.
+# Index: job_waiting, from the head. It walks over what died there since the oldest snapshot that somebody holds.
+# Two at once: SKIP LOCKED gives each job to one of them. Where all that the second finds are being claimed by the
+# first, it gets none although more may wait: its caller asks again. Each job's token is its own, made of the caller's
+# and its id, so a claim whose answer was lost is found again by CLAIMED_BEFORE.
+CLAIM_NEXT = f"""
+WITH next AS (
+    SELECT id FROM jobs_job
+    WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND task = ANY (%(tasks)s::text[])
+      AND (expires_at IS NULL OR expires_at > statement_timestamp())
+      AND {_QUEUE_MAY_START}
+    ORDER BY priority, run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
+) {_TAKEN_NEXT}
+"""  # noqa: S608
+
+# The same, of one priority: the first in which one waits that was due after its floor.
+# Locks, index and two at once: as above, but that nothing below the floors is walked over.
+CLAIM_ABOVE = f"""
+WITH level AS (
+    SELECT level.priority, head.run_at
+    FROM unnest(%(priorities)s::smallint[], %(floors)s::timestamptz[]) AS level (priority, floor)
+    CROSS JOIN LATERAL (
+        SELECT run_at FROM jobs_job
+        WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = level.priority
+          AND run_at >= level.floor AND task = ANY (%(tasks)s::text[])
+          AND (expires_at IS NULL OR expires_at > statement_timestamp())
+        ORDER BY run_at, id LIMIT 1) AS head
+    WHERE {_QUEUE_MAY_START}
+    ORDER BY level.priority LIMIT 1
+), next AS (
+    SELECT id FROM jobs_job
+    WHERE state = 'waiting' AND queue = %(queue)s AND lane = ''
+      AND priority = (SELECT priority FROM level) AND run_at >= (SELECT run_at FROM level)
+      AND task = ANY (%(tasks)s::text[])
+      AND (expires_at IS NULL OR expires_at > statement_timestamp())
+    ORDER BY run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
+) {_TAKEN_NEXT}
+"""  # noqa: S608
+
+# The job of a queue that has waited longest, and longer than a while, whatever its priority. Else as CLAIM_ABOVE.
+CLAIM_OLDEST = CLAIM_ABOVE.replace(
+    "run_at >= level.floor", "run_at BETWEEN level.floor AND statement_timestamp() - %(age)s"
+).replace("ORDER BY level.priority LIMIT 1", "ORDER BY head.run_at LIMIT 1")
+
+# Locks: nothing. Index: job_waiting, one entry per queue.
+# Two at once: they read.
+QUEUES_WITH_WAITING = """
+SELECT queue FROM unnest(%(queues)s::text[]) AS queue
+WHERE EXISTS (SELECT FROM jobs_job WHERE state = 'waiting' AND jobs_job.queue = queue.queue AND lane = '')
+"""
+
+# Locks: nothing. Index: job_waiting, a few entries of each priority of each queue.
+# Two at once: they read.
+FIRST_TASKS = """
+SELECT DISTINCT wanted.queue, job.task
+FROM unnest(%(queues)s::text[]) AS wanted (queue)
+CROSS JOIN generate_series(0, 9) AS level (priority)
+CROSS JOIN LATERAL (
+    SELECT task FROM jobs_job
+    WHERE state = 'waiting' AND queue = wanted.queue AND lane = '' AND priority = level.priority
+    ORDER BY run_at, id LIMIT %(limit)s) AS job
+"""
+
+# Locks: nothing. Index: job_active.
+# Two at once: they read, and what one worker claimed only it asks for.
+CLAIMED_BEFORE = f"""
+SELECT {_CLAIMED} FROM jobs_job AS job
+WHERE state = 'active' AND worker_id = %(worker_id)s AND claim_token LIKE %(token)s || '.%%'
+"""  # noqa: S608
 
 # Locks: the job's row, for the length of this statement. Index: primary key.
 # Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim
 # whose answer was lost is sent again with repeated = true and finds itself by its token, as one of CLAIM_LIMITED does.
-# A token never claims twice in a row, so a hint that is delivered twice gives one run. A worker that was given up (its
+# A token never claims twice in a row, so a grant that is taken twice gives one run. A worker that was given up (its
 # row is dead) claims nothing. Jobs with limits are left to CLAIM_LIMITED.
 CLAIM = f"""
 UPDATE jobs_job AS job
-SET {_TAKEN}, claim_token = hint.token,
+SET {_TAKEN}, claim_token = wanted.token,
     started_at = CASE job.state WHEN 'active' THEN job.started_at ELSE statement_timestamp() END
-FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS hint (job_id, token)
-WHERE job.id = hint.job_id
-  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> hint.token
+FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS wanted (job_id, token)
+WHERE job.id = wanted.job_id
+  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> wanted.token
                                          AND job.lane = '' AND job.queue <> ALL (%(paced_queues)s::text[])
-                     WHEN 'active' THEN %(repeated)s AND job.claim_token = hint.token
+                     WHEN 'active' THEN %(repeated)s AND job.claim_token = wanted.token
                      ELSE FALSE END
   AND {_MAY_START}
   AND NOT EXISTS (
@@ -153,6 +240,7 @@ CROSS JOIN LATERAL (
     SELECT id, priority, run_at FROM jobs_job
     WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane
       AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
+      AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
     ORDER BY priority, run_at, id LIMIT %(limit)s) AS job
 ORDER BY job.priority, job.run_at, job.id
 """
@@ -171,6 +259,7 @@ SELECT id, number, priority FROM (
         WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = level.priority
           AND run_at < statement_timestamp() - %(age)s
           AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
+          AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
         ORDER BY run_at, id LIMIT %(limit)s) AS job) AS old
 WHERE place <= %(limit)s ORDER BY run_at, id
 """
@@ -197,7 +286,14 @@ WHERE state = 'delayed' AND id IN (
     SELECT id FROM jobs_job
     WHERE state = 'delayed' AND NOT is_held AND run_at <= statement_timestamp()
     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-RETURNING id
+RETURNING id, queue, priority, lane
+"""
+
+# Locks: nothing. Index: job_delayed, its first entry.
+# Two at once: they read.
+NEXT_DUE = """
+SELECT EXTRACT(EPOCH FROM run_at - clock_timestamp())::float8
+FROM jobs_job WHERE state = 'delayed' AND NOT is_held ORDER BY run_at LIMIT 1
 """
 
 # Locks: the rows it moves, skipping those that others hold. Index: job_expiring.
@@ -312,18 +408,28 @@ FROM taken GROUP BY queue, task, day ORDER BY queue, task, day
 """  # noqa: S608
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claim:
-    """A run's right to its job, with what the job says: valid until the job is settled or taken away."""
+    """A run's right to its job, with what the job says: valid until the job is settled or taken away.
+
+    It travels from the worker's main process to the pool process that runs it, and payloads travel as they are kept.
+    """
 
     job_id: UUID
     token: str
+    task: str
     queue: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    follow_ups: dict[str, Any]
+    priority: int
+    run_at: datetime
+    started_at: datetime
+    args_json: str
+    kwargs_json: str
+    follow_ups_json: str
+    headers_json: str
     attempt: int
     max_attempts: int | None
+    time_limit_seconds: float | None
+    soft_time_limit_seconds: float | None
     ignore_result: bool
     correlation_id: str
     root_id: UUID | None
@@ -331,30 +437,121 @@ class Claim:
     flow_id: UUID | None
     group_id: str
 
+    @cached_property
+    def args(self) -> list[Any]:
+        """The arguments by position."""
+        return from_json(self.args_json)
 
-def claim(hints: dict[UUID, str], *, worker_id: UUID, task: str | None = None, repeated: bool = False) -> list[Claim]:
-    """Claims jobs for a worker: `hints` maps job ids to claim tokens. Returns those it got, durably committed.
+    @cached_property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return from_json(self.kwargs_json)
 
-    A job that is not waiting, has expired, stands in a paused queue or was claimed with that token before is left out;
-    so is one that a limit keeps from starting (G11), which then is as it was. So is one of another task than `task`,
-    where that is named: its hint is from before the job was replaced. Call it outside of any transaction. `repeated`
-    says that an earlier answer to the same call may have been lost.
+    @cached_property
+    def follow_ups(self) -> dict[str, Any]:
+        """Celery's links and the rest of a chain."""
+        return from_json(self.follow_ups_json)
+
+    @cached_property
+    def headers(self) -> dict[str, Any]:
+        """The caller's own message headers."""
+        return from_json(self.headers_json)
+
+
+_PRIORITIES = list(range(10))
+_NO_FLOOR = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def claim_next(
+    queue: str,
+    *,
+    count: int,
+    token: str,
+    tasks: Sequence[str],
+    worker_id: UUID,
+    floors: Mapping[int, datetime] | None = None,
+) -> list[Claim]:
+    """Claims the most urgent waiting jobs of a queue that have no limits, at most `count`, for a worker that knows these
+    tasks. Durably committed; call it outside of any transaction.
+
+    The most urgent first, then those that were due first. `token` is good for one call. Of a priority that has a floor,
+    none are looked at that were due before it. Nothing is claimed from a queue that is paused or has limits.
     """
     parameters: dict[str, Any] = {
-        "job_ids": list(hints),
-        "tokens": list(hints.values()),
+        "queue": queue,
+        "count": count,
+        "token": token,
+        "tasks": tasks,
         "worker_id": worker_id,
-        "task": task,
+    }
+    if floors:
+        return _claimed_next(CLAIM_ABOVE, parameters, floors)
+    return _claimed_next(CLAIM_NEXT, parameters, {})
+
+
+def claim_oldest(
+    queue: str,
+    *,
+    age: timedelta,
+    token: str,
+    tasks: Sequence[str],
+    worker_id: UUID,
+    floors: Mapping[int, datetime] | None = None,
+) -> list[Claim]:
+    """As `claim_next`: the one that has waited longest, whatever its priority, if that is longer than `age`."""
+    parameters = {"queue": queue, "count": 1, "token": token, "tasks": tasks, "worker_id": worker_id, "age": age}
+    return _claimed_next(CLAIM_OLDEST, parameters, floors or {})
+
+
+def _claimed_next(statement: str, parameters: dict[str, Any], floors: Mapping[int, datetime]) -> list[Claim]:
+    parameters["priorities"] = _PRIORITIES
+    parameters["floors"] = [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES]
+    found = [Claim(*row) for row in _rows(statement, parameters)]
+    return sorted(found, key=lambda one: (one.priority, one.run_at, one.job_id))
+
+
+def queues_with_waiting(queues: Sequence[str]) -> list[str]:
+    """Those of these queues in which jobs without limits wait."""
+    return [row[0] for row in _rows(QUEUES_WITH_WAITING, {"queues": list(queues)})]
+
+
+def first_tasks(queues: Sequence[str], *, limit: int = 20) -> list[tuple[str, str]]:
+    """Each queue and the tasks of its jobs that wait at the head of one of its priorities."""
+    return [(queue, task) for queue, task in _rows(FIRST_TASKS, {"queues": list(queues), "limit": limit})]
+
+
+def claimed_before(*, token: str, worker_id: UUID) -> list[Claim]:
+    """What a call of `claim_next` or `claim_oldest` has claimed whose answer was lost."""
+    return [Claim(*row) for row in _rows(CLAIMED_BEFORE, {"token": token, "worker_id": worker_id})]
+
+
+def claim(
+    wanted: dict[UUID, str],
+    *,
+    worker_id: UUID,
+    tasks: Collection[str] | None = None,
+    repeated: bool = False,
+) -> list[Claim]:
+    """Claims these jobs for a worker: maps job ids to claim tokens. Returns those it got, durably committed.
+
+    A job that is not waiting, has expired, stands in a paused queue or was claimed with that token before is left out;
+    so is one that a limit keeps from starting (G11), which then is as it was. So is one of another task than `tasks`,
+    where these are named. Call it outside of any transaction. `repeated` says that an earlier answer to the same call
+    may have been lost.
+    """
+    parameters: dict[str, Any] = {
+        "job_ids": list(wanted),
+        "tokens": list(wanted.values()),
+        "worker_id": worker_id,
+        "tasks": None if tasks is None else list(tasks),
         "repeated": repeated,
         "paced_queues": PACED_QUEUES,
     }
-    with connections[router.db_for_write(Job)].cursor() as cursor:
-        cursor.execute(CLAIM, parameters)
-        rows = cursor.fetchall()
-    left = hints.keys() - {row[0] for row in rows}
+    rows = _rows(CLAIM, parameters)
+    left = wanted.keys() - {row[0] for row in rows}
     for values in _limited(left) if left else ():
-        rows += _claim_limited(values, {**parameters, "job_id": values["id"], "token": hints[values["id"]]})
-    return [Claim(*row[:3], *(from_json(text) for text in row[3:6]), *row[6:]) for row in rows]
+        rows += _claim_limited(values, {**parameters, "job_id": values["id"], "token": wanted[values["id"]]})
+    return [Claim(*row) for row in rows]
 
 
 def _limited(job_ids: Collection[UUID]) -> list[dict[str, Any]]:
@@ -495,19 +692,36 @@ class Waiting(NamedTuple):
     priority: int
 
 
-def most_urgent(lanes: Sequence[Lane], *, limit: int, without: Collection[UUID]) -> list[Waiting]:
-    """The most urgent waiting jobs of some lanes, at most `limit` of each; the most urgent first."""
-    return _of_lanes(MOST_URGENT, lanes, {"limit": limit, "without": list(without)})
+def most_urgent(
+    lanes: Sequence[Lane], *, limit: int, without: Collection[UUID], tasks: Collection[str] | None = None
+) -> list[Waiting]:
+    """The most urgent waiting jobs of some lanes, at most `limit` of each; the most urgent first.
+
+    Of these tasks alone, where they are named.
+    """
+    named = None if tasks is None else list(tasks)
+    return _of_lanes(MOST_URGENT, lanes, {"limit": limit, "without": list(without), "tasks": named})
 
 
 def longest_waiting(
-    below: Mapping[Lane, int], *, age: timedelta, limit: int, without: Collection[UUID]
+    below: Mapping[Lane, int],
+    *,
+    age: timedelta,
+    limit: int,
+    without: Collection[UUID],
+    tasks: Collection[str] | None = None,
 ) -> list[Waiting]:
     """The jobs of some lanes that have waited longest, and longer than `age`; of each lane, below a priority.
 
     The oldest first, and at most `limit` of each queue.
     """
-    parameters = {"below": list(below.values()), "age": age, "limit": limit, "without": list(without)}
+    parameters = {
+        "below": list(below.values()),
+        "age": age,
+        "limit": limit,
+        "without": list(without),
+        "tasks": None if tasks is None else list(tasks),
+    }
     return _of_lanes(LONGEST_WAITING, list(below), parameters) if below else []
 
 
@@ -517,9 +731,24 @@ def _of_lanes(statement: str, lanes: Sequence[Lane], parameters: dict[str, Any])
     return [Waiting(job_id, lanes[number - 1], priority) for job_id, number, priority in rows]
 
 
-def promote_due(*, limit: int) -> list[UUID]:
-    """Moves delayed jobs whose time has come to waiting; returns their ids."""
-    return _moved(PROMOTE_DUE, limit)
+class Due(NamedTuple):
+    """A job that was delayed and waits now."""
+
+    job_id: UUID
+    queue: str
+    priority: int
+    lane: str
+
+
+def promote_due(*, limit: int) -> list[Due]:
+    """Moves delayed jobs whose time has come to waiting; returns them."""
+    return [Due(*row) for row in _rows(PROMOTE_DUE, {"limit": limit})]
+
+
+def seconds_to_next_due() -> float | None:
+    """How long until the next delayed job is due, by the database's clock; None where there is none."""
+    rows = _rows(NEXT_DUE, {})
+    return rows[0][0] if rows else None
 
 
 def cancel_expired(*, limit: int) -> list[UUID]:

@@ -10,7 +10,7 @@ class LedgerControl(Control):
     """`AsyncResult.revoke()` cancels the job's row.
 
     Celery's own revocation is a list of ids in the workers' memory: it is forgotten after a restart, and for hours it
-    would discard every hint of a job that an operator wants to run again.
+    would discard every run of a job that an operator wants to run again.
     """
 
     def revoke(self, task_id: Any, *args: Any, **options: Any) -> Any:

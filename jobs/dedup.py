@@ -129,7 +129,7 @@ def succeed(*job_ids: UUID) -> None:
         # A job that somebody has made under this id meanwhile stays what it is.
         Job.objects.bulk_create([successor], ignore_conflicts=True)
         if is_due:
-            transaction.on_commit(partial(publish.soon, publish.Hint.of(successor)), using=ended.db, robust=True)
+            transaction.on_commit(partial(publish.soon, publish.Ring.of(successor)), using=ended.db, robust=True)
 
 
 def cancel_successor(job_id: UUID, *, reason: str) -> bool:

@@ -16,7 +16,6 @@ JOBS: dict[str, Any] = {
     "JOBS_GRACE_SECONDS": 30,
     "JOBS_CANCEL_GRACE_SECONDS": 10,
     "JOBS_DISPATCH_SECONDS": 0.4,
-    "JOBS_WINDOW": 500,
     "JOBS_LOG_LINES": 1000,
     "JOBS_LOG_BYTES": 256 * 1024,
     "JOBS_PAYLOAD_MAX_BYTES": 256 * 1024,
@@ -43,8 +42,9 @@ def celery() -> dict[str, Any]:
     return {
         "broker_transport_options": {
             **BROKER_TRANSPORT_OPTIONS,
-            "socket_timeout": 5,
-            "socket_connect_timeout": 5,
+            # While Redis hangs, the worker's main thread waits so long, once.
+            "socket_timeout": 1.5,
+            "socket_connect_timeout": 1.5,
             "socket_keepalive": True,
             "health_check_interval": 10,
         },
@@ -58,6 +58,7 @@ def celery() -> dict[str, Any]:
         "task_create_missing_queues": False,
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
+        "worker_consumer": "jobs.worker.consumer:LedgerConsumer",
         # Celery's rate limit is one worker's own, and holds its slots. The ledger takes `rate_limit` for all workers
         # together.
         "worker_disable_rate_limits": True,

@@ -21,7 +21,8 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.db.models import Count, F, Min
 from django.db.models.functions import Now
 
-from jobs import health, publish, selectors
+from jobs import health, selectors
+from jobs.doorbell import Doorbell
 from jobs.models import Job, QueueControl, Worker
 from jobs.queues import QUEUES
 
@@ -30,7 +31,7 @@ PACKAGES = ("Django", "celery", "kombu", "redis", "psycopg", "django-celery-beat
 CLOCK_WARNING_SECONDS = 1.0
 CLOCK_ERROR_SECONDS = 10.0
 SHORT_LEASE_SECONDS = 5.0
-HINT_PATIENCE = timedelta(seconds=30)
+START_PATIENCE = timedelta(seconds=30)
 _PATIENCE_SECONDS = 2.0
 _SEE_SERVERS = "See what is said of the servers."
 _SEE_SETTINGS = "See what is said of the settings."
@@ -214,37 +215,45 @@ def workers_and_queues() -> Iterator[Finding]:
             f"Queue {control.name} is paused since {control.paused_at:%Y-%m-%d %H:%M} UTC. Waiting: {_jobs(count)}.",
             f"When its reason is gone: python manage.py jobs resume {control.name}",
         )
-    unknown = Job.objects.filter(state__in=["waiting", "delayed"], refused_count__gt=0)
-    for row in unknown.values("task").annotate(count=Count("pk")).order_by("task"):
-        yield Finding(
-            Level.ERROR,
-            f"The workers do not know the task {row['task']}, for which there is waiting: {_jobs(row['count'])}.",
-            "Deploy the code that has it and restart the workers, or cancel them: python manage.py jobs cancel "
-            f"--task {row['task']}",
-        )
-    yield from _without_hints({worker_queue for worker in workers for worker_queue in worker.queues})
+    for queue, tasks in sorted(selectors.unknown_tasks().items()):
+        for task in sorted(tasks):
+            yield Finding(
+                Level.ERROR,
+                f"No worker of queue {queue} knows the task {task}, of which jobs wait there.",
+                "Deploy the code that has it and restart the workers, or cancel them: python manage.py jobs cancel "
+                f"--task {task}",
+            )
+    yield from _standing_still(workers)
+    yield from _too_many_messages()
 
 
-def _without_hints(consumed: set[str]) -> Iterator[Finding]:
-    """Jobs that have waited for long, while nothing of their queue runs and no hint of it is in Redis."""
-    idle = Job.objects.filter(state="waiting", run_at__lt=Now() - HINT_PATIENCE, queue__in=consumed & QUEUES.keys())
+def _standing_still(workers: list[Worker]) -> Iterator[Finding]:
+    """Jobs that have waited for long, while nothing of their queue runs."""
+    consumed = {queue for worker in workers for queue in worker.queues}
+    idle = Job.objects.filter(state="waiting", run_at__lt=Now() - START_PATIENCE, queue__in=consumed & QUEUES.keys())
     idle = idle.exclude(queue__in=selectors.paused_queues())
     idle = idle.exclude(queue__in=Job.objects.filter(state="active").values("queue"))
-    with redis.Redis.from_url(settings.CELERY_BROKER_URL, socket_timeout=_PATIENCE_SECONDS) as client:
-        lengths = publish.queue_lengths(client)
     for row in idle.values("queue").annotate(count=Count("pk"), oldest=Min("run_at")).order_by("queue"):
-        if lengths.get(row["queue"]):
-            text = f"{lengths[row['queue']]} hints lie in Redis, and nobody takes them"
-            cure = "Look at the logs of its workers: they live, but do not consume. Restart them."
-        else:
-            text = "none of them is hinted"
-            cure = "Ask one of them: python manage.py jobs why ID. A limit may hold them, or the dispatcher hangs."
         yield Finding(
             Level.WARNING,
             f"Waiting in {row['queue']}: {_jobs(row['count'])}, the oldest since {row['oldest']:%H:%M:%S} UTC, while "
-            f"nothing of it runs; {text}.",
-            cure,
+            "nothing of it runs.",
+            "Ask one of them: python manage.py jobs why ID. A limit may hold them; else look at the logs of its workers.",
         )
+
+
+def _too_many_messages() -> Iterator[Finding]:
+    """More in Redis than the workers could use."""
+    with redis.Redis.from_url(settings.CELERY_BROKER_URL, socket_timeout=_PATIENCE_SECONDS) as client:
+        counts = Doorbell(client).message_counts(QUEUES)
+    for queue, most in selectors.most_messages().items():
+        if counts[queue] > most:
+            yield Finding(
+                Level.WARNING,
+                f"Redis holds {counts[queue]} messages of queue {queue}, and its workers can use {most}.",
+                "Another producer sends more than they take, or no worker consumes it. Celery's own messages lie in the "
+                f"lists {queue}, {queue}:1 and so on.",
+            )
 
 
 @examination("Health")

@@ -77,12 +77,12 @@ class NotSupported(ValueError):
 def enqueue(
     app: "Celery", task: "JobTask", args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
 ) -> AsyncResult:
-    """Writes the job's row and, once the caller's transaction has committed, sends a hint to a worker.
+    """Writes the job's row and, once the caller's transaction has committed, rings for a worker.
 
     Options: Celery's (`countdown`, `eta`, `expires`, `priority`, `queue`, `link`, `chain`, time limits, `task_id` …)
     and `rate_key`, `rate_limit`, `concurrency_key`, `concurrency_limit`, `quiet_hours`, `dedup_key`, `dedup_seconds`,
     `dedup_latest`, `owner_id`, `max_attempts`, `correlation_id`. Everything wrong with a call raises before anything is
-    written. Rolled back, nothing is left; committed, the job will run even when this process dies before the hint.
+    written. Rolled back, nothing is left; committed, the job will run even when this process dies before it rings.
 
     With `dedup_key`, or a `task_id` that exists, the result may be that of a job which is already there, or will be
     there when another ends: see `jobs.dedup`. Another caller's uncommitted job with the same key is waited for.
@@ -100,10 +100,22 @@ def enqueue(
         job_id, is_written = place(job, dedup, using)
         if not is_written and (job.flow_id or job.is_held):
             _refuse_shared(job, job_id, using)
-    if is_written and job.state == State.WAITING:
-        transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=using, robust=True)
+    ring = _ring(job, options) if is_written else None
+    if ring is not None:
+        transaction.on_commit(partial(publish.soon, ring), using=using, robust=True)
     result_class = options.get("result_cls") or app.AsyncResult
     return result_class(str(job_id))
+
+
+def _ring(job: Job, options: Mapping[str, Any]) -> publish.Ring | None:
+    """What is to be told after the commit: of a delayed job nothing, unless it is due before the leader looks again."""
+    if job.state == State.WAITING:
+        return publish.Ring.of(job)
+    soonest, countdown = settings.JOBS_DISPATCH_SECONDS, options.get("countdown")
+    is_soon = countdown is not None and countdown <= soonest
+    if isinstance(job.run_at, datetime):
+        is_soon = (job.run_at - timezone.now()).total_seconds() <= soonest
+    return publish.Ring.of_due(job) if is_soon and not job.is_held else None
 
 
 def check_arguments(task: "JobTask", args: Any, kwargs: Any, job: Job) -> None:

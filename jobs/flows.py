@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 OnFailure = Flow.OnFailure
 
 _BATCH = 1000
-# So many are hinted at once after the commit; the top-up sends the others' hints as there is room.
-_HINTED_AT_ONCE = 100
 # What Celery hands from task to task as the body of their chord. Here it only says that there is one.
 _BODY = {"task": "celery.accumulate"}
 
@@ -243,14 +241,13 @@ def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None
     app = current_app._get_current_object()
     options: dict[str, Any] = {}
     alike: bulk.Alike | None = None
-    hinted = 0
     for index, child in enumerate(maybe_signature(child, app=app) for child in children):
         own = dict(child.options or {})
         is_plain = type(child) is Signature and not own.keys() & {"task_id", "dedup_key"}
         if alike is not None and not (
             is_plain and (child.task, own) == (alike.task.name, options) and len(alike.rows) < _BATCH
         ):
-            hinted += len(alike.write(hint_at_most=_HINTED_AT_ONCE - hinted))
+            alike.write()
             alike = None
         if not is_plain:
             _apply(child, index, flow, lineage)
@@ -260,7 +257,7 @@ def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None
             alike = bulk.Alike(replacing.task_named(app, child.task), {**options, **lineage, **_membership(flow, 0)})
         alike.add(tuple(child.args), dict(child.kwargs), flow_path=[index])
     if alike is not None:
-        alike.write(hint_at_most=_HINTED_AT_ONCE - hinted)
+        alike.write()
 
 
 def _apply(child: Any, index: int, flow: Flow, lineage: dict[str, Any], *, args: Any = (), **options: Any) -> None:
@@ -309,7 +306,7 @@ def release(job: Job, results: list[Any]) -> None:
         # It has its results, and comes when it is due.
         Job.objects.filter(pk=job.pk, state="delayed").update(**changes)
     elif transition(Job.objects.filter(pk=job.pk), Cause.RELEASED, **changes):
-        transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
+        transaction.on_commit(partial(publish.soon, publish.Ring.of(job)), using=settle.ledger(), robust=True)
 
 
 def fail_held(job: Job, error: str, cause: ChordError) -> None:

@@ -1,7 +1,7 @@
 """Which limits hold for a job, over all workers together (G11), and which of them keeps it from starting.
 
 A job is bound by those of its queue and by its own: starts per time under a rate key, running jobs under a concurrency
-key, and quiet hours. The claim holds to them (`jobs.claims`); `jobs.dispatcher.pacing` hints only at jobs that they let
+key, and quiet hours. The claim holds to them (`jobs.claims`); `jobs.dispatcher.pacing` grants only jobs that they let
 start.
 """
 

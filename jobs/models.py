@@ -1,4 +1,4 @@
-"""The ledger's tables. A row of Job is the job; what Redis holds is only a hint that wakes a worker."""
+"""The ledger's tables. A row of Job is the job; what Redis holds is only a ring that wakes a worker."""
 
 import logging
 from dataclasses import replace
@@ -51,7 +51,6 @@ class Job(models.Model):
     attempt = models.PositiveIntegerField(default=1, help_text="Number of the run that is due or running, from 1")
     max_attempts = models.PositiveIntegerField(null=True, blank=True, help_text="Runs allowed; empty: without end")
     stalled_count = models.PositiveIntegerField(default=0, help_text="Runs lost with their worker")
-    refused_count = models.PositiveIntegerField(default=0, help_text="Times that no worker at hand knew its task")
     run_alone = models.BooleanField(default=False, help_text="Never run in a batch with others")
     claim_token = models.CharField(max_length=120, blank=True, default="", help_text="Fences the writes of a run")
     worker_id = models.UUIDField(null=True, blank=True, help_text="The worker process that runs or ran it last")
@@ -139,7 +138,7 @@ class Job(models.Model):
             ),
         ]
         indexes = [
-            # The top-up's order, lane by lane; the counts of live jobs use these partial indexes too.
+            # The order of claims, lane by lane; the counts of live jobs use these partial indexes too.
             models.Index(
                 fields=["queue", "lane", "priority", "run_at", "id"], condition=Q(state="waiting"), name="job_waiting"
             ),
@@ -263,6 +262,7 @@ class Worker(models.Model):
     pool = models.CharField(max_length=64)
     concurrency = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
+    tasks = models.JSONField(default=list, blank=True, help_text="Those that it knows; it claims jobs of no others")
     stuck_count = models.PositiveIntegerField(default=0, help_text="Threads that outlived their job's time limit")
     versions = models.JSONField(default=dict, blank=True, help_text="Of Python and the main packages")
     started_at = models.DateTimeField(db_default=Now())

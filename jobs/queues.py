@@ -71,7 +71,7 @@ class Queue:
 
     @property
     def is_paced(self) -> bool:
-        """Whether starts of its jobs are limited, so that their hints are given out by `jobs.dispatcher.pacing`."""
+        """Whether starts of its jobs are limited, so that `jobs.dispatcher.pacing` grants them."""
         return self.rate is not None or self.concurrency_limit > 0 or self.quiet is not None
 
 

@@ -3,6 +3,7 @@
 States are compared with literals (the driver binds on the client's side), so that the partial indexes of `Job` apply.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,12 +13,13 @@ from django.db.models import Count, DurationField, ExpressionWrapper, F, Min, Q,
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
-from jobs import statistics
+from jobs import claims, statistics
 from jobs.models import LIVE, Duty, Job, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
 FAILED_WINDOW = timedelta(hours=1)
+_LEAST_MESSAGES = 16
 
 
 @dataclass(kw_only=True)
@@ -87,6 +89,38 @@ def queue_statuses() -> dict[str, QueueStatus]:
 def living_workers() -> QuerySet[Worker]:
     """The worker processes whose lease has not run out."""
     return Worker.objects.filter(dead_at__isnull=True, lease_expires_at__gt=Now()).order_by("node")
+
+
+def most_messages() -> dict[str, int]:
+    """How many messages of each queue are of use in Redis at once: twice the slots of the workers that take from it,
+    and sixteen at least."""
+    slots = Counter[str]()
+    for worker in living_workers():
+        slots.update(dict.fromkeys(worker.queues, worker.concurrency))
+    return {name: max(_LEAST_MESSAGES, 2 * slots[name]) for name in QUEUES}
+
+
+def known_tasks() -> dict[str, set[str] | None]:
+    """The tasks that a living worker of each queue knows; None where one does not say which it knows."""
+    known: dict[str, set[str] | None] = {name: set() for name in QUEUES}
+    for worker in living_workers():
+        for name in worker.queues:
+            tasks = known.get(name)
+            known[name] = tasks | set(worker.tasks) if tasks is not None and worker.tasks else None
+    return known
+
+
+def unknown_tasks() -> dict[str, set[str]]:
+    """Tasks of waiting jobs that no living worker of their queue knows, by queue; queues without a worker left out.
+
+    Looks at the first jobs of each priority, which those are sooner or later: nobody claims them.
+    """
+    known = {name: tasks for name, tasks in known_tasks().items() if tasks}
+    found: dict[str, set[str]] = {}
+    for queue, task in claims.first_tasks(list(known)):
+        if task not in (known[queue] or ()):
+            found.setdefault(queue, set()).add(task)
+    return found
 
 
 def stuck_workers() -> QuerySet[Worker]:

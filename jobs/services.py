@@ -58,7 +58,6 @@ PROMOTED = "Promoted (was due {job.run_at:%Y-%m-%d %H:%M:%S} UTC)."
 BEFORE_THE_FIRST_RUN: dict[str, Any] = {
     "attempt": 1,
     "stalled_count": 0,
-    "refused_count": 0,
     "worker_id": None,
     "started_at": None,
     "finished_at": None,
@@ -91,8 +90,7 @@ def retry_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = No
     held for a flow and never got its results runs the members that did not complete again, and is held for them. Raises
     ActionRefused when the job is gone, has not ended, is such a later step itself, or when another job holds its dedup
     key, by being live or for a time. Of two operators who press the button at once one wins and the other is refused. A
-    process that dies in the middle leaves the job as it was; one that dies after the commit leaves a waiting job, which
-    the dispatcher hints.
+    process that dies in the middle leaves the job as it was; one that dies after the commit leaves a waiting job.
     """
     with _locked(job_id, bulk_action) as job:
         run_again_locked(job)
@@ -128,7 +126,7 @@ def promote_job(*, job_id: UUID, actor: Actor, bulk_action: BulkAction | None = 
         _refuse_held(job)
         if not transition(Job.objects.filter(pk=job_id), Cause.PROMOTED, run_at=Now()):
             raise ActionRefused(f"Job {job_id} is {job.state}: only a delayed job can be promoted.")
-        _hint_after_commit(job)
+        _ring_after_commit(job)
         audit.record(
             actor=actor,
             thing=job,
@@ -230,6 +228,9 @@ def _set_paused(queue: str, actor: Actor, *, pause: bool) -> bool:
             changed = rows.filter(halted).update(paused_at=None, rate_limited_until=None)
         if changed:
             audit.record(actor=actor, thing=control, what=audit.PAUSED if pause else audit.RESUMED)
+            if not pause:
+                ring = publish.Ring.for_waiting(queue, current_app.conf.task_default_priority, lane="")
+                transaction.on_commit(partial(publish.soon, ring), using=settle.ledger(), robust=True)
     return bool(changed)
 
 
@@ -284,7 +285,7 @@ def run_again_locked(job: Job, **changes: Any) -> None:
         raise ActionRefused(f"Job {job.pk} is {job.state}: only a completed, failed or cancelled job can be run again.")
     follow_ups.reopen(job)
     flows.reopen(job)
-    _hint_after_commit(job)
+    _ring_after_commit(job)
 
 
 def cancel_locked(job: Job, words: str) -> None:
@@ -302,9 +303,9 @@ def _refuse_held(job: Job) -> None:
         raise ActionRefused(f"Job {job.pk} waits for the jobs of its flow, whose results are to be its arguments.")
 
 
-def _hint_after_commit(job: Job) -> None:
-    # robust: the row is there, so a hint that cannot be sent is the dispatcher's to send.
-    transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=settle.ledger(), robust=True)
+def _ring_after_commit(job: Job) -> None:
+    # robust: the row is there, and workers find it without a ring as well.
+    transaction.on_commit(partial(publish.soon, publish.Ring.of(job)), using=settle.ledger(), robust=True)
 
 
 def _task_of(job: Job) -> JobTask:

@@ -17,8 +17,8 @@ from uuid import UUID
 from billiard.exceptions import WorkerLostError
 from django.db import connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Case, DateTimeField, DurationField, ExpressionWrapper, F, QuerySet, Value, When
-from django.db.models.functions import Greatest, Least, Now, Power
+from django.db.models import Case, F, QuerySet, When
+from django.db.models.functions import Greatest, Now
 from django.db.models.sql import UpdateQuery
 from django.db.models.sql.constants import ROW_COUNT
 
@@ -33,7 +33,6 @@ from jobs.transitions import transition
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_REFUSAL_SECONDS = 300.0
 # Each thread's second connection to the ledger, in autocommit.
 _beside = threading.local()
 
@@ -193,21 +192,9 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
             else:
                 transition(Job.objects.filter(pk=job.pk), Cause.STALLED, run_alone=True, **stalls)
                 signals.announce(signals.job_stalled, job, error=evidence)
-                transaction.on_commit(partial(publish.soon, publish.Hint.of(job)), using=ledger(), robust=True)
+                transaction.on_commit(partial(publish.soon, publish.Ring.of(job)), using=ledger(), robust=True)
                 again += 1
     return again, failed
-
-
-def refuse(job_id: UUID, *, task: str) -> bool:
-    """A worker does not know the task of a waiting job: it waits, 2 s at first, then twice as long each time.
-
-    Five minutes at most; no attempt is counted. False where it is no longer waiting, or another task's by now.
-    """
-    seconds = Least(Power(2.0, F("refused_count") + 1), _LONGEST_REFUSAL_SECONDS)
-    length = ExpressionWrapper(Value(timedelta(seconds=1)) * seconds, output_field=DurationField())
-    waits = ExpressionWrapper(Now() + length, output_field=DateTimeField())
-    waiting = Job.objects.filter(pk=job_id, task=task)
-    return bool(transition(waiting, Cause.REFUSED, run_at=waits, refused_count=F("refused_count") + 1))
 
 
 def give_back(run: Run) -> bool:

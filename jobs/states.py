@@ -20,7 +20,6 @@ class Cause(StrEnum):
 
     DUE = "due"
     PROMOTED = "promoted"
-    REFUSED = "refused"
     CLAIMED = "claimed"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -55,7 +54,6 @@ TRANSITIONS = (
     Transition(State.WAITING, Cause.RENEWED, State.WAITING),
     Transition(State.DELAYED, Cause.POSTPONED, State.DELAYED),
     Transition(State.WAITING, Cause.POSTPONED, State.DELAYED),
-    Transition(State.WAITING, Cause.REFUSED, State.DELAYED),
     Transition(State.WAITING, Cause.CLAIMED, State.ACTIVE),
     Transition(State.ACTIVE, Cause.COMPLETED, State.COMPLETED),
     Transition(State.ACTIVE, Cause.FAILED, State.FAILED),

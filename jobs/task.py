@@ -38,6 +38,9 @@ class JobTask(DjangoTask):
     """
 
     abstract = True
+    # How the worker takes its messages, and what Celery knows of a claimed job.
+    Strategy = "jobs.worker.arrivals:strategy"
+    Request = "jobs.worker.requests:JobRequest"
     retry_jitter = False
     # Celery keeps it only where a task declares it; a retry after a hard time limit asks for it.
     retry_backoff_max = 600
@@ -113,7 +116,7 @@ class JobTask(DjangoTask):
         return datetime.fromisoformat(moment) if moment else None
 
     def before_start(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Claims the job. A task that overrides this must call `super().before_start(…)` first."""
+        """Begins the run. A task that overrides this must call `super().before_start(…)` first."""
         if not self.request.is_eager:
             runs.begin(self, self.request, args, kwargs)
 

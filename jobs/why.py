@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from jobs import audit, health, limits, selectors
+from jobs import audit, health, limits, publish, selectors
 from jobs.models import ENDED, LIVE, AuditEntry, Job, QueueControl, Worker
 from jobs.queues import QUEUES
 from jobs.states import State
@@ -38,8 +38,8 @@ def why(job_id: UUID) -> str | None:
         or _no_worker(job)
         or _no_dispatcher()
         or _limited(job)
-        or _refused(job)
-        or _no_broker()
+        or _unknown(job)
+        or _no_broker(job)
         or _behind(job)
     )
 
@@ -73,8 +73,6 @@ def _held(job: Job) -> str:
 
 
 def _delayed(job: Job) -> str:
-    if job.refused_count and not job.error:
-        return f"{_refused(job)} It is tried again at {_time(job.run_at)}."
     if job.attempt > 1:
         return f"It waits until {_time(job.run_at)} for attempt {job.attempt}. The last one: {_sentence(job.error)}"
     return f"It is delayed until {_time(job.run_at)}."
@@ -99,7 +97,7 @@ def _no_worker(job: Job) -> str | None:
 
 
 def _no_dispatcher() -> str | None:
-    """Nobody makes jobs due or sends hints. Where workers live, their dispatcher's threads hang, or cannot write."""
+    """Nobody makes jobs due or grants those with limits. Where workers live, their dispatcher's threads hang, or cannot write."""
     age_seconds = selectors.tick_ages_seconds().get("dispatcher")
     if age_seconds is not None and age_seconds <= _LEADERLESS_SECONDS:
         return None
@@ -118,20 +116,28 @@ def _limited(job: Job) -> str | None:
     return f"{obstacle.text}{until} Running: job {obstacle.job_ids[0]}{others}."
 
 
-def _refused(job: Job) -> str | None:
-    if not job.refused_count:
+def _unknown(job: Job) -> str | None:
+    workers = [worker for worker in selectors.living_workers() if job.queue in worker.queues]
+    if any(job.task in worker.tasks or not worker.tasks for worker in workers):
         return None
-    times = "once" if job.refused_count == 1 else f"{job.refused_count} times"
-    return f"Its task {job.task} is unknown to the worker that took it, {times} so far: do all run this version?"
+    return (
+        f"No living worker of its queue {job.queue} knows its task {job.task}: deploy the code that has it, and restart "
+        "the workers."
+    )
 
 
-def _no_broker() -> str | None:
-    reason = health.why_no_broker()
-    return f"{reason} Workers hear of jobs through it: the job starts when it is back." if reason else None
+def _no_broker(job: Job) -> str | None:
+    """Jobs without limits are found without it."""
+    reason = health.why_no_broker() if publish.Ring.of(job).leader else None
+    return (
+        f"{reason} Workers hear through it when a job with limits may start: it starts when it is back."
+        if reason
+        else None
+    )
 
 
 def _behind(job: Job) -> str:
-    """In the order in which jobs are hinted. Those that limits of their own keep are counted too."""
+    """In the order in which jobs are claimed. Those that limits of their own keep are counted too."""
     earlier = Q(run_at__lt=job.run_at) | Q(run_at=job.run_at, pk__lt=job.pk)
     before = Q(priority__lt=job.priority) | (Q(priority=job.priority) & earlier)
     waiting = Job.objects.filter(before, state="waiting", queue=job.queue).count()

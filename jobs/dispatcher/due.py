@@ -1,9 +1,8 @@
 """Delayed jobs whose time has come become waiting; those that expired before they were started are cancelled."""
 
 import logging
-from uuid import UUID
 
-from jobs import claims, dedup, follow_ups, settle
+from jobs import claims, dedup, follow_ups, publish, settle
 from jobs.models import Job
 
 logger = logging.getLogger(__name__)
@@ -11,8 +10,8 @@ logger = logging.getLogger(__name__)
 _BATCH = 1000
 
 
-def run_once() -> list[UUID]:
-    """One batch of each. Returns the ids of the jobs that are due, which want a hint now."""
+def run_once() -> bool:
+    """One batch of each, and a ring for each queue that has work now. Returns whether more may be due."""
     with settle.atomic():
         expired = claims.cancel_expired(limit=_BATCH)
         dedup.succeed(*expired)
@@ -20,4 +19,7 @@ def run_once() -> list[UUID]:
             follow_ups.after_stop(job)
     if expired:
         logger.info("%d jobs expired before a worker could start them.", len(expired))
-    return claims.promote_due(limit=_BATCH)
+    moved = claims.promote_due(limit=_BATCH)
+    for ring in {publish.Ring.for_waiting(job.queue, job.priority, job.lane) for job in moved}:
+        publish.soon(ring)
+    return len(moved) == _BATCH

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
 from django.db.models import Count
 from django.db.models.functions import Now
 
@@ -73,9 +72,10 @@ def _paced(waiting: Iterable[dict[str, Any]], now: datetime) -> list[PacedLane]:
     lanes = list(_with_limits(waiting))
     rates = list({(key, rate) for lane in lanes for key, rate in lane.rates.items() if rate is not None})
     starts, halted, running = claims.free_starts(rates), _halted_keys(lanes), _running(lanes)
+    most = selectors.most_messages()
     found = []
     for lane in lanes:
-        slots = [Slots(queue_key(lane.queue), settings.JOBS_WINDOW), *_of_concurrency(lane, running, now)]
+        slots = [Slots(queue_key(lane.queue), most[lane.queue]), *_of_concurrency(lane, running, now)]
         slots += [Slots(key, 0, halted[key]) for key in lane.rates if key in halted]
         slots += [Slots(key, *starts[key, rate]) for key, rate in lane.rates.items() if rate is not None]
         quiet_until = lane.quiet_until(now)

@@ -4,16 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import wraps
-from uuid import UUID
 
-from celery import Celery
 from django.conf import settings
 from django.db import connections
 
 from jobs import settle
-from jobs.dispatcher import due, flows, leader, neighbours, retention, statistics
+from jobs.dispatcher import flows, leader, neighbours, retention, statistics
 from jobs.dispatcher.rescue import Rescuer
-from jobs.dispatcher.topup import TopUp
 from jobs.patience import DATABASE_AWAY
 from jobs.worker.audit import Audit
 from jobs.worker.thread import DutyThread
@@ -26,23 +23,19 @@ Duty = Callable[[], None]
 class DispatcherThread(DutyThread):
     """Every duty once, every half second or more seldom, one after the other: all of them share one connection."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self) -> None:
         super().__init__("jobs-dispatcher", settings.JOBS_DISPATCH_SECONDS)
         self.rescuer = Rescuer()
-        self.top_up = TopUp(app)
         self.own: list[Duty] = [neighbours.run_once, Audit().run_once]
         self.leading: list[Duty] = [
             self.rescuer.run_once,
             flows.run_once,
-            self._make_due,
-            self._hint,
             seldom(flows.report_progress, seconds=flows.PROGRESS_SECONDS),
             seldom(statistics.run_once, seconds=statistics.EVENTS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),
             seldom(retention.remove_idle_limits, seconds=retention.LIMITS_SECONDS),
         ]
-        self._due: list[UUID] = []
         self.leads = False
 
     def run_once(self) -> None:
@@ -56,13 +49,6 @@ class DispatcherThread(DutyThread):
     def recovered(self) -> None:
         """The database is back: the living get the time to renew their leases."""
         self.rescuer.wait()
-
-    def _make_due(self) -> None:
-        self._due = due.run_once()
-
-    def _hint(self) -> None:
-        ids, self._due = self._due, []
-        self.top_up.run_once(ids)
 
     def _each(self, duties: Iterable[Duty]) -> None:
         """Does each of them, whatever becomes of the others. Raises only where PostgreSQL is away, which ends all."""

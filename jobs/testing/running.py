@@ -17,12 +17,13 @@ from django.db import connections, transaction
 from django.db.models.functions import Now
 from psycopg.pq import TransactionStatus
 
-from jobs import limits, publish, selectors, settle
+from jobs import claims, limits, publish, selectors, settle
 from jobs.app import UnknownTask
 from jobs.dispatcher import due, flows
 from jobs.models import Job, Worker
 from jobs.worker import identity, lease
 from jobs.worker.notes import own_notes
+from jobs.worker.requests import delivery_of, headers_of
 
 _NODE = "run_due_jobs@test"
 
@@ -74,28 +75,30 @@ def _next(until: datetime, refused: set[UUID]) -> Job | None:
 
 
 def _run(job: Job) -> bool:
-    """One run, of a message as a worker gets it; False where the claim was refused."""
+    """One run, claimed as a worker claims it; False where the claim was refused."""
     app: Any = current_app._get_current_object()
     task = app.tasks.get(job.task)
     if task is None:
         raise UnknownTask(job.task, sorted(app.tasks))
-    hint = publish.Hint.of(job)
-    message = publish.message_of(app, hint)
+    token = identity.new_token()
+    with limits.without_clocks():
+        claimed = claims.claim({job.pk: token}, worker_id=identity.incarnation(), tasks=[job.task])
+    if not claimed:
+        return False
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     request = {
-        **message.headers,
-        **publish.headers_of(hint),
+        **headers_of(claimed[0]),
         "args": args,
         "kwargs": kwargs,
         "hostname": _NODE,
-        "properties": message.properties,
-        "delivery_info": {"exchange": "", "routing_key": job.queue, "priority": job.priority, "redelivered": False},
+        "properties": {},
+        "delivery_info": delivery_of(claimed[0]),
     }
-    with limits.without_clocks(), _on_commit_called(), _failed_queries_undone(task):
+    with _on_commit_called(), _failed_queries_undone(task):
         build_tracer(task.name, task, app=app, hostname=_NODE)(str(job.pk), args, kwargs, request)
     own_notes().flush()
-    return Job.objects.filter(pk=job.pk, claim_token__endswith=f":{hint.hint_id}").exists()
+    return True
 
 
 @contextmanager
@@ -113,7 +116,7 @@ def _a_worker() -> Iterator[None]:
 
 @contextmanager
 def _on_commit_called() -> Iterator[None]:
-    """Inside a transaction: calls what a run wants called after a commit, but for hints, which nobody would take."""
+    """Inside a transaction: calls what a run wants called after a commit, but for rings, which nobody would hear."""
     connection = connections[settle.ledger()]
     begun = len(connection.run_on_commit)
     yield

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 _incarnation: UUID | None = None
 
@@ -36,13 +36,14 @@ def incarnation() -> UUID:
     return _incarnation
 
 
-def token_of(request: Any) -> str | None:
-    """The claim token of a delivered message, or None where it cannot have claimed anything.
+def new_token() -> str:
+    """A claim token of this worker that was never used before."""
+    return f"{incarnation().hex}:{uuid4().hex}"
 
-    Both the pool process and the worker's main process can tell it from the message alone, so either may settle the
-    job.
+
+def token_of(request: Any) -> str | None:
+    """The claim token of one of Celery's requests, or None where it has claimed nothing.
+
+    The pool process and the worker's main process both have it, so either may settle the job.
     """
-    hint_id = getattr(request, "hint_id", None) or (getattr(request, "properties", None) or {}).get("delivery_tag")
-    if _incarnation is None or not hint_id:
-        return None
-    return f"{_incarnation.hex}:{hint_id}"
+    return getattr(request, "claim_token", None)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -44,10 +45,10 @@ def register(**facts: Any) -> None:
     connections.close_all()
 
 
-def renew() -> bool:
+def renew(**facts: Any) -> bool:
     """Renews the lease, also one that ran out: only a row marked dead is lost. Returns whether it was renewed."""
     live = Worker.objects.filter(pk=identity.incarnation(), dead_at__isnull=True)
-    return bool(live.update(lease_expires_at=lease_end(), **_clocks()))
+    return bool(live.update(lease_expires_at=lease_end(), **_clocks(), **facts))
 
 
 def resign() -> None:
@@ -71,11 +72,13 @@ def resign() -> None:
 class LeaseThread(DutyThread):
     """Renews the lease. A worker that was given up ends itself: whatever it still ran belongs to others now."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, slot_count: Callable[[], int]) -> None:
         super().__init__("jobs-lease", settings.JOBS_HEARTBEAT_SECONDS)
+        self._slot_count = slot_count
 
     def run_once(self) -> None:
         """Renews, or ends the process with all its children."""
-        if not renew():
+        # A pool may have grown or shrunk.
+        if not renew(concurrency=self._slot_count()):
             logger.critical("This worker was given up for dead while it was silent; its jobs run elsewhere. Ending.")
             os._exit(70)

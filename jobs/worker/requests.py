@@ -1,20 +1,107 @@
-"""What this worker has received and not yet settled."""
+"""What this worker has claimed and not yet settled, as Celery's requests."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from celery.worker import state
+from celery.worker.request import Request
 
+from jobs.claims import Claim
+from jobs.redaction import redacted_repr
 from jobs.worker import identity
+
+_UNREADABLE = "…"
+
+
+def headers_of(claim: Claim) -> dict[str, Any]:
+    """What a claimed job looks like to Celery: the headers of the message that it would have been, and the claim."""
+    return {
+        "lang": "py",
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+        **claim.headers,
+        "task": claim.task,
+        "id": str(claim.job_id),
+        "root_id": claim.root_id and str(claim.root_id),
+        "parent_id": claim.parent_id and str(claim.parent_id),
+        "retries": claim.attempt - 1,
+        "timelimit": [claim.time_limit_seconds, claim.soft_time_limit_seconds],
+        # Whether a result is wanted, the row says: without this, a retry would never reach the backend.
+        "ignore_result": False,
+        "claim_token": claim.token,
+        "claimed": claim,
+    }
+
+
+def delivery_of(claim: Claim) -> dict[str, Any]:
+    """Where Celery is told that it came from."""
+    return {"exchange": "", "routing_key": claim.queue, "priority": claim.priority, "redelivered": False}
+
+
+@dataclass
+class ClaimedMessage:
+    """A claimed job in the place of a message of kombu's: there is nothing to decode, and nobody to acknowledge."""
+
+    headers: dict[str, Any]
+    delivery_info: dict[str, Any]
+    properties: dict[str, Any] = field(default_factory=dict)
+    body: Any = field(default_factory=lambda: ([], {}, {}))
+    payload: Any = field(default_factory=lambda: ([], {}, {}))
+    content_type: str | None = None
+    content_encoding: str | None = None
+    acknowledged: bool = False
+
+    @classmethod
+    def of(cls, claim: Claim) -> "ClaimedMessage":
+        """The message of a claim."""
+        return cls(headers_of(claim), delivery_of(claim), {"priority": claim.priority})
+
+
+class JobRequest(Request):  # type: ignore[misc]  # Celery is untyped
+    """Celery's request for a claimed job. Monitors see its arguments, shortened and without secrets.
+
+    They are read only where somebody looks, and one that cannot be shown keeps nobody from running.
+    """
+
+    @cached_property
+    def _texts(self) -> tuple[str, str]:
+        claim = self._request_dict.get("claimed")
+        if not isinstance(claim, Claim):
+            return self._argsrepr, self._kwargsrepr
+        try:
+            return redacted_repr(tuple(claim.args)), redacted_repr(claim.kwargs)
+        except (ValueError, TypeError, RecursionError):
+            return _UNREADABLE, _UNREADABLE
+
+    @property
+    def argsrepr(self) -> str:
+        """The arguments by position."""
+        return self._texts[0]
+
+    @property
+    def kwargsrepr(self) -> str:
+        """The arguments by name."""
+        return self._texts[1]
+
+
+# Claims that are on their way into one of Celery's requests, by token.
+arriving: dict[str, Claim] = {}
 
 
 def running_tokens() -> set[str]:
-    """The claim tokens of all messages that were received and not yet settled, whether their jobs have started or not.
+    """The claim tokens of all that this worker has claimed and not yet settled, whether it has started or not.
 
-    By token, not by job: Celery's own table is keyed by the job's id, and a second hint for a running job, once it is
-    skipped, would take the running one out of it.
+    By token, not by job: a job that was cancelled and run again may run twice here, once as its owner.
     """
-    return set(_by_token(state.reserved_requests, state.active_requests))
+    return {*list(arriving), *_by_token(state.reserved_requests, state.active_requests)}
 
 
 def started() -> dict[str, Any]:
@@ -23,6 +110,11 @@ def started() -> dict[str, Any]:
     Keep them no longer than a look takes: Celery's sets are of weak references.
     """
     return {token: request for token, request in _by_token(state.active_requests).items() if request.time_start}
+
+
+def occupied_count() -> int:
+    """How many slots of this worker's pool are taken, or will be in a moment."""
+    return len(arriving) + len(state.reserved_requests)
 
 
 def _by_token(*groups: Iterable[Any]) -> dict[str, Any]:

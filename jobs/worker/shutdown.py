@@ -20,12 +20,14 @@ from celery.concurrency import prefork
 from celery.worker import state
 from django.conf import settings
 
+from jobs.worker.claimer import Claimer
 from jobs.worker.requests import running_tokens
 from jobs.worker.time_limits import TimeLimits
 
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
+_LAST_CLAIM_SECONDS = 1.5
 # What is promised is five; a server that hangs would keep its caller for longer.
 _HAND_BACK_SECONDS = 4
 _handing_back = threading.Event()
@@ -39,8 +41,9 @@ def handing_back() -> bool:
 class Shutdown:
     """The end of a worker's main process, with its signal handlers."""
 
-    def __init__(self, worker: Any, *, limits: TimeLimits, resign: Callable[[], None]) -> None:
+    def __init__(self, worker: Any, *, limits: TimeLimits, claimer: Claimer, resign: Callable[[], None]) -> None:
         self.worker = worker
+        self._claimer = claimer
         self._limits = limits
         self._resign = resign
         self._begun = False
@@ -80,6 +83,9 @@ class Shutdown:
         threading.Thread(target=self._run, name="jobs-shutdown", daemon=True).start()
 
     def _run(self) -> None:
+        self._claimer.stop()
+        # What it is claiming at this moment is started as well.
+        self._claimer.join(_LAST_CLAIM_SECONDS)
         consumer = self.worker.consumer
         if consumer is not None and consumer.task_consumer is not None:
             consumer.call_soon(consumer.task_consumer.cancel)

@@ -34,15 +34,17 @@ class LedgerStep(bootsteps.StartStopStep):
         """Writes the worker's row, so that its claims count, then keeps its lease and does the dispatcher's duties."""
         # The ledger's modules need Django set up and the tasks imported, which is so only from here on.
         from jobs import checks, doctor
-        from jobs.dispatcher.pacing import PacerThread
+        from jobs.dispatcher.prompt import PromptThread
         from jobs.dispatcher.thread import DispatcherThread
-        from jobs.worker import lease, process, unknown_tasks
+        from jobs.task import JobTask
+        from jobs.worker import claimer, lease, process
         from jobs.worker.cancelling import EndCancelled
         from jobs.worker.progress import TellProgress
         from jobs.worker.shutdown import Shutdown
         from jobs.worker.time_limits import TimeLimits
 
         checks.refuse_unsafe_tasks(worker.app)
+        tasks = sorted(name for name, task in worker.app.tasks.items() if isinstance(task, JobTask))
         lease.register(
             node=worker.hostname,
             host=socket.gethostname(),
@@ -53,21 +55,28 @@ class LedgerStep(bootsteps.StartStopStep):
             concurrency=worker.concurrency,
             versions=doctor.own_versions(),
             queues=sorted(worker.app.amqp.queues.consume_from),
+            tasks=tasks,
         )
         limits = TimeLimits(concurrency=worker.concurrency)
-        shutdown = Shutdown(worker, limits=limits, resign=self.resign)
-        dispatcher = DispatcherThread(worker.app)
+        claims = claimer.Claimer(worker, tasks=tasks)
+        claimer.be(claims)
+        shutdown = Shutdown(worker, limits=limits, claimer=claims, resign=self.resign)
+        dispatcher = DispatcherThread()
         dispatcher.own.append(TellProgress(worker).run_once)
         if isinstance(worker.pool, prefork.TaskPool):
             dispatcher.own.append(EndCancelled(worker).run_once)
         else:
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
-        self.threads = [lease.LeaseThread(), dispatcher, PacerThread(worker.app, leads=lambda: dispatcher.leads)]
+        self.threads = [
+            lease.LeaseThread(slot_count=lambda: claims.slot_count),
+            dispatcher,
+            PromptThread(leads=lambda: dispatcher.leads),
+            claims,
+        ]
         for thread in self.threads:
             thread.start()
         worker_shutdown.connect(self.resign, weak=False)
         shutdown.install()
-        unknown_tasks.install()
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Looks often for pool processes that died.

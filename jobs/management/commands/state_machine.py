@@ -19,8 +19,7 @@ STATE_MEANINGS = {
 CAUSE_MEANINGS = {
     Cause.DUE: ("`run_at` has come.", "jobs.claims.promote_due"),
     Cause.PROMOTED: ("An operator wants it now. The attempts stay as they are.", "jobs.services.promote_job"),
-    Cause.REFUSED: ("The worker that took its hint does not know its task. Counts the refusal.", "jobs.settle.refuse"),
-    Cause.CLAIMED: ("A worker took a hint for it and won the claim.", "jobs.claims.claim"),
+    Cause.CLAIMED: ("A worker has a free slot for it.", "jobs.claims.claim_next"),
     Cause.COMPLETED: ("The task returned.", "jobs.settle.complete"),
     Cause.FAILED: (
         "The task raised and has no run left, raised `Permanent`, or its worker died too often.",

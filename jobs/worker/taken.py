@@ -1,18 +1,18 @@
-"""Messages that this worker has taken are kept nowhere but in its memory: the ledger hints again at jobs that wait."""
+"""Messages of other producers that this worker has taken are its own, also when it loses the broker."""
 
 from typing import Any
 
 from celery import bootsteps
 
 
-class KeepNoHints(bootsteps.StartStopStep):
-    """Lets taken hints go with the connection that they came over.
+class KeepTaken(bootsteps.StartStopStep):
+    """Lets taken messages stay with the worker when their connection is lost.
 
     Kombu would put them back into Redis, which in an outage fails, and leaves a file with each of them behind.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    label = "Hints"
+    label = "Taken"
 
     def start(self, consumer: Any) -> None:
         """Called again after each reconnect."""

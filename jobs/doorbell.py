@@ -1,0 +1,138 @@
+"""What Redis holds for the ledger: one doorbell per queue, and two for whoever leads the dispatcher.
+
+A doorbell is a sorted set. In that of a queue lie at most one *ring*, which says that jobs without limits wait, and
+*grants*, each of which names a job with limits that may start now. Scores are priorities, so the most urgent is taken
+first. A ring that is doubled is still one; one that is lost costs a worker a second, because it looks by itself as
+often. Nothing here is matched to jobs, so nothing here can disagree with them.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import redis
+from celery import current_app
+from django.conf import settings
+from kombu.exceptions import OperationalError as BrokerError
+
+from jobs.ids import InvalidJobId, parse_id
+
+# What Redis raises where it is away.
+REDIS_AWAY = (redis.RedisError, BrokerError, OSError)
+RING = "ring"
+# Those who lead are woken by these: delayed jobs that are due sooner than the next look, and jobs with limits.
+DUE, PACED = "due", "paced"
+_TAKE = """
+local taken, left = {}, tonumber(ARGV[1])
+for _, key in ipairs(KEYS) do
+    if left == 0 then break end
+    local found = redis.call('ZPOPMIN', key, left)
+    for place = 1, #found, 2 do
+        taken[#taken + 1] = {key, found[place]}
+        left = left - 1
+    end
+end
+return taken
+"""
+
+
+class Taken(NamedTuple):
+    """What was taken from a queue's doorbell: a ring, where it names no job."""
+
+    queue: str
+    job_id: UUID | None
+
+
+def key_of(name: str) -> str:
+    """The Redis key of a doorbell, named after its queue, or DUE or PACED."""
+    prefix = current_app.conf.broker_transport_options.get("global_keyprefix", "")
+    kind = "leader" if name in (DUE, PACED) else "queue"
+    return f"{prefix}handoff:{kind}:{name}"
+
+
+def message_lists(queue: str) -> list[str]:
+    """The Redis lists of a queue in which Celery's own messages lie: those of other producers, and of tasks that are
+    none of the ledger's. Named as kombu names them, the most urgent priority first."""
+    options: dict[str, Any] = current_app.conf.broker_transport_options
+    prefix, separator = options.get("global_keyprefix", ""), options["sep"]
+    return [f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}" for step in options["priority_steps"]]
+
+
+class Doorbell:
+    """A connection to Redis, made when it is first needed. Every method raises one of `REDIS_AWAY`."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._redis = client
+        self._take = client.register_script(_TAKE)
+
+    @classmethod
+    def patient(cls) -> "Doorbell":
+        """For threads that may wait: seconds, where Redis hangs."""
+        return cls(
+            redis.Redis.from_url(
+                settings.CELERY_BROKER_URL, socket_timeout=3, socket_connect_timeout=2, health_check_interval=10
+            )
+        )
+
+    def close(self) -> None:
+        """Lets go of Redis."""
+        self._redis.close()
+
+    def ring(self, queue: str, priority: int) -> None:
+        """Says that a job without limits waits in a queue."""
+        self._redis.zadd(key_of(queue), {RING: priority})
+
+    def wake(self, name: str) -> None:
+        """Wakes the leader."""
+        self._redis.zadd(key_of(name), {RING: 0})
+
+    def wait(self, name: str, seconds: float) -> bool:
+        """Waits for a `wake`, but no longer than this; returns whether one came."""
+        return self._redis.bzpopmin([key_of(name)], timeout=max(0.01, seconds)) is not None
+
+    def listen(self, queues: Iterable[str], seconds: float) -> Taken | None:
+        """Waits until there is something at the doorbell of one of these queues, and takes it."""
+        keys = {key_of(queue): queue for queue in queues}
+        answer: Any = self._redis.bzpopmin(list(keys), timeout=max(0.01, seconds))
+        return None if answer is None else _taken(keys[answer[0].decode()], answer[1])
+
+    def take(self, queues: Iterable[str], count: int) -> list[Taken]:
+        """Takes what is there at this moment, at most so much, the queues in this order."""
+        keys = {key_of(queue): queue for queue in queues}
+        answer: Any = self._take(keys=list(keys), args=[count])
+        return [_taken(keys[key.decode()], member) for key, member in answer]
+
+    def grant(self, queue: str, priorities: Mapping[UUID, int]) -> None:
+        """Lets these jobs start. A job that is granted again is still there once."""
+        if priorities:
+            self._redis.zadd(key_of(queue), {str(job_id): priority for job_id, priority in priorities.items()})
+
+    def granted(self, queues: Iterable[str]) -> dict[str, set[UUID]]:
+        """The jobs whose grants nobody has taken yet."""
+        names = list(queues)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.zrange(key_of(name), 0, -1)
+            answers = pipeline.execute()
+        return {
+            name: {taken.job_id for member in members if (taken := _taken(name, member)).job_id is not None}
+            for name, members in zip(names, answers, strict=True)
+        }
+
+    def message_counts(self, queues: Collection[str]) -> dict[str, int]:
+        """How many messages each queue has in Redis, of the ledger and of Celery together, in one round trip."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for name in queues:
+                pipeline.zcard(key_of(name))
+                for key in message_lists(name):
+                    pipeline.llen(key)
+            answers = iter(pipeline.execute())
+        return {name: next(answers) + sum(next(answers) for _ in message_lists(name)) for name in queues}
+
+
+def _taken(queue: str, member: bytes) -> Taken:
+    try:
+        return Taken(queue, parse_id(member.decode()))
+    except (InvalidJobId, UnicodeDecodeError):
+        # A ring, or something of a stranger's, which is as good as one.
+        return Taken(queue, None)
