@@ -39,7 +39,7 @@ _CLAIMED = """job.id, job.claim_token, job.task, job.queue, job.priority, job.ru
 
 _TAKEN_NEXT = f"""
 UPDATE jobs_job AS job
-SET {_TAKEN}, claim_token = %(token)s || '.' || job.id, started_at = statement_timestamp()
+SET {_TAKEN}, claim_token = %(token)s || '.' || job.id, started_at = clock_timestamp()
 FROM next WHERE job.id = next.id
 RETURNING {_CLAIMED}
 """  # noqa: S608
@@ -484,6 +484,8 @@ def claim_next(
         "tasks": tasks,
         "worker_id": worker_id,
     }
+    if queue in PACED_QUEUES:
+        return []
     if floors:
         return _claimed_next(CLAIM_ABOVE, parameters, floors)
     return _claimed_next(CLAIM_NEXT, parameters, {})
@@ -499,7 +501,16 @@ def claim_oldest(
     floors: Mapping[int, datetime] | None = None,
 ) -> list[Claim]:
     """As `claim_next`: the one that has waited longest, whatever its priority, if that is longer than `age`."""
-    parameters = {"queue": queue, "count": 1, "token": token, "tasks": tasks, "worker_id": worker_id, "age": age}
+    if queue in PACED_QUEUES:
+        return []
+    parameters: dict[str, Any] = {
+        "queue": queue,
+        "count": 1,
+        "token": token,
+        "tasks": tasks,
+        "worker_id": worker_id,
+        "age": age,
+    }
     return _claimed_next(CLAIM_OLDEST, parameters, floors or {})
 
 
@@ -512,7 +523,8 @@ def _claimed_next(statement: str, parameters: dict[str, Any], floors: Mapping[in
 
 def queues_with_waiting(queues: Sequence[str]) -> list[str]:
     """Those of these queues in which jobs without limits wait."""
-    return [row[0] for row in _rows(QUEUES_WITH_WAITING, {"queues": list(queues)})]
+    names = [name for name in queues if name not in PACED_QUEUES]
+    return [row[0] for row in _rows(QUEUES_WITH_WAITING, {"queues": names})] if names else []
 
 
 def first_tasks(queues: Sequence[str], *, limit: int = 20) -> list[tuple[str, str]]:

@@ -14,9 +14,13 @@ import redis
 from celery import current_app
 from django.conf import settings
 from kombu.exceptions import OperationalError as BrokerError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from jobs.ids import InvalidJobId, parse_id
 
+# Nobody listens for longer at once.
+LISTEN_SECONDS = 1.0
 # What Redis raises where it is away.
 REDIS_AWAY = (redis.RedisError, BrokerError, OSError)
 RING = "ring"
@@ -67,12 +71,19 @@ class Doorbell:
 
     @classmethod
     def patient(cls) -> "Doorbell":
-        """For threads that may wait: seconds, where Redis hangs."""
-        return cls(
-            redis.Redis.from_url(
-                settings.CELERY_BROKER_URL, socket_timeout=3, socket_connect_timeout=2, health_check_interval=10
-            )
+        """For threads that may wait for a while: a little longer than they listen, where Redis hangs."""
+        return cls.within(LISTEN_SECONDS + 0.3)
+
+    @classmethod
+    def within(cls, seconds: float) -> "Doorbell":
+        """One whose every step ends within so many seconds, without a second try."""
+        client = redis.Redis.from_url(
+            settings.CELERY_BROKER_URL,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(NoBackoff(), 0),
         )
+        return cls(client)
 
     def close(self) -> None:
         """Lets go of Redis."""
@@ -88,12 +99,12 @@ class Doorbell:
 
     def wait(self, name: str, seconds: float) -> bool:
         """Waits for a `wake`, but no longer than this; returns whether one came."""
-        return self._redis.bzpopmin([key_of(name)], timeout=max(0.01, seconds)) is not None
+        return self._redis.bzpopmin([key_of(name)], timeout=min(max(0.01, seconds), LISTEN_SECONDS)) is not None
 
     def listen(self, queues: Iterable[str], seconds: float) -> Taken | None:
         """Waits until there is something at the doorbell of one of these queues, and takes it."""
         keys = {key_of(queue): queue for queue in queues}
-        answer: Any = self._redis.bzpopmin(list(keys), timeout=max(0.01, seconds))
+        answer: Any = self._redis.bzpopmin(list(keys), timeout=min(max(0.01, seconds), LISTEN_SECONDS))
         return None if answer is None else _taken(keys[answer[0].decode()], answer[1])
 
     def take(self, queues: Iterable[str], count: int) -> list[Taken]:

@@ -19,7 +19,7 @@ from django.db.models import F
 from django.db.models.functions import Greatest, Now
 
 from jobs.models import Job, Limit, QueueControl
-from jobs.queues import QUEUES, Queue
+from jobs.queues import PACED_QUEUES, QUEUES, Queue
 from jobs.quiet_hours import QuietHours
 from jobs.rates import InvalidLimit, Rate
 
@@ -133,6 +133,12 @@ def in_force(name: str, control: QueueControl | None) -> Queue:
     """A queue with an operator's values over it; one without limits where nobody declares it."""
     queue = QUEUES.get(name) or Queue(name=name, purpose="")
     return control.over(queue) if control is not None else queue
+
+
+def is_granted(name: str, control: QueueControl | None) -> bool:
+    """Whether jobs of a queue start by grants alone, and are not claimed from its head: limits are declared for it, or
+    an operator has set some, be it to none."""
+    return name in PACED_QUEUES or (control is not None and control.has_limits)
 
 
 def pause(job: Job, *, seconds: float) -> None:

@@ -323,6 +323,11 @@ class QueueControl(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether an operator has set a limit, also where that is none."""
+        return any(value is not None for value in (self.rate_limit, self.concurrency_limit, self.quiet_hours))
+
     def over(self, queue: Queue) -> Queue:
         """The declaration with the operator's values over it: what is in force.
 

@@ -9,8 +9,6 @@ from typing import Self
 
 import redis
 from django.conf import settings
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from jobs.doorbell import DUE, PACED, REDIS_AWAY, Doorbell
 from jobs.models import Job
@@ -68,14 +66,7 @@ class Publisher:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._doorbell = Doorbell(
-            redis.Redis.from_url(
-                settings.CELERY_BROKER_URL,
-                socket_timeout=_REQUEST_TIMEOUT_SECONDS,
-                socket_connect_timeout=_REQUEST_TIMEOUT_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
+        self._doorbell = Doorbell.within(_REQUEST_TIMEOUT_SECONDS)
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
         self._broken = False

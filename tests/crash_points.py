@@ -1,7 +1,8 @@
 """Loaded into a worker by `--include`: its processes kill themselves at a named point of a job, once.
 
 A test names the point in a file before it enqueues the job: CRASH_POINTS is the folder, the job's id the name of the
-file, its text the point. CRASH_VICTIM says who dies: the pool process ("process") or all of the worker ("worker").
+file, its text the point. CRASH_VICTIM says who dies: the pool process ("process") or all of the worker ("worker"). A
+claim is made by the main process, with which all of the worker dies.
 """
 
 import os
@@ -15,7 +16,7 @@ from uuid import uuid4
 from celery import shared_task
 from django.contrib.auth.models import Group
 
-from jobs import claims, flows, settle
+from jobs import claims, flows, runs, settle
 from jobs.backend import LedgerBackend
 
 
@@ -24,8 +25,8 @@ def reached(point: str, job_id: object) -> None:
     file = Path(os.environ["CRASH_POINTS"]) / str(job_id)
     if file.exists() and file.read_text() == point:
         file.unlink()
-        victim = os.getpid() if os.environ["CRASH_VICTIM"] == "process" else 0
-        os.kill(victim, signal.SIGKILL)
+        is_process = os.environ["CRASH_VICTIM"] == "process" and not point.startswith("claim")
+        os.kill(os.getpid() if is_process else 0, signal.SIGKILL)
 
 
 def _around(function: Callable[..., Any], step: str, after: str, job_id_of: Callable[..., object]) -> Any:
@@ -35,6 +36,17 @@ def _around(function: Callable[..., Any], step: str, after: str, job_id_of: Call
         result = function(*args, **kwargs)
         reached(f"{step}: {after}", job_id_of(*args))
         return result
+
+    return with_points
+
+
+def _around_claims(function: Callable[..., Any]) -> Any:
+    @wraps(function)
+    def with_points(*args: Any, **kwargs: Any) -> Any:
+        found = function(*args, **kwargs)
+        for claim in found:
+            reached("claim: committed", claim.job_id)
+        return found
 
     return with_points
 
@@ -69,7 +81,8 @@ def split(self: Any, name: str) -> Any:
 
 
 if "CRASH_POINTS" in os.environ:
-    claims.claim = _around(claims.claim, "claim", "committed", lambda hints: next(iter(hints)))
+    claims.claim_next = _around_claims(claims.claim_next)
+    runs.begin = _around(runs.begin, "begin", "begun", lambda task, request, *_: request.id)
     settle.complete = _around(settle.complete, "end", "written", lambda run: run.job_id)
     flows.close_if_ended = _around(flows.close_if_ended, "close", "committed", lambda flow_id: flow_id)
     flows.release = _around(flows.release, "release", "written", lambda job, *_: job.awaited_flow_id)

@@ -10,7 +10,7 @@ from django.db.models import Count
 from django.db.models.functions import Now
 
 from jobs import claims, selectors
-from jobs.limits import Limits, concurrency_key, in_force, queue_key
+from jobs.limits import Limits, concurrency_key, in_force, is_granted, queue_key
 from jobs.models import Job, Limit, QueueControl
 from jobs.queues import QUEUES
 
@@ -92,7 +92,7 @@ def _with_limits(waiting: Iterable[dict[str, Any]]) -> Iterable[Limits]:
         queues.pop(name, None)
     for lane in waiting:
         queue = queues.get(lane["queue"])
-        if queue is not None and (lane["lane"] or queue.is_paced):
+        if queue is not None and (lane["lane"] or is_granted(queue.name, controls.get(queue.name))):
             yield Limits.of(queue, lane)
 
 

@@ -156,27 +156,36 @@ class Claimer(DutyThread):
 
     def _listen(self, queues: list[str], seconds: float) -> None:
         """Waits for a ring or a grant."""
-        if time.monotonic() < self._deaf_until or self._strangers:
+        if self._is_deaf or self._strangers:
             self._pause(min(seconds, _AWAY_SECONDS))
             return
         try:
             taken = self._doorbell.listen(self._turned(queues), min(seconds, LOOK_SECONDS))
         except REDIS_AWAY:
-            # The main thread says so. Until it is back, the worker looks by itself.
-            self._deaf_until = time.monotonic() + LOOK_SECONDS
+            self._be_deaf()
             return
         if taken is not None:
             self._heard(taken)
 
+    @property
+    def _is_deaf(self) -> bool:
+        return time.monotonic() < self._deaf_until or self._worker.consumer.connection is None
+
+    def _be_deaf(self) -> None:
+        """Redis does not answer: for a while, this worker looks by itself, and its main thread waits for nothing."""
+        self._deaf_until = time.monotonic() + LOOK_SECONDS
+        self._look_at = 0.0
+        self._worker.consumer.leave_the_broker()
+
     def _hear(self, queues: list[str], count: int) -> None:
         """Takes what is at the doorbells, without waiting."""
-        if time.monotonic() < self._deaf_until:
+        if self._is_deaf:
             return
         try:
             for taken in self._doorbell.take(self._turned(queues), count):
                 self._heard(taken)
         except REDIS_AWAY:
-            self._deaf_until = time.monotonic() + LOOK_SECONDS
+            self._be_deaf()
 
     def _heard(self, taken: Taken) -> None:
         if taken.job_id is None:
@@ -247,12 +256,12 @@ class Claimer(DutyThread):
     def _let_others_go_on(self) -> None:
         """This worker has its hands full, and more waits than it could claim."""
         for queue in self._busy:
-            if queue not in self._rung and time.monotonic() >= self._deaf_until:
+            if queue not in self._rung and not self._is_deaf:
                 try:
                     self._doorbell.ring(queue, _ANY_PRIORITY)
                     self._rung.add(queue)
                 except REDIS_AWAY:
-                    self._deaf_until = time.monotonic() + LOOK_SECONDS
+                    self._be_deaf()
 
     # -- Handing over --------------------------------------------------------------------------------------------
     def _deliver(self, found: Iterable[Claim]) -> None:

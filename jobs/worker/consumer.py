@@ -7,23 +7,29 @@ do not strike, nothing starts. Here another thread looks whether Redis answers, 
 import logging
 import threading
 import time
+from contextlib import suppress
 from inspect import isgenerator
 from typing import Any
 
-import redis
+from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import loops
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
-from django.conf import settings
 
-from jobs.doorbell import REDIS_AWAY
+from jobs.doorbell import REDIS_AWAY, Doorbell
 
 logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 1.0
+_FIRST_SECONDS = 0.3
+_FAREWELL_SECONDS = 0.1
 # The loop turns in steps of this, between which it is asked whether Redis is back or the worker ends.
 _TURN_SECONDS = 0.1
 _LONGEST_MESSAGE_SECONDS = 2.0
+
+
+class BrokerHangs(ConnectionError):
+    """Redis takes connections, and answers nothing."""
 
 
 class LedgerConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
@@ -32,18 +38,44 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
     def on_close(self) -> None:
         """Nothing is dropped: what was claimed is this worker's, and no broker would deliver it again."""
 
+    def leave_the_broker(self) -> None:
+        """Another thread has found that the broker does not answer: nobody is to wait for it. Safe in any thread."""
+        connection = self.connection
+        if connection is not None:
+            self.call_soon(self._lose, connection)
+
+    def _lose(self, connection: Any) -> None:
+        if connection is self.connection:
+            raise BrokerHangs("Redis does not answer")
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Lets go of the connection. Celery would wait five seconds for each of its sockets."""
+        logger.warning("The connection to the broker is lost (%s). Working on; trying again.", exc)
+        connection, self.connection = self.connection, None
+        bound_open_broker_sockets(connection, _FAREWELL_SECONDS)
+        with suppress(Exception):  # it is lost anyway
+            connection.collect(socket_timeout=_FAREWELL_SECONDS)
+        with suppress(Exception):
+            connection.close()
+
     def ensure_connected(self, conn: Any) -> Any:
         """A connection to the broker, however long that takes."""
         away: _Away | None = None
         while True:
             maybe_shutdown()
+            probe = _Probe()
+            if not probe.answered.wait(_FIRST_SECONDS):
+                if away is None:
+                    logger.error("Cannot connect to %s. Working on; trying again.", conn.as_uri())
+                    away = _Away(self)
+                away.work_until(probe.answered)
             try:
                 conn.connect()
                 break
             except (*conn.connection_errors, *conn.channel_errors) as error:
                 logger.error("Cannot connect to %s: %s. Working on; trying again.", conn.as_uri(), error)
-            away = away or _Away(self)
-            away.work_until_the_broker_answers()
+                away = away or _Away(self)
+                away.turn()
         if away is not None:
             away.end()
         self.first_connection_attempt = False
@@ -64,24 +96,23 @@ class _Away:
             # The worker began without a broker.
             consumer.update_strategies()
 
-    def work_until_the_broker_answers(self) -> None:
-        """Turns the loop. A Redis that hangs keeps a thread waiting, and nobody else."""
-        answered = threading.Event()
-        threading.Thread(target=_probe, args=[answered], name="jobs-broker-probe", daemon=True).start()
+    def work_until(self, answered: threading.Event) -> None:
+        """Turns the loop until the broker answers."""
         while not answered.is_set():
             maybe_shutdown()
-            self._turn()
+            self.turn()
 
     def end(self) -> None:
         """The broker is back: the consumer's own loop begins. No message of a pool process is left half read."""
         deadline = time.monotonic() + _LONGEST_MESSAGE_SECONDS
         while self._is_within_a_message() and time.monotonic() < deadline:
-            self._turn()
+            self.turn()
         loops._cancel_timer_entries(self._hub.timer, self._timers)
         # Time limits that were set meanwhile are not the connection's.
         self._consumer.timer_entries_before_start = loops._timer_entries(self._hub.timer)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """One turn of the loop."""
         # It ends a pause of the loop, which may be a second long.
         entry = self._hub.call_later(_TURN_SECONDS, lambda: None)
         try:
@@ -97,14 +128,22 @@ class _Away:
         return is_read or bool(getattr(pool, "_active_writers", ()))
 
 
-def _probe(answered: threading.Event) -> None:
-    pause = threading.Event()
-    while not answered.is_set():
-        try:
-            with redis.Redis.from_url(
-                settings.CELERY_BROKER_URL, socket_timeout=_PROBE_SECONDS, socket_connect_timeout=_PROBE_SECONDS
-            ) as client:
-                client.ping()
-            answered.set()
-        except REDIS_AWAY:
-            pause.wait(_PROBE_SECONDS / 2)
+class _Probe:
+    """A thread that asks Redis until it answers: one that hangs keeps this thread waiting, and nobody else."""
+
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        threading.Thread(target=self._ask, name="jobs-broker-probe", daemon=True).start()
+
+    def _ask(self) -> None:
+        pause = threading.Event()
+        while True:
+            doorbell = Doorbell.within(_PROBE_SECONDS)
+            try:
+                doorbell.message_counts(["default"])
+                self.answered.set()
+                return
+            except REDIS_AWAY:
+                pause.wait(_PROBE_SECONDS / 2)
+            finally:
+                doorbell.close()

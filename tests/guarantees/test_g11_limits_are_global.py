@@ -227,7 +227,8 @@ def test_an_urgent_job_overtakes_a_backlog_of_ten_thousand(processes: Processes,
     wait_until(lambda: completed(pk=urgent.id) == 1)
     job = Job.objects.get(pk=urgent.id)
     before = Job.objects.filter(started_at__gt=job.created_at, started_at__lt=job.started_at).count()
-    assert before <= settings.JOBS_WINDOW + 2
+    # Those of both slots, and grants that were given before it came.
+    assert before <= 20
     assert Job.objects.filter(state="waiting").count() > 5000
     drop_the_backlog()
     assert_ledger_consistent()

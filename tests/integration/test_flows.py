@@ -10,6 +10,7 @@ from django.contrib.auth.models import Group
 from django.db import connection
 
 from jobs import publish, settle
+from jobs.doorbell import Doorbell
 from jobs.models import Flow, Job
 from tests import crash_points, sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
@@ -20,7 +21,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-OF_A_PART = ["claim: before", "claim: committed", "run: in the middle", "end: before", "end: written"]
+OF_A_PART = ["claim: committed", "begin: before", "run: in the middle", "end: before", "end: written"]
 OF_A_PARTS_END = ["answer: committed"]
 OF_THE_FLOW = ["close: before", "release: before", "release: written", "close: committed"]
 OF_THE_PARENT = ["hold: before", "hold: written", "hold: committed"]
@@ -71,15 +72,18 @@ def test_what_follows_comes_once_wherever_a_run_dies(processes: Processes, tmp_p
     assert_ledger_consistent()
 
 
-def test_parts_whose_hints_come_several_times_count_once(processes: Processes, tmp_path: Path) -> None:
+def test_parts_that_are_granted_several_times_count_once(processes: Processes, tmp_path: Path) -> None:
     file = tmp_path / "lines"
     parts = [sample_tasks.append_line.s(str(file), f"part {number}") for number in range(20)]
     result = chord(parts, sample_tasks.append_line.si(str(file), "body")).apply_async()
-    for job in Job.objects.filter(state="waiting"):
-        for _ in range(3):
-            publish.soon(publish.Hint.of(job))
     for _ in range(2):
         processes.worker("default", concurrency=2)
+    doorbell = Doorbell.patient()
+    for _ in range(3):
+        doorbell.grant(
+            "default", dict(Job.objects.filter(state__in=["waiting", "active"]).values_list("pk", "priority"))
+        )
+    doorbell.close()
     wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=60)
     lines = file.read_text().splitlines()
     assert len([line for line in lines if line.startswith("begin")]) == 21
