@@ -44,9 +44,9 @@ def make_events(count: int = 1, **fields: Any) -> None:
     JobEvent.objects.bulk_create(JobEvent(**values) for _ in range(count))
 
 
-def claim_job(job: Job, worker: Worker, hint: str = "hint") -> Run:
-    """Claims a waiting job as a worker does; returns the run."""
-    token = f"{worker.pk.hex}:{hint}"
+def claim_job(job: Job, worker: Worker, name: str = "claim") -> Run:
+    """Claims a waiting job as a worker does, by a token that ends in this name; returns the run."""
+    token = f"{worker.pk.hex}:{name}"
     claimed = claims.claim({job.pk: token}, worker_id=worker.pk)
     assert [claim.job_id for claim in claimed] == [job.pk]
     return Run(job.pk, token)

@@ -9,13 +9,15 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+import redis
 from celery import shared_task
+from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.models import User
-from jobs import publish
 from jobs.bulk import CallRefused, Enqueued, enqueue_many
+from jobs.doorbell import PACED, RING, key_of
 from jobs.enqueue import NotSupported
 from jobs.flows import fan_out
 from jobs.models import DedupWindow, Job
@@ -171,10 +173,11 @@ def test_memory_does_not_grow_with_the_number_of_calls() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_as_many_are_hinted_at_once_as_the_window_takes(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.JOBS_WINDOW = 300
-    sent: list[publish.Hint] = []
-    monkeypatch.setattr(publish, "many_soon", sent.extend)
-    enqueue_many(greet, names(2500))
-    assert len({hint.job_id for hint in sent}) == len({hint.hint_id for hint in sent}) == 300
-    assert {hint.job_id for hint in sent} == set(Job.objects.order_by("id").values_list("pk", flat=True)[:300])
+@pytest.mark.parametrize("task", [add, greet], ids=["without limits", "with limits"])
+def test_many_jobs_leave_one_ring_and_nothing_of_themselves_in_redis(empty_redis: None, task: Any) -> None:
+    calls = names(2500) if task is greet else ({"x": number, "y": number} for number in range(2500))
+    assert enqueue_many(task, calls).count == 2500
+    rung = PACED if task is greet else "default"
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        assert client.keys() == [key_of(rung).encode()]
+        assert client.zrange(key_of(rung), 0, -1) == [RING.encode()]

@@ -40,17 +40,17 @@ def other_database() -> Iterator[str]:
 
 
 @pytest.mark.django_db(transaction=False)
-def test_a_savepoint_that_is_rolled_back_takes_its_job_and_its_hint_with_it(
+def test_a_savepoint_that_is_rolled_back_takes_its_job_and_its_ring_with_it(
     django_capture_on_commit_callbacks: Any,
 ) -> None:
-    with django_capture_on_commit_callbacks() as hints, transaction.atomic():
+    with django_capture_on_commit_callbacks() as rings, transaction.atomic():
         with transaction.atomic():
             sample_tasks.add.delay(1, 2)
             transaction.set_rollback(True)
         with transaction.atomic():
             kept = sample_tasks.add.delay(3, 4)
     assert [str(job.pk) for job in Job.objects.all()] == [kept.id]
-    assert len(hints) == 1
+    assert len(rings) == 1
 
 
 def test_an_async_view_enqueues(settings: Any) -> None:

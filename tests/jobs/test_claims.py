@@ -45,19 +45,19 @@ def test_of_many_claims_at_one_moment_one_wins() -> None:
 
 
 @pytest.mark.django_db
-def test_a_hint_is_good_for_one_claim_even_when_the_job_waits_again() -> None:
+def test_a_token_is_good_for_one_claim_even_when_the_job_waits_again() -> None:
     job, worker = make_job(), make_worker()
-    claim_job(job, worker, "hint")
+    claim_job(job, worker, "claim")
     settle.hand_back(worker.pk)
     assert state_of(job.pk) == "waiting"
-    assert claims.claim({job.pk: f"{worker.pk.hex}:hint"}, worker_id=worker.pk) == []
+    assert claims.claim({job.pk: f"{worker.pk.hex}:claim"}, worker_id=worker.pk) == []
 
 
 @pytest.mark.django_db
 def test_a_claim_whose_answer_was_lost_finds_itself_when_repeated() -> None:
     job, worker = make_job(), make_worker()
-    claim_job(job, worker, "hint")
-    token = f"{worker.pk.hex}:hint"
+    claim_job(job, worker, "claim")
+    token = f"{worker.pk.hex}:claim"
     assert [claim.token for claim in claims.claim({job.pk: token}, worker_id=worker.pk, repeated=True)] == [token]
 
 
@@ -95,16 +95,16 @@ def test_a_stranger_claims_nothing() -> None:
 @pytest.mark.django_db
 def test_many_jobs_are_claimed_in_one_statement() -> None:
     jobs, worker = [make_job() for _ in range(5)], make_worker()
-    hints = {job.pk: f"token-{number}" for number, job in enumerate(jobs)}
-    claimed = claims.claim(hints, worker_id=worker.pk)
-    assert {claim.job_id: claim.token for claim in claimed} == hints
+    tokens = {job.pk: f"token-{number}" for number, job in enumerate(jobs)}
+    claimed = claims.claim(tokens, worker_id=worker.pk)
+    assert {claim.job_id: claim.token for claim in claimed} == tokens
 
 
 @pytest.mark.django_db
 def test_due_jobs_become_waiting_and_others_do_not() -> None:
     due = make_job(state="delayed", run_at=Now() - timedelta(seconds=1))
     later = make_job(state="delayed", run_at=Now() + timedelta(minutes=1))
-    assert claims.promote_due(limit=10) == [due.pk]
+    assert claims.promote_due(limit=10) == [claims.Due(due.pk, "default", due.priority, "")]
     assert (state_of(due.pk), state_of(later.pk)) == ("waiting", "delayed")
 
 
@@ -143,7 +143,7 @@ def test_of_many_ends_in_one_statement_each_lands_where_its_run_owns_the_job_and
     [
         (
             claims.CLAIM,
-            {"tokens": ["token"], "worker_id": UUID(int=0), "task": None, "repeated": False, "paced_queues": []},
+            {"tokens": ["token"], "worker_id": UUID(int=0), "tasks": None, "repeated": False, "paced_queues": []},
         ),
         (claims.COMPLETE, {"tokens": ["token"], "results": [None]}),
     ],

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts.models import User
-from jobs import claims, dedup, services, settle
+from jobs import claims, dedup, publish, services, settle
 from jobs.dispatcher import due
 from jobs.models import DedupWindow, Job
 from jobs.settle import Run
@@ -33,8 +33,8 @@ def latest(*args: int, **options: Any) -> str:
     return sample_tasks.add.apply_async(args or (1, 2), dedup_key="sum", dedup_latest=True, **options).id
 
 
-def started(job_id: str, hint: str = "hint") -> Run:
-    return claim_job(Job.objects.get(pk=job_id), make_worker(), hint)
+def started(job_id: str, name: str = "claim") -> Run:
+    return claim_job(Job.objects.get(pk=job_id), make_worker(), name)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_the_latest_call_may_hasten_a_job_and_may_be_another_tasks() -> None:
     assert result.id == first
     job = Job.objects.get()
     assert (job.task, job.state, job.args) == (sample_tasks.append_line.name, "waiting", ["file", "line"])
-    # A hint of the old task's would run the old task.
-    assert claims.claim({job.pk: "token"}, worker_id=make_worker().pk, task=sample_tasks.add.name) == []
+    # A worker that knows only the old task has nothing to run.
+    assert claims.claim({job.pk: "token"}, worker_id=make_worker().pk, tasks=[sample_tasks.add.name]) == []
     assert state_of(first) == "waiting"
 
 
@@ -188,12 +188,13 @@ def test_the_latest_call_for_a_job_that_has_started_comes_after_it_whichever_way
     assert Job.objects.count() == 2
 
 
-def test_a_successor_that_is_due_is_hinted_and_waits_from_now_on(django_capture_on_commit_callbacks: Any) -> None:
+def test_a_successor_that_is_due_is_rung_for_and_waits_from_now_on(django_capture_on_commit_callbacks: Any) -> None:
     run = started(latest())
     second = latest(3, 4)
     with django_capture_on_commit_callbacks() as callbacks:
         settle.complete(run, result=3)
-    assert UUID(second) in [callback.args[0].job_id for callback in callbacks if isinstance(callback, partial)]
+    rings = [callback.args[0] for callback in callbacks if isinstance(callback, partial)]
+    assert publish.Ring("default", 5) in rings
     before, after = Job.objects.get(pk=run.job_id), Job.objects.get(pk=second)
     assert after.state == "waiting"
     assert before.finished_at <= after.run_at

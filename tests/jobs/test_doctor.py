@@ -67,17 +67,20 @@ def test_clocks_that_differ_from_the_databases_are_named(seconds: float, expecte
 
 
 def test_queues_that_nobody_works_on_or_nobody_knows_are_named() -> None:
-    make_worker(queues=["default"])
+    make_worker(queues=["default"], tasks=["here.task"])
     make_job(queue="email")
     make_job(queue="nowhere")
-    make_job(task="gone.task", state="delayed", refused_count=2)
+    make_job(task="gone.task")
+    make_job(task="here.task")
     QueueControl.objects.create(name="crm", paused_at=Now())
     found = troubles("Workers and queues")
     assert "error: No worker consumes queue email; waiting or delayed there: 1 job. → Start one: celery" in found
     assert "warning: No worker consumes queue video" in found
     assert "No worker consumes queue default" not in found
     assert "error: Queue nowhere is not declared, and has 1 job." in found
+    assert "error: No worker of queue default knows the task gone.task, of which jobs wait there." in found
     assert "python manage.py jobs cancel --task gone.task" in found
+    assert "here.task" not in found
     assert "warning: Queue crm is paused since" in found
 
 

@@ -1,10 +1,8 @@
 """The duties of a round: none of them stops the others, unless PostgreSQL itself is away."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from celery import current_app
 from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
@@ -38,12 +36,10 @@ def fail_in_sql() -> None:
 
 
 @pytest.fixture
-def dispatcher(monkeypatch: pytest.MonkeyPatch, empty_redis: None) -> Iterator[DispatcherThread]:
+def dispatcher(monkeypatch: pytest.MonkeyPatch) -> DispatcherThread:
     monkeypatch.setattr(leader, "hold", lambda: True)
     done.clear()
-    thread = DispatcherThread(current_app)
-    yield thread
-    thread.top_up.close()
+    return DispatcherThread()
 
 
 @pytest.mark.django_db(transaction=True)

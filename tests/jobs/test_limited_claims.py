@@ -18,12 +18,12 @@ from tests.jobs.connections import another_connection
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 from tests.waiting import wait_until
 
-hints = count()
+numbers = count()
 
 
 def start(job: Job, worker: Worker, *, repeated: bool = False, token: str = "") -> bool:
-    """Claims a job with a fresh hint; returns whether it may start."""
-    token = token or f"{worker.pk.hex}:{next(hints)}"
+    """Claims a job with a fresh token; returns whether it may start."""
+    token = token or f"{worker.pk.hex}:{next(numbers)}"
     return bool(claims.claim({job.pk: token}, worker_id=worker.pk, repeated=repeated))
 
 
@@ -119,7 +119,7 @@ def test_a_claim_that_another_reason_refuses_uses_no_start() -> None:
     QueueControl.objects.all().delete()
     assert not start(make_job(queue="email", expires_at=Now() - timedelta(seconds=1)), worker)
     assert not start(make_job(queue="email"), make_worker(dead_at=Now()))
-    assert not claims.claim({paused.pk: "token"}, worker_id=worker.pk, task="another.task")
+    assert not claims.claim({paused.pk: "token"}, worker_id=worker.pk, tasks=["another.task"])
     assert sum(len(row.starts) for row in Limit.objects.all()) == 0
 
 
@@ -135,7 +135,7 @@ def test_a_claim_whose_answer_was_lost_finds_itself_and_uses_no_second_start() -
 
 
 @pytest.mark.django_db
-def test_a_hint_is_good_for_one_claim_of_a_limited_job_too() -> None:
+def test_a_token_is_good_for_one_claim_of_a_limited_job_too() -> None:
     job, worker = make_job(queue="email"), make_worker()
     assert start(job, worker, token="token")
     settle.hand_back(worker.pk)

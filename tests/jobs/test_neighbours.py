@@ -106,7 +106,7 @@ def test_two_that_look_at_once_give_it_up_once(child: "subprocess.Popen[bytes]")
     worker = make_neighbour(child.pid)
     jobs = [make_job() for _ in range(20)]
     for job in jobs:
-        claim_job(job, worker, hint=str(job.pk))
+        claim_job(job, worker, name=str(job.pk))
     child.kill()
     child.wait()
 

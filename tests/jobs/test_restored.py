@@ -26,7 +26,7 @@ def restore(choice: str) -> str:
 def backup_with_running_jobs() -> tuple[Worker, list[settle.Run]]:
     """What a backup holds: a worker whose lease has ended long since, and two jobs that it was running."""
     worker = make_worker()
-    runs = [claim_job(make_job(args=[1, 2], kwargs={}), worker, hint) for hint in ("first", "second")]
+    runs = [claim_job(make_job(args=[1, 2], kwargs={}), worker, name) for name in ("first", "second")]
     Worker.objects.filter(pk=worker.pk).update(lease_expires_at=timezone.now() - timedelta(days=1))
     return worker, runs
 

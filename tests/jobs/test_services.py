@@ -103,14 +103,14 @@ def test_the_old_run_of_a_job_that_runs_again_can_write_nothing(operator: User) 
     assert state_of(job.pk) == "waiting"
 
 
-def test_the_hint_of_the_last_run_cannot_claim_a_job_that_runs_again(operator: User) -> None:
+def test_the_token_of_the_last_run_cannot_claim_a_job_that_runs_again(operator: User) -> None:
     job, worker = make_job(), make_worker()
     run = claim_job(job, worker)
     settle.fail(run, error="broken")
     services.retry_job(job_id=job.pk, actor=operator)
     assert claims.claim({job.pk: run.token}, worker_id=worker.pk) == []
     assert state_of(job.pk) == "waiting"
-    claim_job(job, worker, hint="fresh")
+    claim_job(job, worker, name="fresh")
 
 
 def test_an_ended_job_is_not_cancelled(operator: User) -> None:

@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from devstack.throwaway import Server
-from jobs import limits, services, settle
+from jobs import limits, services
 from jobs.models import Duty, Job, Limit
 from tests.jobs.factories import claim_job, make_job, make_worker
 
@@ -113,16 +113,17 @@ def test_a_limit_is_told_with_its_time_or_with_who_runs_instead(leader: None) ->
 
 
 def test_a_task_that_workers_do_not_know_is_told(leader: None) -> None:
-    make_worker(queues=["default"])
+    make_worker(queues=["default"], tasks=["old.task"])
+    make_worker(queues=["email"], tasks=["new.tasks.of_tomorrow"])
     job = make_job(task="new.tasks.of_tomorrow")
-    assert settle.refuse(job.pk, task=job.task)
-    delayed = Job.objects.get(pk=job.pk)
-    assert (delayed.state, delayed.refused_count, delayed.attempt) == ("delayed", 1, 1)
-    sentence = "Its task new.tasks.of_tomorrow is unknown to the worker that took it, once so far"
-    assert why(job).startswith(sentence)
-    assert "It is tried again at " in why(job)
-    Job.objects.filter(pk=job.pk).update(state="waiting", run_at=Now())
-    assert why(job).startswith(sentence)
+    assert why(job).startswith("No living worker of its queue default knows its task new.tasks.of_tomorrow: deploy")
+    make_worker(queues=["default"], tasks=["new.tasks.of_tomorrow"])
+    assert why(job) == "Nothing keeps it: it starts within moments."
+
+
+def test_a_worker_that_does_not_tell_its_tasks_may_know_any(leader: None) -> None:
+    make_worker(queues=["default"], tasks=[])
+    assert why(make_job(task="new.tasks.of_tomorrow")) == "Nothing keeps it: it starts within moments."
 
 
 def test_the_jobs_before_it_are_counted(leader: None) -> None:
@@ -135,9 +136,13 @@ def test_the_jobs_before_it_are_counted(leader: None) -> None:
     assert why(sooner) == "It is the next in queue default, where 1 are running."
 
 
-def test_a_broker_that_is_away_is_told(leader: None, redis_server: Server) -> None:
+def test_a_broker_that_is_away_is_told_of_jobs_with_limits_alone(leader: None, redis_server: Server) -> None:
     make_worker(queues=["default"])
-    job = make_job()
+    make_worker(queues=["email"])
+    limited = [make_job(rate_key="t", rate_limit="100/s"), make_job(queue="email")]
+    free = make_job(priority=0)
     redis_server.freeze()
-    # Either this process or Redis's driver is the first to give up.
-    assert re.match(r"Redis does not answer( within 0\.3 s)?\. Workers hear of jobs through it", why(job))
+    for job in limited:
+        # Either this process or Redis's driver is the first to give up.
+        assert re.match(r"Redis does not answer( within 0\.3 s)?\. Workers hear through it when a job with", why(job))
+    assert why(free) == "Nothing keeps it: it starts within moments."
