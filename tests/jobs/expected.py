@@ -6,6 +6,8 @@ from uuid import UUID
 
 from celery.app.task import Context
 
+from jobs.worker.requests import headers_of
+
 
 @dataclass
 class Expected:
@@ -23,7 +25,7 @@ class Expected:
     allowed_attempts: int = 2
     stalled_count: int = 0
     owner: "Run | None" = None
-    last_hint: tuple[UUID, str] | None = None
+    last_claim: tuple[UUID, str] | None = None
     history: list[str] = field(default_factory=list)
     started: bool = False
     successor: "Expected | None" = None
@@ -41,5 +43,5 @@ class Run:
     name: str
 
     def told_by_the_main_process(self) -> Any:
-        """The request as the worker's main process has it: the message alone."""
-        return Context(id=str(self.job_id), task=self.task.name, hint_id=self.request.hint_id)
+        """The request as the worker's main process has it: it has claimed the job, and has not begun the run."""
+        return Context(**headers_of(self.request.claim))

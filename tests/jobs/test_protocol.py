@@ -5,11 +5,12 @@ attempts, history, events, signals, and the database effects of runs. A run that
 """
 
 import os
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,7 +30,7 @@ from django.db.models.functions import Now
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from jobs import fenced, services, signals
+from jobs import claims, fenced, services, signals
 from jobs.dispatcher import due
 from jobs.dispatcher.rescue import Rescuer
 from jobs.errors import Interrupted, LeaseLost
@@ -40,6 +41,7 @@ from jobs.services import ActionRefused
 from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS
 from jobs.worker import identity, lease
 from jobs.worker.audit import Audit
+from jobs.worker.requests import delivery_of, headers_of
 from tests.jobs.expected import Expected, Run
 from tests.jobs.factories import make_worker
 
@@ -59,6 +61,7 @@ MOVES = (
     *("happen_to_a_worker", "happen_to_a_worker", "rescue", "look_for_due_and_expired", "operate", "operate"),
 )
 Draw = Callable[[Any], Any]
+PRIORITIES = (5, 5, 0, 9)
 MAX_STALLS = QUEUES["default"].max_stalls
 PAST = timedelta(seconds=-1)
 SIGNALS = {
@@ -78,6 +81,10 @@ def plain(self: Any, name: str) -> str:
 def whole(self: Any, name: str) -> str:
     Group.objects.create(name=f"{name} {uuid4()}")
     return name
+
+
+# The tasks that a worker knows: one that was deployed earlier knows one less.
+KNOWN = [[plain.name, whole.name], [plain.name, whole.name], [plain.name]]
 
 
 class Protocol(RuleBasedStateMachine):
@@ -163,7 +170,7 @@ class Protocol(RuleBasedStateMachine):
         if key and draw(st.booleans()):
             self._enqueue_the_latest(task, self.expected[holder] if holder else None, delayed=delayed, link=link)
             return
-        job_id = self._enqueue(task, delayed=delayed, link=link, key=key)
+        job_id = self._enqueue(task, delayed=delayed, link=link, key=key, priority=draw(st.sampled_from(PRIORITIES)))
         assert holder in (None, job_id)
 
     def _enqueue_the_latest(self, task: Any, holder: Expected | None, *, delayed: bool, link: str | None) -> None:
@@ -186,9 +193,17 @@ class Protocol(RuleBasedStateMachine):
             assert job_id not in self.expected
             holder.successor = latest
 
-    def _enqueue(self, task: Any, *, delayed: bool = False, link: str | None = None, key: str | None = None) -> UUID:
+    def _enqueue(
+        self,
+        task: Any,
+        *,
+        delayed: bool = False,
+        link: str | None = None,
+        key: str | None = None,
+        priority: int = 5,
+    ) -> UUID:
         name = f"job {len(self.expected)}"
-        options = {"countdown": 600} if delayed else {}
+        options = {"priority": priority, **({"countdown": 600} if delayed else {})}
         result = task.apply_async((name,), dedup_key=key, link=link and plain.si(link), **options)
         job_id, state = UUID(result.id), "delayed" if delayed else "waiting"
         # With the key of a live job, it is that job.
@@ -197,54 +212,70 @@ class Protocol(RuleBasedStateMachine):
 
     # -- Workers -----------------------------------------------------------------------------------------------------
     def begin(self, draw: Draw) -> None:
-        """A worker takes a hint of a job that waits; one that was given up has been replaced."""
-        waiting = [job for job in self.expected.values() if job.state == "waiting"]
+        """A worker claims from the head of its queue; one that was given up has been replaced."""
         worker_id = draw(st.sampled_from(self.workers))
         if worker_id in self.dead:
             worker_id = self._replacement(worker_id)
-        if waiting:
-            self._begin(draw(st.sampled_from(waiting)), worker_id, "fresh")
+        tasks, token = draw(st.sampled_from(KNOWN)), f"{worker_id.hex}:{uuid4().hex}"
+        able = self._claimable(worker_id, tasks)
+        if draw(st.sampled_from([False, False, False, True])):
+            found = claims.claim_oldest("default", age=timedelta(0), token=token, tasks=tasks, worker_id=worker_id)
+            assert [claim.run_at for claim in found] == sorted(able.values())[:1]
+        else:
+            count, locked = draw(st.integers(1, 3)), draw(st.sampled_from([None, None, None, *able]))
+            with row_locked_by_somebody_else(locked):
+                found = claims.claim_next("default", count=count, token=token, tasks=tasks, worker_id=worker_id)
+            assert [claim.job_id for claim in found] == [one for one in able if one != locked][:count]
+        if draw(st.booleans()):
+            # The answer is lost, and is asked for once more.
+            answer, found = found, claims.claimed_before(token=token, worker_id=worker_id)
+            assert sorted(claim.job_id for claim in found) == sorted(claim.job_id for claim in answer)
+        for claim in found:
+            self._begin(claim, worker_id)
 
     def begin_again(self, draw: Draw) -> None:
-        """A worker takes a hint too many, the one that was claimed last, or one that Redis gives out again."""
-        hint = draw(st.sampled_from(["fresh", "the last one", "the last one", "redelivered"]))
-        waiting = [job for job in self.expected.values() if job.state == "waiting" and job.last_hint]
-        job = draw(st.sampled_from(waiting)) if waiting and hint != "fresh" else self.job(draw)
-        worker_id = job.last_hint[0] if job.last_hint else draw(st.sampled_from(self.workers))
-        self._begin(job, worker_id, hint)
+        """A worker takes a grant too many, by a token that is new or that was the last one, or repeats a claim."""
+        token = draw(st.sampled_from(["fresh", "the last one", "the last one", "repeated"]))
+        waiting = [job for job in self.expected.values() if job.state == "waiting" and job.last_claim]
+        job = draw(st.sampled_from(waiting)) if waiting and token == "the last one" else self.job(draw)
+        worker_id, last_token = job.last_claim or (draw(st.sampled_from(self.workers)), "")
+        tasks, is_repeated = draw(st.sampled_from(KNOWN)), token == "repeated"
+        wanted = {job.id: last_token if last_token and token != "fresh" else f"{worker_id.hex}:{uuid4().hex}"}
+        is_new = job.state == "waiting" and wanted[job.id] != last_token
+        is_own = is_repeated and job.owner is not None and wanted[job.id] == last_token
+        wins = (is_new or is_own) and self._may_start(job, worker_id, tasks)
+        found = claims.claim(wanted, worker_id=worker_id, tasks=tasks, repeated=is_repeated)
+        assert {claim.job_id: claim.token for claim in found} == (wanted if wins else {})
+        if wins and is_new:
+            self._begin(found[0], worker_id)
 
-    def _begin(self, job: Expected, worker_id: UUID, hint: str) -> None:
-        known = [number for owner, number in [job.last_hint or (None, "")] if owner == worker_id]
-        hint_id = known[0] if hint == "the last one" and known else uuid4().hex
-        args: list[Any] = ["of an old message"]
+    def _may_start(self, job: Expected, worker_id: UUID, tasks: list[str]) -> bool:
+        return not (job.expired or self.paused or worker_id in self.dead) and job.task.name in tasks
+
+    def _claimable(self, worker_id: UUID, tasks: list[str]) -> dict[UUID, datetime]:
+        """What that worker may claim, in its order, and since when it is due."""
+        rows = Job.objects.filter(state="waiting").order_by("priority", "run_at", "id").values_list("pk", "run_at")
+        return {job_id: run_at for job_id, run_at in rows if self._may_start(self.expected[job_id], worker_id, tasks)}
+
+    def _begin(self, claim: claims.Claim, worker_id: UUID) -> None:
+        """The claim goes to a pool process, which begins the run."""
+        claim = pickle.loads(pickle.dumps(claim))
+        job = self.expected[claim.job_id]
+        args: list[Any] = ["of another job"]
+        kwargs: dict[str, Any] = {"another": "job's"}
         request = Context(
-            id=str(job.id),
+            **headers_of(claim),
             args=args,
-            kwargs={},
-            task=job.task.name,
-            hint_id=hint_id,
-            delivery_info={"redelivered": hint == "redelivered"},
+            kwargs=kwargs,
+            delivery_info=delivery_of(claim),
             called_directly=False,
             is_eager=False,
         )
-        wins = (
-            job.state == "waiting"
-            and not job.expired
-            and not self.paused
-            and worker_id not in self.dead
-            and hint != "redelivered"
-            and job.last_hint != (worker_id, hint_id)
-        )
         with running_on(worker_id, job.task, request):
-            try:
-                job.task.before_start(str(job.id), args, {})
-            except Ignore:
-                assert not wins
-                return
-        assert wins
-        assert (args, request.retries) == ([job.name], job.attempt - 1)
+            job.task.before_start(str(job.id), args, kwargs)
+        assert (args, kwargs, request.retries) == ([job.name], {}, job.attempt - 1)
         job.state, job.owner = "active", Run(job.id, job.task, worker_id, request, job.attempt, job.name)
-        job.last_hint, job.started = (worker_id, hint_id), True
+        job.last_claim, job.started = (worker_id, claim.token), True
         self.runs.append(job.owner)
 
     def end(self, draw: Draw) -> None:
@@ -402,15 +433,13 @@ class Protocol(RuleBasedStateMachine):
         time_passes = draw(st.booleans())
         if time_passes:
             Job.objects.filter(state="delayed").update(run_at=Now() + PAST)
-        expected = []
         for job in list(self.expected.values()):
             job.due = job.due or time_passes
             if job.state in ("waiting", "delayed") and job.expired:
                 self.ends(job, "cancelled", event="cancelled")
             elif job.state == "delayed" and job.due:
                 job.state = "waiting"
-                expected.append(job.id)
-        assert sorted(due.run_once()) == sorted(expected)
+        assert not due.run_once()
 
     # -- The operator ------------------------------------------------------------------------------------------------
     def operate(self, draw: Draw) -> None:
