@@ -3,35 +3,25 @@
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import redis
-from celery import current_app
-from django.conf import settings
 from django.db.models.functions import Now
 
-from jobs import publish
 from jobs.dispatcher import due, leader
 from jobs.dispatcher.rescue import Rescuer
-from jobs.dispatcher.topup import TopUp
-from jobs.models import Duty, Job, QueueControl, Worker
+from jobs.doorbell import PACED, Doorbell, Taken
+from jobs.models import Duty, Job, Worker
+from jobs.queues import QUEUES
 from jobs.worker import identity
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 
 
 @pytest.fixture
-def broker(empty_redis: None) -> Iterator["redis.Redis"]:
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
-        yield client
-
-
-@pytest.fixture
-def top_up(broker: "redis.Redis") -> Iterator[TopUp]:
-    top_up = TopUp(current_app)
-    yield top_up
-    top_up.close()
+def doorbell(empty_redis: None) -> Iterator[Doorbell]:
+    doorbell = Doorbell.patient()
+    yield doorbell
+    doorbell.close()
 
 
 @pytest.fixture
@@ -40,62 +30,40 @@ def be(monkeypatch: pytest.MonkeyPatch) -> Callable[[UUID], None]:
     return partial(monkeypatch.setattr, identity, "_incarnation")
 
 
-def hinted(broker: "redis.Redis", queue: str = "default") -> int:
-    return publish.queue_lengths(broker)[queue]
-
-
 @pytest.mark.django_db
-def test_a_waiting_job_without_a_hint_gets_one_at_the_second_look(top_up: TopUp, broker: "redis.Redis") -> None:
-    make_job()
-    lengths = []
-    for _ in range(4):
-        top_up.run_once()
-        lengths.append(hinted(broker))
-    assert lengths == [0, 1, 1, 1]
-
-
-@pytest.mark.django_db
-def test_a_job_that_just_became_due_is_hinted_at_once(top_up: TopUp, broker: "redis.Redis") -> None:
-    make_job(state="delayed", run_at=Now() - timedelta(seconds=1))
-    top_up.run_once(due.run_once())
-    assert hinted(broker) == 1
-
-
-@pytest.mark.django_db
-def test_redis_holds_no_more_than_a_window_of_hints(top_up: TopUp, broker: "redis.Redis") -> None:
-    Job.objects.bulk_create(Job(task="t", queue="default", state="waiting") for _ in range(settings.JOBS_WINDOW + 300))
-    for _ in range(4):
-        top_up.run_once()
-    assert hinted(broker) == settings.JOBS_WINDOW
-
-
-@pytest.mark.django_db
-def test_the_most_urgent_jobs_are_hinted_first(top_up: TopUp, broker: "redis.Redis", settings: Any) -> None:
-    settings.JOBS_WINDOW = 5
-    Job.objects.bulk_create(Job(task="t", queue="default", state="waiting", priority=9) for _ in range(50))
-    urgent = make_job(priority=0)
-    for _ in range(2):
-        top_up.run_once()
-    (message,) = broker.lrange(publish.hint_lists("default")[0], 0, -1)
-    assert str(urgent.pk).encode() in message
-
-
-@pytest.mark.django_db
-def test_a_paused_queue_gets_no_hints(top_up: TopUp, broker: "redis.Redis") -> None:
-    QueueControl.objects.create(name="default", paused_at=Now())
-    make_job()
+def test_a_job_that_just_became_due_is_rung_for_at_once(doorbell: Doorbell) -> None:
     for _ in range(3):
-        top_up.run_once()
-    assert hinted(broker) == 0
+        make_job(state="delayed", run_at=Now() - timedelta(seconds=1))
+    assert not due.run_once()
+    assert doorbell.take(["default"], 10) == [Taken("default", None)]
+    assert set(Job.objects.values_list("state", flat=True)) == {"waiting"}
 
 
 @pytest.mark.django_db
-def test_a_foreign_message_in_the_queue_is_passed_over(top_up: TopUp, broker: "redis.Redis") -> None:
-    broker.lpush("default", b"not json", b"[]", b'{"headers": {"id": 7}}')
-    make_job()
+def test_each_queue_that_has_work_is_rung_for_and_the_leader_where_its_jobs_have_limits(doorbell: Doorbell) -> None:
+    for fields in ({"queue": "images"}, {"queue": "video", "priority": 0}, {"queue": "email"}, {"rate_key": "t"}):
+        make_job(state="delayed", run_at=Now() - timedelta(seconds=1), **fields)
+    due.run_once()
+    assert doorbell.message_counts(QUEUES) == {**dict.fromkeys(QUEUES, 0), "images": 1, "video": 1}
+    assert doorbell.wait(PACED, 1)
+
+
+@pytest.mark.django_db
+def test_nobody_is_rung_for_where_nothing_is_due(doorbell: Doorbell) -> None:
+    make_job(state="delayed", run_at=Now() + timedelta(minutes=1))
+    make_job(expires_at=Now() - timedelta(seconds=1))
+    assert not due.run_once()
+    assert doorbell.message_counts(QUEUES) == dict.fromkeys(QUEUES, 0)
+    assert set(Job.objects.values_list("state", flat=True)) == {"delayed", "cancelled"}
+
+
+@pytest.mark.django_db
+def test_where_more_may_be_due_a_look_says_so(doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(due, "_BATCH", 2)
     for _ in range(2):
-        top_up.run_once()
-    assert hinted(broker) == 4
+        make_job(state="delayed", run_at=Now() - timedelta(seconds=1))
+    assert [due.run_once() for _ in range(2)] == [True, False]
+    assert set(Job.objects.values_list("state", flat=True)) == {"waiting"}
 
 
 @pytest.mark.django_db
