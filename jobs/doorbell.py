@@ -26,14 +26,20 @@ REDIS_AWAY = (redis.RedisError, BrokerError, OSError)
 RING = "ring"
 # Those who lead are woken by these: delayed jobs that are due sooner than the next look, and jobs with limits.
 DUE, PACED = "due", "paced"
+# Rings of the queues that are named last stay where they are.
 _TAKE = """
-local taken, left = {}, tonumber(ARGV[1])
+local taken, left, known = {}, tonumber(ARGV[1]), {}
+for place = 2, #ARGV do known[ARGV[place]] = true end
 for _, key in ipairs(KEYS) do
-    if left == 0 then break end
+    if left <= 0 then break end
     local found = redis.call('ZPOPMIN', key, left)
     for place = 1, #found, 2 do
-        taken[#taken + 1] = {key, found[place]}
-        left = left - 1
+        if known[key] and found[place] == 'ring' then
+            redis.call('ZADD', key, found[place + 1], found[place])
+        else
+            taken[#taken + 1] = {key, found[place]}
+            left = left - 1
+        end
     end
 end
 return taken
@@ -107,10 +113,11 @@ class Doorbell:
         answer: Any = self._redis.bzpopmin(list(keys), timeout=min(max(0.01, seconds), LISTEN_SECONDS))
         return None if answer is None else _taken(keys[answer[0].decode()], answer[1])
 
-    def take(self, queues: Iterable[str], count: int) -> list[Taken]:
-        """Takes what is there at this moment, at most so much, the queues in this order."""
+    def take(self, queues: Iterable[str], count: int, *, rung: Iterable[str] = ()) -> list[Taken]:
+        """Takes what is there at this moment, at most so much, the queues in this order. Leaves the rings of those of
+        which it is known that they have work."""
         keys = {key_of(queue): queue for queue in queues}
-        answer: Any = self._take(keys=list(keys), args=[count])
+        answer: Any = self._take(keys=list(keys), args=[count, *(key_of(queue) for queue in rung)])
         return [_taken(keys[key.decode()], member) for key, member in answer]
 
     def grant(self, queue: str, priorities: Mapping[UUID, int]) -> None:

@@ -6,7 +6,7 @@ nothing of this run is kept. Called twice for one run, the second call finds 0 r
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -217,9 +217,9 @@ def rate_limit(run: Run, *, seconds: float) -> bool:
     return True
 
 
-def hand_back(worker_id: UUID) -> int:
-    """A worker that ends gives back what still runs: to be done by others at once, not counted as anything."""
-    return transition(Job.objects.filter(worker_id=worker_id), Cause.HANDED_BACK)
+def hand_back(worker_id: UUID, *, but: Collection[UUID] = ()) -> int:
+    """A worker that ends gives back what still runs, but for these: to be done by others at once, not counted."""
+    return transition(Job.objects.filter(worker_id=worker_id).exclude(pk__in=but), Cause.HANDED_BACK)
 
 
 def report(run: Run, *, repeated: bool = False, **changes: Any) -> bool:

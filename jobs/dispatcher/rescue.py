@@ -68,7 +68,11 @@ def give_up(worker: Worker, those: QuerySet[Worker], *, evidence: str) -> None:
     with settle.atomic():
         if not those.filter(pk=worker.pk).update(dead_at=Now()):
             return
-        again, failed = _settle_jobs_of(worker.pk, evidence)
+        # Claims become runs in their order: beyond its slots, they had only been claimed ahead.
+        begun = Job.objects.filter(worker_id=worker.pk, state="active").order_by("started_at")
+        ids = list(begun.values_list("pk", flat=True)[: worker.concurrency])
+        again, failed = settle.lose(Job.objects.filter(pk__in=ids, worker_id=worker.pk), evidence=evidence)
+        settle.hand_back(worker.pk, but=ids)
         leader.free(worker.pk)
     logger.warning("Given up: %s; %d of its jobs run again, %d failed.", evidence, again, failed)
 

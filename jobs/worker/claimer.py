@@ -9,25 +9,19 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from celery.app.task import Task
-from django.db import connections
-
-from jobs import claims, settle
+from jobs import claims
 from jobs.claims import Claim
 from jobs.dispatcher.ageing import OLD, SHARE
 from jobs.doorbell import REDIS_AWAY, Doorbell, Taken
-from jobs.ids import id_of_message
-from jobs.models import Job
-from jobs.patience import DATABASE_AWAY
 from jobs.queues import QUEUES
-from jobs.settle import Run
 from jobs.worker import identity
-from jobs.worker.requests import ClaimedMessage, arriving, occupied_count
+from jobs.worker.intake import Intake
+from jobs.worker.strangers import Stranger
 from jobs.worker.thread import DutyThread
 
 logger = logging.getLogger(__name__)
@@ -41,6 +35,8 @@ _GRANT_SECONDS = 1.0
 # What all a queue's waiting jobs are being claimed by others looks like: none. It is asked for once more after this.
 _SECOND_LOOK_SECONDS = 0.01
 _AWAY_SECONDS = 0.2
+# Between two questions for jobs that have waited for long, where there were none.
+_YOUNG_SECONDS = 1.0
 _ANY_PRIORITY = 5
 
 
@@ -52,10 +48,8 @@ class Granted(NamedTuple):
 
 
 class Claimer(DutyThread):
-    """Claims as many jobs as there are free slots, and hands them to the pool through Celery.
-
-    The queues take turns, and grants with them. Nothing is claimed that could not start at once.
-    """
+    """Claims as many jobs as there are free slots, and some ahead where they are short. The queues take turns, and
+    grants with them."""
 
     def __init__(self, worker: Any, *, tasks: Sequence[str]) -> None:
         super().__init__("jobs-claimer", _AWAY_SECONDS)
@@ -76,8 +70,10 @@ class Claimer(DutyThread):
         self._deaf_until = 0.0
         # What to ask where the answer to a claim was lost.
         self._unanswered: Callable[[], list[Claim]] | None = None
-        self._strangers: deque[Callable[[], None]] = deque()
-        self._delivered: deque[Claim] = deque()
+        self._strangers: deque[Stranger] = deque()
+        # A worker whose jobs were all young a moment ago has no old ones.
+        self._young_until = 0.0
+        self.intake = Intake(worker, slot_is_free=self._roused.set)
 
     # -- What the worker's other parts call -----------------------------------------------------------------------
     def adopt(self, task: Any, message: Any, body: Any, ack: Any, reject: Any) -> None:
@@ -85,40 +81,37 @@ class Claimer(DutyThread):
 
         The message is acknowledged once the job is committed; kombu holds no more than a few that are not.
         """
-        self._strangers.append(_Stranger(task, message, body, ack, reject).become_a_job)
-        self._roused.set()
-
-    def free_a_slot(self, *_: Any) -> None:
-        """A request of this worker has ended. Called in whatever thread has noticed."""
+        self._strangers.append(Stranger(task, message, body, ack, reject))
         self._roused.set()
 
     def stop(self) -> None:
-        """Claims nothing from now on; what was claimed is still handed to the pool."""
+        """Claims nothing from now on; what waits for a slot is given back."""
         super().stop()
         self._roused.set()
-
-    @property
-    def slot_count(self) -> int:
-        """How many jobs the pool runs at once; where it scales by itself, how many it may grow to."""
-        pool = self._worker.pool
-        return getattr(self._worker, "max_concurrency", None) or pool.num_processes
 
     # -- The thread ----------------------------------------------------------------------------------------------
     def run_once(self) -> None:
         """Claims what there is to claim, or waits until that may have changed; again and again, until an error."""
         while not self._stopping.is_set():
             self._round()
+        self._answer()
+        self.intake.give_back(patience_seconds=0)
+
+    def _answer(self) -> None:
+        if self._unanswered is not None:
+            self.intake.put(self._unanswered())
+            self._unanswered = None
 
     def _round(self) -> None:
-        if self._unanswered is not None:
-            self._deliver(self._unanswered())
-            self._unanswered = None
+        self._answer()
+        self.intake.give_back()
         while self._strangers:
-            self._strangers[0]()
+            self._strangers[0].become_a_job()
             self._strangers.popleft()
         queues = self._queues()
-        free = self.slot_count - occupied_count()
-        if free <= 0 or not queues:
+        free = self.intake.free_count
+        ahead = self.intake.ahead_count if self._busy else 0
+        if not queues or free + ahead <= ahead // 2:
             self._let_others_go_on()
             self._pause(LOOK_SECONDS)
             return
@@ -130,8 +123,8 @@ class Claimer(DutyThread):
             return
         if now >= self._hear_at:
             self._hear_at = now + _HEAR_SECONDS
-            self._hear(queues, free)
-        self._claim(free, queues)
+            self._hear(queues, max(1, free))
+        self._claim(free, free + ahead, queues)
 
     def _queues(self) -> list[str]:
         """Those that this worker consumes at this moment, as `cancel_consumer` and `add_consumer` leave them."""
@@ -182,7 +175,7 @@ class Claimer(DutyThread):
         if self._is_deaf:
             return
         try:
-            for taken in self._doorbell.take(self._turned(queues), count):
+            for taken in self._doorbell.take(self._turned(queues), count, rung=self._busy):
                 self._heard(taken)
         except REDIS_AWAY:
             self._be_deaf()
@@ -201,39 +194,38 @@ class Claimer(DutyThread):
         return queues[place:] + queues[:place]
 
     # -- Claiming ------------------------------------------------------------------------------------------------
-    def _claim(self, free: int, queues: Collection[str]) -> None:
-        """One claim: of what was granted, or of the queue whose turn it is."""
+    def _claim(self, free: int, most: int, queues: Collection[str]) -> None:
+        """One claim: of what was granted, as far as slots are free, or of the queue whose turn it is."""
         old = time.monotonic() - _GRANT_SECONDS
         while self._grants and self._grants[0].heard_at < old:
             self._grants.popleft()
         self._turn += 1
         if self._grants and (self._turn % 2 or not self._busy):
-            self._claim_granted(free)
+            self._claim_granted(max(1, free))
         elif self._busy:
             queue = self._busy.popleft()
             if queue in queues:
-                self._claim_next(queue, free)
+                self._claim_next(queue, most)
 
-    def _claim_granted(self, free: int) -> None:
-        granted = [self._grants.popleft() for _ in range(min(free, len(self._grants)))]
+    def _claim_granted(self, most: int) -> None:
+        granted = [self._grants.popleft() for _ in range(min(most, len(self._grants)))]
         tokens = {one.job_id: identity.new_token() for one in granted}
         common: dict[str, Any] = {"tasks": self._tasks, "worker_id": identity.incarnation()}
         self._unanswered = partial(claims.claim, tokens, repeated=True, **common)
         found = claims.claim(tokens, **common)
         self._unanswered = None
-        self._deliver(found)
+        self.intake.put(found)
 
-    def _claim_next(self, queue: str, free: int) -> None:
+    def _claim_next(self, queue: str, most: int) -> None:
         """Claims from the head of a queue, which stays busy as long as something is found there."""
         # Another queue's turn comes sooner where fewer are claimed at once.
-        count = free if not self._grants else 1
-        count = max(1, count // (1 + len(self._busy)))
+        count = max(1, most // (1 + len(self._busy) + bool(self._grants)))
         found = self._claim_from(queue, count)
         if not found and queue in self._rung:
             self._roused.wait(_SECOND_LOOK_SECONDS)
             found = self._claim_from(queue, count)
         if found:
-            self._deliver(found)
+            self.intake.put(found)
             self._busy.append(queue)
         else:
             self._rung.discard(queue)
@@ -244,9 +236,11 @@ class Claimer(DutyThread):
         common: dict[str, Any] = {"token": token, "tasks": self._tasks, "worker_id": worker_id}
         self._unanswered = partial(claims.claimed_before, token=token, worker_id=worker_id)
         found: list[Claim] = []
-        if self._starts[queue] >= SHARE:
+        if self._starts[queue] >= SHARE and time.monotonic() >= self._young_until:
             found = claims.claim_oldest(queue, age=OLD, **common)
             self._starts[queue] = 0
+            if not found:
+                self._young_until = time.monotonic() + _YOUNG_SECONDS
         if not found:
             found = claims.claim_next(queue, count=count, **common)
             self._starts[queue] += len(found)
@@ -262,71 +256,6 @@ class Claimer(DutyThread):
                     self._rung.add(queue)
                 except REDIS_AWAY:
                     self._be_deaf()
-
-    # -- Handing over --------------------------------------------------------------------------------------------
-    def _deliver(self, found: Iterable[Claim]) -> None:
-        for claim in found:
-            arriving[claim.token] = claim
-            self._delivered.append(claim)
-        if self._delivered:
-            self._worker.consumer.call_soon(self._hand_over)
-
-    def _hand_over(self) -> None:
-        """In the main thread, where Celery's requests are made and given to the pool."""
-        while self._delivered:
-            claim = self._delivered.popleft()
-            try:
-                consumer = self._worker.consumer
-                consumer.strategies[claim.task](
-                    ClaimedMessage.of(claim), None, self.free_a_slot, self.free_a_slot, consumer.on_task_message
-                )
-            except Exception as error:  # whatever is wrong with one of them, the others go on
-                logger.exception("id=%s task=%s could not be started", claim.job_id, claim.task)
-                self._set_aside(claim, error)
-            finally:
-                arriving.pop(claim.token, None)
-
-    def _set_aside(self, claim: Claim, error: Exception) -> None:
-        try:
-            settle.fail(Run(claim.job_id, claim.token), error=f"It could not be started: {error}", cause=error)
-        except DATABASE_AWAY as away:
-            logger.error("id=%s could not be failed (%s)", claim.job_id, away)
-        finally:
-            # The main thread forks pool processes: it keeps no connection that they would inherit.
-            connections.close_all()
-
-
-class _Stranger(NamedTuple):
-    """A message of another producer."""
-
-    task: Task
-    message: Any
-    body: Any
-    ack: Any
-    reject: Any
-
-    def become_a_job(self) -> None:
-        """Writes the job's row. Raises where PostgreSQL is away: then it is done later."""
-        headers, logs = self.message.headers or {}, (logger, ())
-        try:
-            args, kwargs, _ = self._payload()
-            job_id = id_of_message(headers.get("id") or (self.body or {}).get("id"))
-            if not Job.objects.filter(pk=job_id).exists():
-                logger.info("id=%s task=%s came from another producer; it is in the ledger now", job_id, self.task.name)
-                priority = (self.message.properties or {}).get("priority")
-                self.task.app.send_task(self.task.name, args, kwargs, task_id=str(job_id), priority=priority)
-        except DATABASE_AWAY:
-            raise
-        except Exception:  # whatever is wrong with it, nobody else waits for it
-            logger.exception("A message of another producer is no job of %s; it is dropped", self.task.name)
-            self.reject(*logs)
-        else:
-            self.ack(*logs)
-
-    def _payload(self) -> Any:
-        if self.body is not None:
-            return self.body.get("args") or (), self.body.get("kwargs") or {}, None
-        return self.message.decode()
 
 
 _claimer: Claimer | None = None

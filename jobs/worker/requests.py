@@ -112,11 +112,6 @@ def started() -> dict[str, Any]:
     return {token: request for token, request in _by_token(state.active_requests).items() if request.time_start}
 
 
-def occupied_count() -> int:
-    """How many slots of this worker's pool are taken, or will be in a moment."""
-    return len(arriving) + len(state.reserved_requests)
-
-
 def _by_token(*groups: Iterable[Any]) -> dict[str, Any]:
     while True:
         try:

@@ -68,7 +68,7 @@ class LedgerStep(bootsteps.StartStopStep):
         else:
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
         self.threads = [
-            lease.LeaseThread(slot_count=lambda: claims.slot_count),
+            lease.LeaseThread(slot_count=lambda: claims.intake.slot_count),
             dispatcher,
             PromptThread(leads=lambda: dispatcher.leads),
             claims,
