@@ -1,89 +1,116 @@
-"""`python -m bench`, called by bin/bench: measures both sides in turn, prints a table, and says whether it suffices."""
+"""`python -m bench`, called by bin/bench: measures one item, prints its tables, and says whether it suffices."""
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
-from bench import sides
-from bench.drain import drain
-from bench.due import lateness_seconds
-from bench.paced import paced_seconds
+from bench import drain, page
+from bench.items import DEFAULT, ITEMS, SIZES, UnknownItem, item_named
+from bench.machine import versions
 from bench.processes import Stuck
-from bench.report import Report
-from bench.window import redis_bytes
+from bench.result import Recorded
+from bench.stand import Stand
 from devstack.environment import REDIS_NAMES
-from devstack.home import BASE_DIR
 from devstack.terminal import complain, say, table
 from devstack.throwaway import Servers
 
-PAGE = BASE_DIR / "docs" / "benchmarks.md"
-_BULK = 20_000
-_BACKLOGS = (1_000, 200_000)
+# Flags that change the sizes of an item or judge its figures, and the item that has them.
+_OF_DRAIN = ("jobs", "alternations", "drain_only", "at_least", "bulk_at_least")
 
 
 def main(words: list[str]) -> int:
-    """Runs the benchmark; 1 where we are not as many times quicker as asked, 2 where it could not be finished."""
+    """Measures; 1 where we are not as many times quicker as asked, 2 where it could not be begun or finished."""
     arguments = _parser().parse_args(words)
+    # So that whatever was started is ended in good order.
+    signal.signal(signal.SIGTERM, _end)
     for name in ("DATABASE_URL", *REDIS_NAMES):
         # Everything in the databases is removed between two measurements: never those that somebody named.
         os.environ.pop(name, None)
-    servers = Servers(durable=True)
     try:
-        servers.start()
-        report = _measured(servers, arguments)
-    except Stuck as error:
+        recorded = _measured(arguments)
+    except (Stuck, UnknownItem, _Unfit) as error:
         complain(str(error))
         return 2
+    for one in recorded.result.tables:
+        say()
+        say(table([one.columns, *one.rows]))
+    say()
+    say(recorded.result.how)
+    if arguments.record:
+        page.record(recorded, titles={name: item.title for name, item in ITEMS.items()})
+    return _judged(recorded.result.figures, arguments)
+
+
+class _Unfit(ValueError):
+    """A flag that means nothing for the item."""
+
+
+def _measured(arguments: argparse.Namespace) -> Recorded:
+    item = item_named(arguments.item)
+    unfit = [name for name in _OF_DRAIN if getattr(arguments, name) and arguments.item != DEFAULT]
+    if unfit:
+        raise _Unfit(f"--{unfit[0].replace('_', '-')} goes with the item {DEFAULT}, not with {arguments.item}.")
+    servers = Servers(durable=True)
+    if item.prepare is not None:
+        item.prepare(servers)
+    try:
+        servers.start()
+        facts = versions(servers)
+        result = item.measure(Stand.on(servers), _sizes(arguments, item.sizes[arguments.size]))
     finally:
         servers.stop()
-    say(table(report.rows()))
-    if arguments.record:
-        report.record(PAGE)
-    if report.ratio < arguments.at_least:
-        complain(f"{report.ratio:.2f} times the peer's rate; expected at least {arguments.at_least:g}.")
+    moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return Recorded(item=arguments.item, measured_at=moment, size=arguments.size, versions=facts, result=result)
+
+
+def _sizes(arguments: argparse.Namespace, sizes: Any) -> Any:
+    """Those of the item, with what the flags of `drain` say."""
+    if isinstance(sizes, drain.Sizes):
+        changed = {name: value for name in ("jobs", "alternations") if (value := getattr(arguments, name))}
+        return replace(sizes, **changed, **({"bulk_jobs": 0} if arguments.drain_only else {}))
+    return sizes
+
+
+def _judged(figures: Mapping[str, Any], arguments: argparse.Namespace) -> int:
+    ratio, bulk_ratio = figures.get("ratio", 0.0), figures.get("bulk_ratio")
+    if ratio < arguments.at_least:
+        complain(f"{ratio:.2f} times the peer's rate; expected at least {arguments.at_least:g}.")
         return 1
-    if report.bulk_per_second and report.bulk_ratio < arguments.bulk_at_least:
-        complain(f"In bulk {report.bulk_ratio:.1f} times one at a time; expected at least {arguments.bulk_at_least:g}.")
+    if bulk_ratio is not None and bulk_ratio < arguments.bulk_at_least:
+        complain(f"In bulk {bulk_ratio:.1f} times one at a time; expected at least {arguments.bulk_at_least:g}.")
         return 1
     return 0
 
 
-def _measured(servers: Servers, arguments: argparse.Namespace) -> Report:
-    both = ours, peer = sides.both(servers)
-    report = Report(jobs=arguments.jobs, names=(ours.name, peer.name))
-    for side in both:
-        side.prepare()
-    for number in range(1, arguments.alternations + 1):
-        for side, drains in zip(both, report.drains, strict=True):
-            drains.append(drain(side, servers, count=arguments.jobs))
-            say(f"{number}/{arguments.alternations} {side.name}: {drains[-1].drained_per_second:.0f} jobs a second")
-    if not arguments.drain_only:
-        say("Enqueueing in bulk …")
-        for _ in range(arguments.alternations):
-            ours.empty()
-            report.bulk_per_second.append((_BULK - 1) / ours.enqueue(_BULK, "--bulk")["seconds"])
-        say("Waiting for jobs that are due in a second …")
-        report.late_seconds = [lateness_seconds(side, servers, count=arguments.due) for side in both]
-        say("Pacing …")
-        report.paced = [paced_seconds(ours, servers) for _ in range(arguments.alternations)]
-        say("Filling the window …")
-        report.redis_bytes = {backlog: redis_bytes(ours, servers, backlog=backlog) for backlog in _BACKLOGS}
-    return report
+def _end(*_: Any) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name.ljust(28)}{item.title}" for name, item in ITEMS.items())
     parser = argparse.ArgumentParser(
-        prog="bin/bench", description="No-op jobs, this project and Django + Celery + django-celery-results in turn."
+        prog="bin/bench",
+        description="Measures one item, on servers of its own, within 15 minutes; with --quick, within about 2.",
+        epilog=f"items:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--jobs", type=int, default=1500, help="jobs per drain (default: %(default)s)")
-    parser.add_argument("--alternations", type=int, default=3, help="drains of each side (default: %(default)s)")
-    parser.add_argument("--due", type=int, default=100, help="delayed jobs per side (default: %(default)s)")
-    parser.add_argument("--drain-only", action="store_true", help="leave out delayed jobs and the window")
-    parser.add_argument("--at-least", type=float, default=0, metavar="N", help="fail under N times the peer's rate")
-    parser.add_argument(
+    parser.add_argument("item", nargs="?", default=DEFAULT, metavar="name", help="see below (default: %(default)s)")
+    parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="less of everything")
+    parser.add_argument("--size", choices=SIZES, default="full", help="tiny: only to see that it works")
+    parser.add_argument("--record", action="store_true", help="keep the result in docs/bench and docs/benchmarks.md")
+    own = parser.add_argument_group(f"of the item {DEFAULT}")
+    own.add_argument("--jobs", type=int, help="jobs per drain")
+    own.add_argument("--alternations", type=int, help="drains of each side")
+    own.add_argument("--drain-only", action="store_true", help="leave out jobs in bulk")
+    own.add_argument("--at-least", type=float, default=0, metavar="N", help="fail under N times the peer's rate")
+    own.add_argument(
         "--bulk-at-least", type=float, default=0, metavar="N", help="fail under N times our own rate one at a time"
     )
-    parser.add_argument("--record", action="store_true", help=f"append the table to {PAGE.relative_to(BASE_DIR)}")
     return parser
 
 

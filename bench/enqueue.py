@@ -1,7 +1,8 @@
-"""Enqueues jobs in a loop, one at a time, as a view would: `python -m bench.enqueue APP COUNT [--due | --bulk]`.
+"""Enqueues jobs in a process of its own, as a view would: `python -m bench.enqueue APP COUNT [--bulk | --moments]`.
 
-Prints, as JSON, how many seconds that took; with `--due` each job is for a moment one second later, and the moments are
-printed by job id. With `--bulk`, which is this project's alone, all are enqueued by one call.
+Prints, as JSON, how many seconds it took to enqueue them in a loop, one at a time; with `--bulk`, which is this
+project's alone, by one call. With `--moments` it pauses between them, and prints by job id from when on each could have
+run: when it was enqueued, or, with `--due`, a second later.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import django
 
 # Not one moment after the other: they must not fall into step with somebody's clock.
 _PAUSE_SECONDS = (0.05, 0.35)
+_AHEAD_SECONDS = 1
 
 
 def main() -> None:
@@ -23,17 +25,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("app")
     parser.add_argument("count", type=int)
-    parser.add_argument("--due", action="store_true")
     parser.add_argument("--bulk", action="store_true")
+    parser.add_argument("--moments", action="store_true")
+    parser.add_argument("--due", action="store_true")
     arguments = parser.parse_args()
     import_module(arguments.app)
     django.setup()
-    measured = _due if arguments.due else _in_bulk if arguments.bulk else _at_once
-    answer = measured(arguments.count)
+    if arguments.moments:
+        answer = _moments(arguments.count, is_due=arguments.due)
+    else:
+        answer = {"seconds": (_in_bulk if arguments.bulk else _at_once)(arguments.count)}
     sys.stdout.write(json.dumps(answer))
 
 
-def _at_once(count: int) -> dict[str, float]:
+def _at_once(count: int) -> float:
     from bench.tasks import noop  # a task belongs to the application that is there when it is first imported
 
     # The first call opens the connections.
@@ -41,27 +46,30 @@ def _at_once(count: int) -> dict[str, float]:
     begin = time.perf_counter()
     for _ in range(count - 1):
         noop.delay()
-    return {"seconds": time.perf_counter() - begin}
+    return time.perf_counter() - begin
 
 
-def _in_bulk(count: int) -> dict[str, float]:
+def _in_bulk(count: int) -> float:
     from bench.tasks import noop  # as above
     from jobs.bulk import enqueue_many  # needs Django, which is set up by now
 
     noop.delay()
     begin = time.perf_counter()
     enqueue_many(noop, ({} for _ in range(count - 1)))
-    return {"seconds": time.perf_counter() - begin}
+    return time.perf_counter() - begin
 
 
-def _due(count: int) -> dict[str, str]:
-    from bench.tasks import noop  # as above
+def _moments(count: int, *, is_due: bool) -> dict[str, float]:
+    from bench.tasks import moment  # as above
 
+    # The first call opens the connections, and is not counted.
+    moment.delay()
     moments = {}
     for _ in range(count):
-        moment = datetime.now(UTC) + timedelta(seconds=1)
-        moments[noop.apply_async(eta=moment).id] = moment.isoformat()
         time.sleep(random.uniform(*_PAUSE_SECONDS))
+        eta = datetime.now(UTC) + timedelta(seconds=_AHEAD_SECONDS)
+        begin = eta.timestamp() if is_due else time.time()
+        moments[moment.apply_async(eta=eta if is_due else None).id] = begin
     return moments
 
 

@@ -21,7 +21,7 @@ _STOP_SECONDS = 30
 
 
 class Stuck(Exception):
-    """A worker ended, or nothing happened for a minute; the message holds the end of its log."""
+    """A process ended, or nothing happened for a minute; the message holds the end of its log."""
 
 
 class Family:
@@ -42,42 +42,76 @@ class Family:
 
     def rss_bytes(self) -> int:
         """Resident memory, what is shared counted in each."""
-        return sum(process.memory_info().rss for process in [self._leader, *self._leader.children(recursive=True)])
+        return sum(process.memory_info().rss for process in self._living())
+
+    def pss_bytes(self) -> int:
+        """Proportional memory: what several processes share is divided among them."""
+        return sum(int(process.memory_full_info().pss) for process in self._living())
+
+    def count(self) -> int:
+        """How many processes there are."""
+        return len(self._living())
+
+    def _living(self) -> list[psutil.Process]:
+        return [self._leader, *self._leader.children(recursive=True)]
 
 
-class Worker(Family):
-    """A running worker."""
+class Running(Family):
+    """A process that the benchmark has started, with its log."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         super().__init__(process.pid)
         self._process = process
         self._log = log
 
-    def wait_until(self, progress: Callable[[], int], wanted: int) -> int:
-        """Waits until `progress()` is at least `wanted`; returns it. Raises Stuck where it stands still."""
-        last, since = -1, time.monotonic()
+    def wait_until(
+        self, progress: Callable[[], int], wanted: int, *, look_seconds: float = _LOOK_SECONDS, box: float | None = None
+    ) -> int:
+        """Waits until `progress()` is at least `wanted`, or `box` seconds have gone by; returns it.
+
+        Raises Stuck where the process has ended, or there is no progress for a minute.
+        """
+        begin = since = time.monotonic()
+        last = -1
         while (now := progress()) < wanted:
             if now != last:
                 last, since = now, time.monotonic()
-            if self._process.poll() is not None or time.monotonic() - since > _PATIENCE_SECONDS:
-                raise Stuck(f"{now} of {wanted}:\n{last_lines(self._log)}")
-            time.sleep(_LOOK_SECONDS)
+            self.check(f"{now} of {wanted}")
+            if box is not None and time.monotonic() - begin > box:
+                break
+            if time.monotonic() - since > _PATIENCE_SECONDS:
+                raise Stuck(f"{now} of {wanted} for a minute:\n{last_lines(self._log)}")
+            time.sleep(look_seconds)
         return now
 
+    def check(self, what: str = "it was to run on") -> None:
+        """Raises Stuck where the process has ended."""
+        status = self._process.poll()
+        if status is not None:
+            raise Stuck(f"{self._log.stem} ended with status {status} ({what}):\n{last_lines(self._log)}")
+
     def is_ready(self) -> int:
-        """1 once it consumes."""
+        """1 once a worker consumes."""
         return int(" ready." in self._log.read_text(errors="replace"))
+
+    def wait(self, seconds: float) -> None:
+        """Waits for the process to end by itself. Raises Stuck where it does not, or says that it failed."""
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Stuck(f"{self._log.stem} does not end:\n{last_lines(self._log)}") from None
+        if status:
+            raise Stuck(f"{self._log.stem} ended with status {status}:\n{last_lines(self._log)}")
 
 
 @contextmanager
-def worker(side: Side, folder: Path, *flags: str, name: str = "worker") -> Iterator[Worker]:
-    """A worker of this side while the block runs."""
+def running(side: Side, folder: Path, argv: list[str], *, name: str) -> Iterator[Running]:
+    """A process of this side while the block runs."""
     log = folder / f"{name}.log"
     with log.open("wb") as output:
-        launch = Launch(argv=side.worker_command(*flags), folder=BASE_DIR, env=side.environment)
-        process = launch.start(output=output)
+        process = Launch(argv=argv, folder=BASE_DIR, env=side.environment).start(output=output)
     try:
-        yield Worker(process, log)
+        yield Running(process, log)
     finally:
         process.terminate()
         try:
@@ -86,3 +120,10 @@ def worker(side: Side, folder: Path, *flags: str, name: str = "worker") -> Itera
             # It leads a group of its own.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextmanager
+def worker(side: Side, folder: Path, *flags: str, name: str = "worker") -> Iterator[Running]:
+    """A worker of this side while the block runs; of flags that are given twice, the last one counts."""
+    with running(side, folder, side.worker_command(*flags), name=name) as started:
+        yield started

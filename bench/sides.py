@@ -31,6 +31,7 @@ class Side:
     id_column: str
     ended: str
     ended_at_column: str
+    result_column: str
     emptied: str
 
     def prepare(self) -> None:
@@ -84,6 +85,13 @@ class Side:
             )
             return dict(rows.fetchall())
 
+    def results(self, connection: "psycopg.Connection[Any]") -> dict[str, Any]:
+        """What each job returned that has succeeded and returned something, by its id."""
+        rows = connection.execute(
+            f"SELECT {self.id_column}::text, {self.result_column}::text FROM {self.jobs} WHERE {self.ended}"
+        )
+        return {job_id: json.loads(text) for job_id, text in rows.fetchall() if text is not None}
+
 
 def both(servers: Servers) -> tuple[Side, Side]:
     """This project as it is, and the peer, on databases of their own on the same servers."""
@@ -102,6 +110,7 @@ def both(servers: Servers) -> tuple[Side, Side]:
         id_column="id",
         ended="state = 'completed'",
         ended_at_column="finished_at",
+        result_column="result",
         emptied="TRUNCATE jobs_job, jobs_limit, jobs_jobevent, jobs_stat, jobs_ownerstat, jobs_worker CASCADE",
     )
     peer = Side(
@@ -116,6 +125,7 @@ def both(servers: Servers) -> tuple[Side, Side]:
         id_column="task_id",
         ended="status = 'SUCCESS'",
         ended_at_column="date_done",
+        result_column="result",
         emptied="TRUNCATE django_celery_results_taskresult",
     )
     return ours, peer

@@ -1,0 +1,69 @@
+"""Others on the same database, who keep old snapshots: what they see, no vacuum may remove."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import psutil
+import psycopg
+
+from bench.sides import Side
+
+_SCANNERS = 4
+# The mark by which the statements of bystanders are told from those of the ledger.
+MARK = "bystander"
+_SCAN = f"SELECT count(*) AS {MARK}, sum(length(kwargs::text)) FROM jobs_job"
+
+
+class Backend:
+    """The server's process for a connection; its processor time can still be asked for when it has ended."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._process = psutil.Process(connection.info.backend_pid)
+        self._last = 0.0
+
+    def cpu_seconds(self) -> float:
+        """So far, or until shortly before its end."""
+        with suppress(psutil.NoSuchProcess):
+            times = self._process.cpu_times()
+            self._last = times.user + times.system
+        return self._last
+
+
+@contextmanager
+def held(side: Side) -> Iterator[list[Backend]]:
+    """A transaction that has read once and then does nothing, as a forgotten session or a dump."""
+    with side.connect() as connection:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        connection.execute(f"SELECT count(*) AS {MARK} FROM jobs_job")
+        yield [Backend(connection)]
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def scans(side: Side) -> Iterator[list[Backend]]:
+    """Four that read the whole table, again and again, as reports do."""
+    stopping = threading.Event()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(side.connect()) for _ in range(_SCANNERS)]
+        backends = [Backend(connection) for connection in connections]
+        threads = [threading.Thread(target=_scan, args=(connection, stopping)) for connection in connections]
+        for thread in threads:
+            thread.start()
+        try:
+            yield backends
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+            for backend in backends:
+                backend.cpu_seconds()
+
+
+def _scan(connection: "psycopg.Connection[Any]", stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        connection.execute(_SCAN).fetchall()
+
+
+BYSTANDERS: dict[str, Callable[[Side], Any]] = {"held": held, "scans": scans}
