@@ -1,6 +1,5 @@
 """The pacer, one look at a time, on real PostgreSQL and Redis."""
 
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -21,6 +20,7 @@ from jobs.models import Job, Limit, QueueControl, Worker
 from jobs.queues import QUEUES
 from tests import sample_tasks
 from tests.jobs.factories import claim_job, make_job, make_worker
+from tests.jobs.plans import rows_read
 
 pytestmark = pytest.mark.django_db
 
@@ -164,21 +164,6 @@ def test_a_key_that_is_exhausted_keeps_no_other_waiting_however_many_jobs_it_has
     for query in queries:
         if '"jobs_job"' in query["sql"] or "jobs_job " in query["sql"]:
             assert rows_read(query["sql"]) < 200, query["sql"]
-
-
-def rows_read(sql: str) -> int:
-    """The most rows that any step of a query goes through."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
-        (plans,) = cursor.fetchone()
-    most = 0
-    steps = [json.loads(plans)[0]["Plan"] if isinstance(plans, str) else plans[0]["Plan"]]
-    while steps:
-        step = steps.pop()
-        removed = step.get("Rows Removed by Filter", 0) + step.get("Rows Removed by Index Recheck", 0)
-        most = max(most, (step["Actual Rows"] + removed) * step["Actual Loops"])
-        steps += step.get("Plans", [])
-    return most
 
 
 def test_many_keys_are_each_given_what_is_free_and_keep_no_queue_waiting(

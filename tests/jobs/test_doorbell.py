@@ -1,0 +1,224 @@
+"""What Redis holds for the ledger, on a real Redis."""
+
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+from celery import current_app
+from django.conf import settings
+
+from devstack.throwaway import Server
+from jobs.doorbell import DUE, PACED, REDIS_AWAY, RING, Doorbell, Taken, key_of, message_lists
+from jobs.models import Job
+from jobs.publish import Ring
+from jobs.queues import QUEUES
+from tests.sample_tasks import add
+
+
+@pytest.fixture
+def broker(empty_redis: None) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        yield client
+
+
+@pytest.fixture
+def doorbell(empty_redis: None) -> Iterator[Doorbell]:
+    doorbell = Doorbell.patient()
+    yield doorbell
+    doorbell.close()
+
+
+# -- Rings -------------------------------------------------------------------------------------------------------------
+@pytest.mark.django_db(transaction=True)
+def test_however_many_jobs_are_enqueued_and_by_whomever_one_ring_is_there(
+    doorbell: Doorbell, broker: "redis.Redis"
+) -> None:
+    def push(priority: int) -> None:
+        for _ in range(20):
+            Ring("default", priority).send(doorbell)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(push, range(4)))
+    for priority in range(10):
+        add.apply_async((1, 2), priority=priority)
+    assert broker.zrange(key_of("default"), 0, -1) == [RING.encode()]
+    assert broker.keys() == [key_of("default").encode()]
+
+
+def test_a_ring_wakes_one_listener_of_its_queue(doorbell: Doorbell) -> None:
+    doorbell.ring("images", 5)
+    assert doorbell.listen(["default", "images"], 1) == Taken("images", None)
+    assert doorbell.listen(["default", "images"], 0) is None
+
+
+def test_of_two_that_listen_already_each_ring_wakes_one(doorbell: Doorbell) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        listeners = {threads.submit(listen_until_heard) for _ in range(2)}
+        while listeners:
+            doorbell.ring("default", 5)
+            heard, listeners = wait(listeners, timeout=30, return_when=FIRST_COMPLETED)
+            assert [listener.result() for listener in heard] == [Taken("default", None)]
+
+
+def listen_until_heard() -> Taken:
+    doorbell = Doorbell.patient()
+    while (taken := doorbell.listen(["email", "default"], 1)) is None:
+        pass
+    doorbell.close()
+    return taken
+
+
+def test_those_who_lead_are_woken_apart_from_each_other_and_from_workers(doorbell: Doorbell) -> None:
+    for _ in range(3):
+        doorbell.wake(DUE)
+    assert doorbell.message_counts(QUEUES) == dict.fromkeys(QUEUES, 0)
+    assert not doorbell.wait(PACED, 0)
+    assert doorbell.wait(DUE, 1)
+    assert not doorbell.wait(DUE, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rung"),
+    [
+        ({}, "default"),
+        ({"queue": "images"}, "images"),
+        ({"queue": "email"}, PACED),
+        ({"lane": "of its own"}, PACED),
+    ],
+)
+def test_the_leader_hears_of_a_waiting_job_with_limits_and_workers_of_one_without(
+    doorbell: Doorbell, broker: "redis.Redis", fields: dict[str, Any], rung: str
+) -> None:
+    Ring.of(Job(**{"task": "t", "queue": "default", "state": "waiting", **fields})).send(doorbell)
+    assert broker.keys() == [key_of(rung).encode()]
+
+
+# -- Grants ------------------------------------------------------------------------------------------------------------
+def test_grants_are_taken_the_most_urgent_first_and_none_twice(doorbell: Doorbell) -> None:
+    ids = [uuid4() for _ in range(10)]
+    doorbell.grant("email", {job_id: 9 - place for place, job_id in enumerate(ids)})
+    assert doorbell.granted(["email", "crm"]) == {"email": set(ids), "crm": set()}
+    assert [taken.job_id for taken in doorbell.take(["email"], 4)] == ids[:5:-1]
+    assert doorbell.granted(["email"]) == {"email": set(ids[:6])}
+    assert [taken.job_id for taken in doorbell.take(["email"], 100)] == ids[5::-1]
+    assert doorbell.take(["email"], 100) == []
+
+
+def test_a_job_that_is_granted_again_is_there_once_by_its_last_priority(doorbell: Doorbell) -> None:
+    job_id, other = uuid4(), uuid4()
+    doorbell.grant("email", {job_id: 9, other: 5})
+    doorbell.grant("email", {job_id: 0})
+    assert doorbell.take(["email"], 100) == [Taken("email", job_id), Taken("email", other)]
+
+
+def test_no_grants_are_none(doorbell: Doorbell, broker: "redis.Redis") -> None:
+    doorbell.grant("email", {})
+    assert broker.keys() == []
+
+
+def test_what_is_there_is_taken_queue_by_queue_in_the_order_of_the_caller(doorbell: Doorbell) -> None:
+    email, crm = uuid4(), uuid4()
+    doorbell.grant("email", {email: 9})
+    doorbell.grant("crm", {crm: 0})
+    doorbell.ring("default", 0)
+    assert doorbell.take(["email", "crm", "default"], 2) == [Taken("email", email), Taken("crm", crm)]
+    assert doorbell.take(["email", "crm", "default"], 2) == [Taken("default", None)]
+
+
+def test_a_ring_and_grants_share_a_doorbell(doorbell: Doorbell) -> None:
+    job_id = uuid4()
+    doorbell.ring("default", 5)
+    doorbell.grant("default", {job_id: 1})
+    assert doorbell.granted(["default"]) == {"default": {job_id}}
+    assert doorbell.listen(["default"], 1) == Taken("default", job_id)
+    assert doorbell.listen(["default"], 1) == Taken("default", None)
+
+
+def test_of_many_takers_each_grant_goes_to_one(doorbell: Doorbell) -> None:
+    ids = {uuid4() for _ in range(200)}
+    doorbell.grant("email", dict.fromkeys(ids, 5))
+
+    def take_all(_: int) -> list[UUID | None]:
+        own, found = Doorbell.patient(), []
+        while taken := own.take(["email"], 3):
+            found += [one.job_id for one in taken]
+        own.close()
+        return found
+
+    with ThreadPoolExecutor(4) as threads:
+        taken = [job_id for found in threads.map(take_all, range(4)) for job_id in found]
+    assert len(taken) == 200
+    assert set(taken) == ids
+
+
+# -- Strangers ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("member", [b"not an id", b"\xff\xfe", b"", "ä".encode()])
+def test_a_member_that_the_ledger_did_not_write_is_as_good_as_a_ring(
+    doorbell: Doorbell, broker: "redis.Redis", member: bytes
+) -> None:
+    broker.zadd(key_of("default"), {member: 3})
+    assert doorbell.granted(["default"]) == {"default": set()}
+    assert doorbell.take(["default"], 10) == [Taken("default", None)]
+
+
+def test_messages_of_celerys_own_are_counted_with_what_is_the_ledgers(
+    doorbell: Doorbell, broker: "redis.Redis"
+) -> None:
+    doorbell.ring("default", 5)
+    doorbell.grant("default", {uuid4(): 5})
+    for name in message_lists("default")[:2]:
+        broker.rpush(name, b"a message", b"another")
+    assert doorbell.message_counts(["default", "email"]) == {"default": 6, "email": 0}
+
+
+def test_a_prefix_of_the_brokers_keys_holds_for_all_of_the_ledgers(
+    doorbell: Doorbell, broker: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(current_app.conf.broker_transport_options, "global_keyprefix", "shop:")
+    job_id = uuid4()
+    doorbell.ring("default", 5)
+    doorbell.grant("email", {job_id: 5})
+    doorbell.wake(DUE)
+    keys: Any = broker.keys()
+    assert sorted(keys) == [b"shop:handoff:leader:due", b"shop:handoff:queue:default", b"shop:handoff:queue:email"]
+    assert message_lists("default")[:2] == ["shop:default", "shop:default:1"]
+    assert doorbell.message_counts(["default"]) == {"default": 1}
+    assert doorbell.granted(["email"]) == {"email": {job_id}}
+    assert doorbell.take(["default", "email"], 5) == [Taken("default", None), Taken("email", job_id)]
+    assert doorbell.wait(DUE, 1)
+
+
+# -- Redis away --------------------------------------------------------------------------------------------------------
+def test_every_step_at_a_redis_that_hangs_ends_in_an_error_of_its_own(redis_server: Server) -> None:
+    doorbell = Doorbell.within(0.2)
+    redis_server.freeze()
+    for step in (
+        lambda: doorbell.ring("default", 5),
+        lambda: doorbell.wake(DUE),
+        lambda: doorbell.listen(["default"], 0.1),
+        lambda: doorbell.take(["default"], 1),
+        lambda: doorbell.grant("email", {uuid4(): 5}),
+        lambda: doorbell.granted(["email"]),
+        lambda: doorbell.message_counts(["email"]),
+    ):
+        with pytest.raises(REDIS_AWAY):
+            step()
+    doorbell.close()
+
+
+def test_a_redis_that_was_restarted_is_spoken_to_again(redis_server: Server) -> None:
+    doorbell = Doorbell.patient()
+    doorbell.ring("default", 5)
+    assert len(doorbell.take(["default"], 1)) == 1
+    redis_server.restart()
+    for _ in range(2):
+        # The first may find that its connection is gone.
+        try:
+            doorbell.ring("default", 5)
+        except REDIS_AWAY:
+            continue
+    assert doorbell.take(["default"], 1) == [Taken("default", None)]
+    doorbell.close()
