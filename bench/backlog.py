@@ -13,7 +13,7 @@ from bench.broker import BrokerPeak
 from bench.processes import Running, worker
 from bench.result import Panel, Result, Row, Table, spread
 from bench.rows import UNPACED, Limited, insert_waiting
-from bench.stand import Stand, forget_jobs
+from bench.stand import Stand
 from bench.tasks import NAP_SECONDS
 from devstack.terminal import say
 
@@ -154,7 +154,7 @@ class _Round:
             self._note(Case(queue_count=len(self._queues), length=sizes.longest, window=name), rate, peak)
 
     def _insert(self, connection: "psycopg.Connection[Any]", length: int) -> None:
-        forget_jobs(connection)
+        self._stand.ours.forget_jobs(connection)
         insert_waiting(connection, length, queues=self._queues, limited=self._limited)
 
     def _note(self, case: Case, rate: float, peak: BrokerPeak) -> None:

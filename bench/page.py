@@ -10,6 +10,7 @@ from bench.result import Recorded, Table
 from devstack.home import BASE_DIR
 
 DOCS = BASE_DIR / "docs"
+PAGE = DOCS / "benchmarks.md"
 # What lies between these two lines of the page is written here.
 BEGIN, END = "<!-- results: written by bin/bench --record -->", "<!-- end of results -->"
 
@@ -20,13 +21,14 @@ def record(recorded: Recorded, *, titles: Mapping[str, str], docs: Path = DOCS) 
     `titles` are those of all items, in the order of the page. Killed in the middle, each file is the old or the new
     one; called again, for whichever item, the page agrees with the files.
     """
-    folder = docs / "bench"
+    folder, path = docs / "bench", docs / "benchmarks.md"
+    # Before anything is written: raises where the page has no place for it.
+    with_results(path.read_text(), ())
     folder.mkdir(exist_ok=True)
     if recorded.result.panels:
         _replace(folder / f"{recorded.item}.svg", drawing(titles[recorded.item], recorded.result.panels))
     _replace(folder / f"{recorded.item}.json", recorded.as_json())
-    page = docs / "benchmarks.md"
-    _replace(page, with_results(page.read_text(), _sections(titles, folder)))
+    _replace(path, with_results(path.read_text(), sections(titles, folder)))
 
 
 def with_results(text: str, sections: Iterable[str]) -> str:
@@ -56,7 +58,8 @@ def markdown(table: Table) -> list[str]:
     return [head, f"|---|{'---:|' * (len(table.columns) - 1)}", *rows]
 
 
-def _sections(titles: Mapping[str, str], folder: Path) -> Iterable[str]:
+def sections(titles: Mapping[str, str], folder: Path) -> Iterable[str]:
+    """The parts of the page that show what lies in a folder, in the order of the titles."""
     for item, title in titles.items():
         path = folder / f"{item}.json"
         if path.exists():

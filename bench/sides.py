@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from devstack.home import BASE_DIR
 from devstack.throwaway import Servers
@@ -32,7 +33,9 @@ class Side:
     ended: str
     ended_at_column: str
     result_column: str
-    emptied: str
+    # The tables of jobs and of what they leave behind, and those of workers.
+    job_tables: tuple[str, ...]
+    worker_tables: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         """Creates its database with all tables."""
@@ -68,8 +71,18 @@ class Side:
     def empty(self) -> None:
         """Removes all jobs, and lets the next measurement begin with nothing left to write."""
         with self.connect() as connection:
-            connection.execute(self.emptied)
+            self.truncate(connection, *self.job_tables, *self.worker_tables)
             connection.execute("CHECKPOINT")
+
+    def forget_jobs(self, connection: "psycopg.Connection[Any]") -> None:
+        """Removes all jobs, also beside a worker that idles."""
+        self.truncate(connection, *self.job_tables)
+
+    def truncate(self, connection: "psycopg.Connection[Any]", *tables: str) -> None:
+        """Empties these tables, so far as they are there: a checkout of before has fewer."""
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE tablename = ANY (%s)", [list(tables)])
+        names = sql.SQL(", ").join(sql.Identifier(row[0]) for row in rows.fetchall())
+        connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(names))
 
     def ended_count(self, connection: "psycopg.Connection[Any]") -> int:
         """How many jobs have succeeded."""
@@ -111,7 +124,8 @@ def both(servers: Servers) -> tuple[Side, Side]:
         ended="state = 'completed'",
         ended_at_column="finished_at",
         result_column="result",
-        emptied="TRUNCATE jobs_job, jobs_limit, jobs_jobevent, jobs_stat, jobs_ownerstat, jobs_worker CASCADE",
+        job_tables=("jobs_job", "jobs_limit", "jobs_jobevent", "jobs_stat", "jobs_ownerstat", "jobs_livecount"),
+        worker_tables=("jobs_worker",),
     )
     peer = Side(
         name="Django + Celery + django-celery-results",
@@ -126,6 +140,6 @@ def both(servers: Servers) -> tuple[Side, Side]:
         ended="status = 'SUCCESS'",
         ended_at_column="date_done",
         result_column="result",
-        emptied="TRUNCATE django_celery_results_taskresult",
+        job_tables=("django_celery_results_taskresult",),
     )
     return ours, peer

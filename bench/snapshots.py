@@ -219,7 +219,7 @@ def _result(
         recovered += ", though the rate was not kept before it either"
     how = (
         f"{PER_SECOND} jobs a second that do nothing, {options}, each committed by itself, for a worker of five "
-        f"threads; for {sizes.beside * sizes.slice_seconds:g} s beside {what}. The bystanders' own processor time is left "
+        f"threads; for {sizes.beside * sizes.slice_seconds:g} s beside {what}. The bystanders' processor time is left "
         f"out. After the end of the snapshot, the slowest twentieth of starts is within {_AS_BEFORE:g} "
         f"times that of before: {recovered}."
     )

@@ -1,17 +1,12 @@
 """What every item is given: servers, and the two sides on them."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 import redis
 
 from bench.processes import Family
 from bench.sides import Side, both
 from devstack.throwaway import Servers
-
-# All that a job or its end leaves behind, but for what a living worker needs.
-_FORGOTTEN = "TRUNCATE jobs_job, jobs_limit, jobs_jobevent, jobs_stat, jobs_ownerstat CASCADE"
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,3 @@ class Stand:
     def redis_client(self) -> "redis.Redis":
         """A connection to our side's Redis."""
         return redis.Redis.from_url(self.ours.environment["REDIS_URL"])
-
-
-def forget_jobs(connection: "psycopg.Connection[Any]") -> None:
-    """Removes all of our side's jobs, also beside a worker that idles."""
-    connection.execute(_FORGOTTEN)

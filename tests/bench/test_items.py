@@ -1,0 +1,52 @@
+"""Every kind of item, from its command line to its table, with real servers and workers."""
+
+import pytest
+
+from tests.bench.running import bench
+
+# Each starts servers and workers of its own: on busy cores half a minute.
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize(
+    ("item", "rows"),
+    [
+        ("paced", ["seconds from the first start to the last", "the most starts in any second"]),
+        ("due", ["enqueued → begun, p50", "due → begun, p99"]),
+        ("idle", ["web", "worker-email", "beat", "flower", "the project", "postgres", "all of it"]),
+        ("backlog-prefork-unpaced", ["20", "50", "400, first window", "400, later window"]),
+        ("backlog-threads-keys", ["20", "400, later window"]),
+        ("growth-ended", ["jobs drained a second", "claim one, p50, ms", "/health, p99, ms"]),
+        ("growth-waiting", ["jobs drained a second", "/health, ratio to 100 rows"]),
+        ("held-rate", ["1, before", "2, beside", "3, after", "`UPDATE jobs_job"]),
+        ("scans-unpaced", ["1, before", "2, beside", "3, after"]),
+    ],
+)
+def test_an_item_is_measured_on_servers_of_its_own_and_prints_its_table(item: str, rows: list[str]) -> None:
+    done = bench(item)
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = [line.strip() for line in done.stdout.splitlines()]
+    for row in rows:
+        assert any(line.startswith(row) for line in printed), f"{row} is not in\n{done.stdout}"
+
+
+def test_the_drain_says_when_it_is_not_as_many_times_quicker_as_asked() -> None:
+    done = bench("--drain-only", "--at-least=1000")
+    assert done.returncode == 1, done.stderr
+    assert "expected at least 1000" in done.stderr
+    rows = [line for line in done.stdout.splitlines() if "jobs drained a second" in line]
+    assert len(rows) == 1, done.stdout
+
+
+def test_an_item_that_is_not_there_is_refused_with_the_names_of_those_that_are() -> None:
+    done = bench("backlog")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "There is no item 'backlog'. Items: drain, paced, due, idle, backlog-prefork-unpaced, "
+    )
+    assert done.stdout == ""
+
+
+def test_a_flag_of_another_item_is_refused() -> None:
+    done = bench("paced", "--at-least=3")
+    assert (done.returncode, done.stderr) == (2, "--at-least goes with the item drain, not with paced.\n")
