@@ -282,3 +282,15 @@ def test_the_head_of_a_queue_is_found_by_the_index_and_not_by_reading_the_backlo
     with CaptureQueriesContext(connection) as queries:
         claim_next(worker, count=5, floors={3: timezone.now() - MINUTE} if with_floors else None)
     assert rows_read(queries[0]["sql"]) < 50
+
+
+@pytest.mark.xfail(strict=True, reason="started_at has the order in which PostgreSQL happens to join the rows")
+def test_jobs_that_are_claimed_together_have_begun_in_their_order(worker: Worker) -> None:
+    # Whoever gives a worker up takes those that began first for the ones that it was running.
+    Job.objects.bulk_create(
+        Job(task=add.name, queue="default", state="waiting", priority=9 - number % 10) for number in range(300)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE jobs_job")
+    moments = [claim.started_at for claim in claim_next(worker, count=40)]
+    assert moments == sorted(moments)
