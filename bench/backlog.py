@@ -12,9 +12,8 @@ import psycopg
 from bench.broker import BrokerPeak
 from bench.processes import Running, worker
 from bench.result import Panel, Result, Row, Table, spread
-from bench.rows import UNPACED, Limited, insert_waiting
+from bench.rows import NAP_SECONDS, UNPACED, Limited, insert_waiting
 from bench.stand import Stand
-from bench.tasks import NAP_SECONDS
 from devstack.terminal import say
 
 SLOTS = 5

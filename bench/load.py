@@ -1,7 +1,8 @@
 """A steady load: `python -m bench.load PER_SECOND SECONDS OPTIONS`, where the options are those of `apply_async`, as
 JSON. Each job does nothing and is committed by itself.
 
-Jobs are enqueued at their moments by the clock, so what is slow for a while is caught up with.
+Jobs are enqueued at their moments by the clock, so what is slow for a while is caught up with; but it ends when the
+time is over, also where fewer were enqueued.
 """
 
 import json
@@ -25,6 +26,8 @@ def main() -> None:
         pause = begin + number / per_second - time.monotonic()
         if pause > 0:
             time.sleep(pause)
+        elif time.monotonic() - begin > seconds:
+            break
         noop.apply_async(**options)
 
 

@@ -94,15 +94,6 @@ class Running(Family):
         """1 once a worker consumes."""
         return int(" ready." in self._log.read_text(errors="replace"))
 
-    def wait(self, seconds: float) -> None:
-        """Waits for the process to end by itself. Raises Stuck where it does not, or says that it failed."""
-        try:
-            status = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise Stuck(f"{self._log.stem} does not end:\n{last_lines(self._log)}") from None
-        if status:
-            raise Stuck(f"{self._log.stem} ended with status {status}:\n{last_lines(self._log)}")
-
 
 @contextmanager
 def running(side: Side, folder: Path, argv: list[str], *, name: str) -> Iterator[Running]:

@@ -6,6 +6,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+# How long a job of a backlog takes.
+NAP_SECONDS = 0.02
 # As an enqueue leaves them in a row: of the queue `default`, without a call's own options.
 _COMMON = {
     "priority": "5",

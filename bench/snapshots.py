@@ -30,9 +30,10 @@ _PHASES = ("before", "beside", "after")
 TABLES = ("jobs_job", "jobs_jobevent", "jobs_limit", "jobs_stat")
 # Starts are as quick as before once the slowest twentieth of a second's jobs is within this many times that.
 _AS_BEFORE = 2.0
+# The load is to outlast the last slice.
+_LONGER_SECONDS = 10
 # Of the rate, which is kept where so much of it ends.
 _KEPT_SHARE = 0.95
-_LAST_JOBS_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,19 @@ def measure(stand: Stand, sizes: Sizes, *, beside: str, limits: str) -> Result:
     side.prepare()
     side.empty()
     folder = stand.servers.folder
-    load = [sys.executable, "-m", "bench.load", str(PER_SECOND), str(sizes.seconds + 1), json.dumps(OPTIONS[limits])]
+    load = [
+        sys.executable,
+        "-m",
+        "bench.load",
+        str(PER_SECOND),
+        str(sizes.seconds + _LONGER_SECONDS),
+        json.dumps(OPTIONS[limits]),
+    ]
     with side.connect() as connection, worker(side, folder, *_WORKER) as ours:
         ours.wait_until(ours.is_ready, 1)
         with running(side, folder, load, name="load") as producer:
             producer.wait_until(lambda: side.ended_count(connection), 1)
-            watch = _Watch(connection, stand.postgres, [ours], sizes)
+            watch = _Watch(connection, stand.postgres, [ours, producer], sizes)
             for _ in range(sizes.before):
                 watch.slice()
             begin_to_count(connection)
@@ -102,7 +110,6 @@ def measure(stand: Stand, sizes: Sizes, *, beside: str, limits: str) -> Result:
                 kinds = slowest(connection)
             for _ in range(sizes.after):
                 watch.slice()
-            producer.wait(_LAST_JOBS_SECONDS)
         slices = watch.slices()
         recovery = _recovery_seconds(connection, watch.readings[sizes.before + sizes.beside].at, slices)
     return _result(sizes, beside, limits, slices, kinds, recovery)
