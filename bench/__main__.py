@@ -36,6 +36,9 @@ def main(words: list[str]) -> int:
     except (Stuck, UnknownItem, _Unfit) as error:
         complain(str(error))
         return 2
+    except KeyboardInterrupt:
+        complain("Interrupted; nothing is recorded.")
+        return 128 + signal.SIGINT
     for one in recorded.result.tables:
         say()
         say(table([one.columns, *one.rows]))

@@ -44,7 +44,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    lengths=(100, 1_000, 10_000), rounds=3, box_seconds=60, longest=100_000, window_seconds=60, later_seconds=120
+    lengths=(100, 1_000, 10_000), rounds=3, box_seconds=45, longest=100_000, window_seconds=60, later_seconds=120
 )
 QUICK = Sizes(
     lengths=(100, 1_000, 10_000), rounds=1, box_seconds=12, longest=100_000, window_seconds=8, later_seconds=16

@@ -24,6 +24,7 @@ PROJECT = ["web", *[group.name for group in WORKER_GROUPS], "beat", "flower"]
 _SERVERS = ["postgres", "redis"]
 _PORTS = 20
 _PATIENCE_SECONDS = 240
+_STOP_TRIES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,11 @@ def _stack(home: Path) -> Iterator[dict[str, int]]:
         status = json.loads(_up(home, "--status", "--json").stdout)
         yield {process["name"]: process["pid"] for process in status["processes"]}
     finally:
-        _up(home, "--stop")
+        # One that is just starting refuses to be stopped.
+        for _ in range(_STOP_TRIES):
+            if not _up(home, "--stop").returncode:
+                break
+            time.sleep(1)
 
 
 def _up(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

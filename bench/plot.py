@@ -8,7 +8,7 @@ from html import escape
 from bench.result import Panel
 
 WIDTH, PANEL_HEIGHT = 720, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 44, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 36, 44, 40
 # Dark enough against white (3:1; WCAG 2.2, section 1.4.11), as in the charts of reports.
 _COLOURS = ("#1d4ed8", "#d97706", "#0f766e", "#7e22ce", "#be123c", "#475569")
 _TICKS = 4
