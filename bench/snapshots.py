@@ -234,6 +234,7 @@ def _result(
     return Result(
         how=how,
         tables=[
+            Table(columns=_SUMMARY_COLUMNS, rows=_summary(slices)),
             Table(columns=_COLUMNS, rows=[_row(number, one) for number, one in enumerate(slices, 1)]),
             Table(
                 columns=("statements beside it, the slowest in all", "calls", "mean, ms", "longest, ms", "share"),
@@ -254,7 +255,6 @@ def _result(
             "slices": [asdict(one) for one in slices],
             "statements": [asdict(kind) for kind in kinds],
             "recovery_seconds": recovery,
-            "ratios": _ratios(slices),
         },
         panels=[
             _panel("Jobs ended a second", seconds, slices, "ended_per_second", "all"),
@@ -266,6 +266,13 @@ def _result(
     )
 
 
+_COMPARED = (
+    ("jobs ended a second", "ended_per_second", "{:.1f}"),
+    ("start p95, ms", "start_p95_ms", "{:.1f}"),
+    ("PostgreSQL, ms per job", "postgres_ms_per_job", "{:.2f}"),
+    ("WAL, bytes per job", "wal_bytes_per_job", "{:.0f}"),
+)
+_SUMMARY_COLUMNS = ("medians", *_PHASES, "beside / before", "last slice beside / before")
 _COLUMNS = (
     "slice",
     "enqueued/s",
@@ -297,16 +304,24 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
 
 
-def _ratios(slices: Sequence[Slice]) -> dict[str, float]:
-    """The last slice beside the snapshot, and the median of all of them, over the median before it."""
-    found = {}
-    for name in ("ended_per_second", "start_p95_ms", "postgres_ms_per_job"):
-        before = [value for one in slices if one.phase == "before" and (value := getattr(one, name))]
-        during = [value for one in slices if one.phase == "beside" and (value := getattr(one, name))]
-        if before and during:
-            found[f"{name}, median"] = median(during) / median(before)
-            found[f"{name}, last"] = during[-1] / median(before)
-    return found
+def _summary(slices: Sequence[Slice]) -> list[Row]:
+    """What the snapshot changes: medians of the slices before, beside and after it, and the last one beside it."""
+    rows: list[Row] = []
+    for what, name, form in _COMPARED:
+        by_phase = {phase: _values(slices, phase, name) for phase in _PHASES}
+        medians = {phase: median(values) if values else None for phase, values in by_phase.items()}
+        last = by_phase["beside"][-1] if by_phase["beside"] else None
+        ratios = (_ratio(medians["beside"], medians["before"]), _ratio(last, medians["before"]))
+        rows.append((what, *(_number(medians[phase], form) for phase in _PHASES), *ratios))
+    return rows
+
+
+def _values(slices: Sequence[Slice], phase: str, name: str) -> list[float]:
+    return [value for one in slices if one.phase == phase and (value := getattr(one, name)) is not None]
+
+
+def _ratio(value: float | None, other: float | None) -> str:
+    return f"{value / other:.2f}" if value is not None and other else "–"
 
 
 def _panel(title: str, seconds: str, slices: Sequence[Slice], name: str, curve: str) -> Panel:
