@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.db.models.functions import Now
 
-from jobs import audit, fenced, services, settle
+from jobs import audit, fenced, publish, services, settle
 from jobs.audit import Actor
 from jobs.job_filter import JobFilter
 from jobs.models import BulkAction, Job
@@ -21,7 +21,7 @@ from jobs.transitions import transition
 BATCH = 500
 _REFUSALS_KEPT = 100
 _PLAIN_COLUMNS = (
-    *("id", "task", "state", "run_at", "parent_id", "flow_id", "awaited_flow_id"),
+    *("id", "task", "queue", "priority", "lane", "state", "run_at", "parent_id", "flow_id", "awaited_flow_id"),
     *("dedup_key", "successor", "follow_ups"),
 )
 _SERVICES: dict[BulkAction.Kind, Callable[..., None]] = {
@@ -92,6 +92,9 @@ def act_on_plain(action: BulkAction, ids: list[UUID]) -> set[UUID]:
     found = {job.pk for job in plain}
     transition(Job.objects.filter(pk__in=found), step.cause, **step.changes)
     words: dict[Any, str] = {job: step.words.format(job=job) for job in plain}
+    if step.cause is not Cause.CANCELLED:
+        for ring in {publish.Ring.for_waiting(job.queue, job.priority, job.lane) for job in plain}:
+            publish.after_commit(ring)
     audit.record_each(actor=_actor(action), things=words, bulk_action=action)
     return found
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -146,8 +145,7 @@ class Alike:
             return set()
         written = claims.insert_many(self._like, self.rows)
         if written and self._like.state == State.WAITING:
-            using = router.db_for_write(Job)
-            transaction.on_commit(partial(publish.soon, publish.Ring.of(self._like)), using=using, robust=True)
+            publish.after_commit(publish.Ring.of(self._like))
         return written
 
     def _model(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:

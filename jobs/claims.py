@@ -102,6 +102,17 @@ SELECT queue FROM unnest(%(queues)s::text[]) AS queue
 WHERE EXISTS (SELECT FROM jobs_job WHERE state = 'waiting' AND jobs_job.queue = queue.queue AND lane = '')
 """
 
+# The first waiting job of a priority that was due within a span of time.
+# Locks: nothing. Index: job_waiting, the entries of that span.
+# Two at once: they read.
+FIRST_DUE = """
+SELECT run_at FROM jobs_job
+WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = %(priority)s
+  AND run_at >= %(begin)s AND run_at < %(end)s AND task = ANY (%(tasks)s::text[])
+  AND (expires_at IS NULL OR expires_at > statement_timestamp())
+ORDER BY run_at, id LIMIT 1
+"""
+
 # Locks: nothing. Index: job_waiting, a few entries of each priority of each queue.
 # Two at once: they read.
 FIRST_TASKS = """
@@ -525,6 +536,12 @@ def queues_with_waiting(queues: Sequence[str]) -> list[str]:
     """Those of these queues in which jobs without limits wait."""
     names = [name for name in queues if name not in PACED_QUEUES]
     return [row[0] for row in _rows(QUEUES_WITH_WAITING, {"queues": names})] if names else []
+
+
+def first_due(queue: str, *, priority: int, begin: datetime, end: datetime, tasks: Sequence[str]) -> datetime | None:
+    """When the first of the waiting jobs without limits was due that were due from `begin` on, and before `end`."""
+    found = _rows(FIRST_DUE, {"queue": queue, "priority": priority, "begin": begin, "end": end, "tasks": tasks})
+    return found[0][0] if found else None
 
 
 def first_tasks(queues: Sequence[str], *, limit: int = 20) -> list[tuple[str, str]]:

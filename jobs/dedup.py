@@ -7,7 +7,6 @@ who is in the way, because ON CONFLICT DO NOTHING waits for other callers' trans
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
@@ -129,7 +128,7 @@ def succeed(*job_ids: UUID) -> None:
         # A job that somebody has made under this id meanwhile stays what it is.
         Job.objects.bulk_create([successor], ignore_conflicts=True)
         if is_due:
-            transaction.on_commit(partial(publish.soon, publish.Ring.of(successor)), using=ended.db, robust=True)
+            publish.after_commit(publish.Ring.of(successor))
 
 
 def cancel_successor(job_id: UUID, *, reason: str) -> bool:

@@ -18,12 +18,12 @@ from celery import current_app
 from django.conf import settings
 from django.core.checks import ERROR, WARNING, run_checks
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.models import Count, F, Min
+from django.db.models import F
 from django.db.models.functions import Now
 
 from jobs import health, selectors
 from jobs.doorbell import Doorbell
-from jobs.models import Job, QueueControl, Worker
+from jobs.models import QueueControl, Worker
 from jobs.queues import QUEUES
 
 PACKAGES = ("Django", "celery", "kombu", "redis", "psycopg", "django-celery-beat")
@@ -31,7 +31,7 @@ PACKAGES = ("Django", "celery", "kombu", "redis", "psycopg", "django-celery-beat
 CLOCK_WARNING_SECONDS = 1.0
 CLOCK_ERROR_SECONDS = 10.0
 SHORT_LEASE_SECONDS = 5.0
-START_PATIENCE = timedelta(seconds=30)
+START_PATIENCE_SECONDS = 30.0
 _PATIENCE_SECONDS = 2.0
 _SEE_SERVERS = "See what is said of the servers."
 _SEE_SETTINGS = "See what is said of the settings."
@@ -230,16 +230,16 @@ def workers_and_queues() -> Iterator[Finding]:
 def _standing_still(workers: list[Worker]) -> Iterator[Finding]:
     """Jobs that have waited for long, while nothing of their queue runs."""
     consumed = {queue for worker in workers for queue in worker.queues}
-    idle = Job.objects.filter(state="waiting", run_at__lt=Now() - START_PATIENCE, queue__in=consumed & QUEUES.keys())
-    idle = idle.exclude(queue__in=selectors.paused_queues())
-    idle = idle.exclude(queue__in=Job.objects.filter(state="active").values("queue"))
-    for row in idle.values("queue").annotate(count=Count("pk"), oldest=Min("run_at")).order_by("queue"):
-        yield Finding(
-            Level.WARNING,
-            f"Waiting in {row['queue']}: {_jobs(row['count'])}, the oldest since {row['oldest']:%H:%M:%S} UTC, while "
-            "nothing of it runs.",
-            "Ask one of them: python manage.py jobs why ID. A limit may hold them; else look at the logs of its workers.",
-        )
+    for status in selectors.queue_statuses().values():
+        age_seconds = status.oldest_waiting_seconds or 0
+        if status.name in consumed and status.waiting and not status.active and age_seconds > START_PATIENCE_SECONDS:
+            yield Finding(
+                Level.WARNING,
+                f"Waiting in {status.name}: {_jobs(status.waiting)}, the oldest for {age_seconds:.0f} s, while nothing of "
+                "it runs.",
+                "Ask one of them: python manage.py jobs why ID. A limit may hold them; else look at the logs of its "
+                "workers.",
+            )
 
 
 def _too_many_messages() -> Iterator[Finding]:

@@ -24,6 +24,8 @@ LISTEN_SECONDS = 1.0
 # What Redis raises where it is away.
 REDIS_AWAY = (redis.RedisError, BrokerError, OSError)
 RING = "ring"
+# Jobs without limits that are named at the doorbell of a queue, at most.
+MOST_NAMED = 16
 # Those who lead are woken by these: delayed jobs that are due sooner than the next look, and jobs with limits.
 DUE, PACED = "due", "paced"
 # Rings of the queues that are named last stay where they are.
@@ -43,6 +45,13 @@ for _, key in ipairs(KEYS) do
     end
 end
 return taken
+"""
+
+
+_NAME = """
+local member = ARGV[1]
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then member = 'ring' end
+return redis.call('ZADD', KEYS[1], ARGV[2], member)
 """
 
 
@@ -74,6 +83,7 @@ class Doorbell:
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
         self._take = client.register_script(_TAKE)
+        self._name = client.register_script(_NAME)
 
     @classmethod
     def patient(cls) -> "Doorbell":
@@ -98,6 +108,10 @@ class Doorbell:
     def ring(self, queue: str, priority: int) -> None:
         """Says that a job without limits waits in a queue."""
         self._redis.zadd(key_of(queue), {RING: priority})
+
+    def ring_for(self, queue: str, job_id: UUID, priority: int) -> None:
+        """The same, and names the job, unless so many are named there already."""
+        self._name(keys=[key_of(queue)], args=[str(job_id), priority, MOST_NAMED])
 
     def wake(self, name: str) -> None:
         """Wakes the leader."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from celery.result import AsyncResult
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from django.conf import settings
-from django.db import router, transaction
+from django.db import router
 from django.db.models.functions import Now
 from django.utils import timezone
 from kombu import Queue as KombuQueue
@@ -102,7 +101,7 @@ def enqueue(
             _refuse_shared(job, job_id, using)
     ring = _ring(job, options) if is_written else None
     if ring is not None:
-        transaction.on_commit(partial(publish.soon, ring), using=using, robust=True)
+        publish.after_commit(ring)
     result_class = options.get("result_cls") or app.AsyncResult
     return result_class(str(job_id))
 

@@ -7,7 +7,6 @@ right after its commit; whoever dies in between, the dispatcher looks at all ope
 
 import logging
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -306,7 +305,7 @@ def release(job: Job, results: list[Any]) -> None:
         # It has its results, and comes when it is due.
         Job.objects.filter(pk=job.pk, state="delayed").update(**changes)
     elif transition(Job.objects.filter(pk=job.pk), Cause.RELEASED, **changes):
-        transaction.on_commit(partial(publish.soon, publish.Ring.of(job)), using=settle.ledger(), robust=True)
+        publish.after_commit(publish.Ring.of(job))
 
 
 def fail_held(job: Job, error: str, cause: ChordError) -> None:

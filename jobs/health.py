@@ -185,9 +185,12 @@ def _ping_redis() -> None:
         client.ping()
 
 
-def _counts(status: QueueStatus) -> dict[str, int]:
+def _counts(status: QueueStatus) -> dict[str, Any]:
     names = ("waiting", "active", "completed", "failed", "delayed", "paused")
-    return {name: getattr(status, name) for name in names}
+    counts: dict[str, Any] = {name: getattr(status, name) for name in names}
+    if status.counted_seconds_ago:
+        counts["counted_seconds_ago"] = {name: round(age) for name, age in status.counted_seconds_ago.items()}
+    return counts
 
 
 def _queue_reasons(status: QueueStatus) -> list[str]:

@@ -16,6 +16,7 @@ from jobs.cron.models import CatchUp as CatchUp
 from jobs.cron.models import ScheduleState as ScheduleState
 from jobs.cron.models import Tick as Tick
 from jobs.ids import new_id
+from jobs.live_counts import LiveCount as LiveCount
 from jobs.payloads import PayloadDecoder as PayloadDecoder
 from jobs.queues import Queue
 from jobs.rates import InvalidLimit
@@ -270,9 +271,13 @@ class Worker(models.Model):
     renewed_at = models.DateTimeField(null=True, blank=True, help_text="The last renewal, by the database's clock")
     clock_at = models.DateTimeField(null=True, blank=True, help_text="The same moment by the worker's own clock")
     dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
+    settled_at = models.DateTimeField(null=True, blank=True, help_text="Dead for a while, and nothing of it was left")
 
     class Meta:
-        indexes = [models.Index(fields=["lease_expires_at"], condition=Q(dead_at__isnull=True), name="worker_live")]
+        indexes = [
+            models.Index(fields=["lease_expires_at"], condition=Q(dead_at__isnull=True), name="worker_live"),
+            models.Index(fields=["dead_at"], condition=Q(settled_at__isnull=True), name="worker_unsettled"),
+        ]
 
     def __str__(self) -> str:
         return self.node

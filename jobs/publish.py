@@ -4,11 +4,15 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from typing import Self
+from uuid import UUID
 
 import redis
 from django.conf import settings
+from django.db import router, transaction
 
 from jobs.doorbell import DUE, PACED, REDIS_AWAY, Doorbell
 from jobs.models import Job
@@ -23,21 +27,31 @@ _REQUEST_TIMEOUT_SECONDS = 0.15
 _SLOW_SECONDS = 0.1
 _SLOW_SENDS = 2
 _WATCH_SECONDS = 0.5
+# Less than the seconds for which claims look back in any case (`jobs.worker.floors`).
+LATE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What Redis is told after a commit: that a queue has work, or that the leader has. It names no job."""
+    """What Redis is told after a commit: that a queue has work, or that the leader has.
+
+    It names a job only where that is *late*: it was due some seconds before others can see it. Workers that pass over
+    the part of a queue in which nothing waits any more would find such a job seconds later.
+    """
 
     queue: str
     priority: int
     # To whom: a worker of the queue; the leader, for a job with limits; or the leader, for one that is due shortly.
     leader: str | None = None
+    job_id: UUID | None = field(default=None, compare=False)
+    due_at: float = field(default_factory=time.time, compare=False)
 
     @classmethod
     def of(cls, job: Job) -> Self:
         """The ring for a job that waits. The leader decides when one with limits may start."""
-        return cls.for_waiting(job.queue, job.priority, job.lane)
+        leader = PACED if job.lane or job.queue in PACED_QUEUES else None
+        due_at = job.run_at.timestamp() if isinstance(job.run_at, datetime) else time.time()
+        return cls(job.queue, job.priority, leader, job.pk, due_at)
 
     @classmethod
     def for_waiting(cls, queue: str, priority: int, lane: str) -> Self:
@@ -53,6 +67,8 @@ class Ring:
         """Sends it. Raises what Redis raises; then it may or may not have arrived."""
         if self.leader is not None:
             doorbell.wake(self.leader)
+        elif self.job_id is not None and time.time() - self.due_at > LATE_SECONDS:
+            doorbell.ring_for(self.queue, self.job_id, self.priority)
         else:
             doorbell.ring(self.queue, self.priority)
 
@@ -121,8 +137,16 @@ class Publisher:
 _publisher: Publisher | None = None
 
 
+def after_commit(ring: Ring) -> None:
+    """Rings once the current transaction on the ledger's database has committed; at once where there is none.
+
+    Robust: the row is there, and workers find it without a ring as well.
+    """
+    transaction.on_commit(partial(soon, ring), using=router.db_for_write(Job), robust=True)
+
+
 def soon(ring: Ring) -> bool:
-    """Rings after the caller's commit. Returns whether it went out; never raises, never waits twice."""
+    """Rings now. Returns whether it went out; never raises, never waits twice."""
     return _own_publisher().send(ring)
 
 

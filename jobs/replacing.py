@@ -6,7 +6,7 @@ from celery import current_app
 from celery.canvas import Signature
 from django.db.models.functions import Now
 
-from jobs import enqueue, settle
+from jobs import enqueue, publish, settle
 from jobs.app import UnknownTask
 from jobs.limits import COLUMNS
 from jobs.models import Job
@@ -41,7 +41,9 @@ def replace(run: settle.Run, signature: Signature) -> bool:
             return False
         _refuse(signature, "countdown", "eta")
         changed = changes(job, signature, tuple(signature.args))
-        return bool(transition(run.row(), Cause.REPLACED, run_at=Now(), **changed))
+        transition(run.row(), Cause.REPLACED, run_at=Now(), **changed)
+        publish.after_commit(publish.Ring.for_waiting(changed["queue"], changed["priority"], changed["lane"]))
+    return True
 
 
 def changes(job: Job, signature: Signature, args: tuple[Any, ...], **options: Any) -> dict[str, Any]:

@@ -4,16 +4,15 @@ States are compared with literals (the driver binds on the client's side), so th
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, DurationField, ExpressionWrapper, F, Min, Q, QuerySet, Value
+from django.db.models import DurationField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
-from jobs import claims, statistics
+from jobs import claims, live_counts, statistics
 from jobs.models import LIVE, Duty, Job, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
@@ -47,6 +46,8 @@ class QueueStatus:
     waiting_threshold_count: int = 0
     failed_threshold_count: int = 0
     worker_nodes: list[str] = field(default_factory=list)
+    # Of the states in which there are too many to count them at once: how long ago the number was true.
+    counted_seconds_ago: dict[str, float] = field(default_factory=dict)
 
     @property
     def has_too_many_waiting(self) -> bool:
@@ -65,15 +66,21 @@ class QueueStatus:
 
 
 def queue_statuses() -> dict[str, QueueStatus]:
-    """Every declared queue in the order of its declaration, then undeclared ones that ever had jobs. Four queries."""
+    """Every declared queue in the order of its declaration, then undeclared ones that ever had jobs.
+
+    A handful of queries, and milliseconds, however many jobs wait.
+    """
     controls = {control.name: control for control in QueueControl.objects.all()}
     statuses = {name: _declared(queue, controls.get(name)) for name, queue in QUEUES.items()}
-    for row in _live_counts():
-        status = statuses.setdefault(row["queue"], QueueStatus(name=row["queue"], is_declared=False))
-        state = State.WAITING if row["state"] == State.WAITING else State(row["state"])
-        setattr(status, "paused" if status.is_paused and state is State.WAITING else state.value, row["count"])
-        if state is State.WAITING and row["age"] is not None:
-            status.oldest_waiting_seconds = max(0.0, row["age"].total_seconds())
+    now = claims.now()
+    for live in live_counts.live(QUEUES):
+        status = statuses.setdefault(live.queue, QueueStatus(name=live.queue, is_declared=False))
+        is_paused = status.is_paused and live.state == State.WAITING
+        setattr(status, "paused" if is_paused else live.state, live.count)
+        if live.oldest_at is not None:
+            status.oldest_waiting_seconds = max(0.0, (now - live.oldest_at).total_seconds())
+        if live.counted_at is not None:
+            status.counted_seconds_ago["paused" if is_paused else live.state] = (now - live.counted_at).total_seconds()
     for name, completed, failed, failed_lately in statistics.totals(failed_for=FAILED_WINDOW):
         status = statuses.setdefault(name, QueueStatus(name=name, is_declared=False))
         status.completed += completed
@@ -162,18 +169,6 @@ def _declared(queue: Queue, control: QueueControl | None) -> QueueStatus:
         waiting_threshold_count=in_force.waiting_threshold_count,
         failed_threshold_count=in_force.failed_threshold_count,
     )
-
-
-def _live_counts() -> Iterable[Any]:
-    """One scan of each partial index on live jobs, in one statement."""
-
-    def of(state: State, age: Any) -> Any:
-        jobs = Job.objects.filter(state=state.value).order_by()
-        return jobs.values("queue").annotate(state=Value(state.value), count=Count("*"), age=age)
-
-    nothing = Value(None, output_field=DurationField())
-    waiting = of(State.WAITING, _since(Min("run_at")))
-    return waiting.union(of(State.ACTIVE, nothing), of(State.DELAYED, nothing), all=True)
 
 
 def _since(moment: Any) -> Combinable:

@@ -6,13 +6,12 @@ For all jobs that match a filter: `jobs.bulk_actions`. An actor is a user, or th
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
 from celery import current_app
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, OperationalError
 from django.db.models import Q
 from django.db.models.functions import Now
 from psycopg.errors import DeadlockDetected, LockNotAvailable, UniqueViolation
@@ -230,7 +229,7 @@ def _set_paused(queue: str, actor: Actor, *, pause: bool) -> bool:
             audit.record(actor=actor, thing=control, what=audit.PAUSED if pause else audit.RESUMED)
             if not pause:
                 ring = publish.Ring.for_waiting(queue, current_app.conf.task_default_priority, lane="")
-                transaction.on_commit(partial(publish.soon, ring), using=settle.ledger(), robust=True)
+                publish.after_commit(ring)
     return bool(changed)
 
 
@@ -305,7 +304,7 @@ def _refuse_held(job: Job) -> None:
 
 def _ring_after_commit(job: Job) -> None:
     # robust: the row is there, and workers find it without a ring as well.
-    transaction.on_commit(partial(publish.soon, publish.Ring.of(job)), using=settle.ledger(), robust=True)
+    publish.after_commit(publish.Ring.of(job))
 
 
 def _task_of(job: Job) -> JobTask:

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -192,14 +191,20 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
             else:
                 transition(Job.objects.filter(pk=job.pk), Cause.STALLED, run_alone=True, **stalls)
                 signals.announce(signals.job_stalled, job, error=evidence)
-                transaction.on_commit(partial(publish.soon, publish.Ring.of(job)), using=ledger(), robust=True)
+                publish.after_commit(publish.Ring.of(job))
                 again += 1
     return again, failed
 
 
 def give_back(run: Run) -> bool:
     """The run left nothing behind, through no fault of its task: the job waits again, and nothing is counted."""
-    return bool(transition(run.row(), Cause.HANDED_BACK))
+    with atomic():
+        job = run.row().select_for_update().first()
+        if job is None:
+            return False
+        transition(run.row(), Cause.HANDED_BACK)
+        publish.after_commit(publish.Ring.of(job))
+    return True
 
 
 def rate_limit(run: Run, *, seconds: float) -> bool:
@@ -219,7 +224,13 @@ def rate_limit(run: Run, *, seconds: float) -> bool:
 
 def hand_back(worker_id: UUID, *, but: Collection[UUID] = ()) -> int:
     """A worker that ends gives back what still runs, but for these: to be done by others at once, not counted."""
-    return transition(Job.objects.filter(worker_id=worker_id).exclude(pk__in=but), Cause.HANDED_BACK)
+    mine = Job.objects.filter(worker_id=worker_id, state="active").exclude(pk__in=but)
+    with atomic():
+        jobs = list(mine.only("queue", "priority", "lane", "run_at"))
+        count = transition(Job.objects.filter(pk__in=[job.pk for job in jobs], worker_id=worker_id), Cause.HANDED_BACK)
+        for job in jobs:
+            publish.after_commit(publish.Ring.of(job))
+    return count
 
 
 def report(run: Run, *, repeated: bool = False, **changes: Any) -> bool:

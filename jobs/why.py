@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from jobs import audit, health, limits, publish, selectors
+from jobs import audit, health, limits, live_counts, publish, selectors
 from jobs.models import ENDED, LIVE, AuditEntry, Job, QueueControl, Worker
 from jobs.queues import QUEUES
 from jobs.states import State
@@ -140,10 +140,12 @@ def _behind(job: Job) -> str:
     """In the order in which jobs are claimed. Those that limits of their own keep are counted too."""
     earlier = Q(run_at__lt=job.run_at) | Q(run_at=job.run_at, pk__lt=job.pk)
     before = Q(priority__lt=job.priority) | (Q(priority=job.priority) & earlier)
-    waiting = Job.objects.filter(before, state="waiting", queue=job.queue).count()
+    most = live_counts.COUNTED_AT_ONCE
+    waiting = Job.objects.filter(before, state="waiting", queue=job.queue).order_by()[: most + 1].count()
     running = Job.objects.filter(state="active", queue=job.queue).count()
     if waiting:
-        return f"It waits behind {waiting} others in queue {job.queue}, where {running} are running."
+        count = waiting if waiting <= most else f"more than {most}"
+        return f"It waits behind {count} others in queue {job.queue}, where {running} are running."
     if running:
         return f"It is the next in queue {job.queue}, where {running} are running."
     return "Nothing keeps it: it starts within moments."

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -14,6 +15,10 @@ from jobs.models import Job, Worker
 
 logger = logging.getLogger(__name__)
 
+# Between two looks at those that have died lately, and how long each of them is looked at.
+_DEAD_SECONDS = 1.0
+_SETTLED_AFTER = timedelta(minutes=1)
+
 
 class Rescuer:
     """Marks workers dead whose lease ran out, and takes their jobs, in one transaction.
@@ -24,6 +29,8 @@ class Rescuer:
 
     def __init__(self) -> None:
         self._awake_at = time.time()
+        self._look_at_dead_at = 0.0
+        self._has_looked_everywhere = False
         self.wait()
 
     def look(self) -> None:
@@ -44,7 +51,12 @@ class Rescuer:
         """One look."""
         if time.monotonic() >= self._not_before:
             self._give_up_the_silent()
-        self._take_from_the_dead()
+        if not self._has_looked_everywhere:
+            self._take_from_nobody()
+            self._has_looked_everywhere = True
+        if time.monotonic() >= self._look_at_dead_at:
+            self._look_at_dead_at = time.monotonic() + _DEAD_SECONDS
+            self._take_from_the_dead()
 
     def _give_up_the_silent(self) -> None:
         silent = Worker.objects.filter(dead_at__isnull=True, lease_expires_at__lt=Now())
@@ -52,7 +64,19 @@ class Rescuer:
             give_up(worker, silent, evidence=f"worker {worker.node} (pid {worker.pid}) fell silent")
 
     def _take_from_the_dead(self) -> None:
-        """Jobs that a dead worker claimed in the moment in which it was given up, or that were locked then."""
+        """Jobs that a dead worker claimed in the moment in which it was given up, or that were locked then.
+
+        Each of them is looked at for a while. Later nothing of it can be left: no claim takes longer.
+        """
+        dead = Worker.objects.filter(dead_at__isnull=False, settled_at__isnull=True).annotate(now=Now())
+        for worker in dead:
+            again, failed = _settle_jobs_of(worker.pk, "its worker is gone")
+            is_left = Job.objects.filter(worker_id=worker.pk, state="active").exists()
+            if not (again or failed or is_left) and worker.now - worker.dead_at > _SETTLED_AFTER:
+                Worker.objects.filter(pk=worker.pk).update(settled_at=Now())
+
+    def _take_from_nobody(self) -> None:
+        """Once: reads all that is active, and all that was as long as somebody's snapshot keeps it."""
         living = Worker.objects.filter(pk=OuterRef("worker_id"), dead_at__isnull=True)
         orphans = Job.objects.filter(~Exists(living), state="active")
         for worker_id in orphans.values_list("worker_id", flat=True).distinct():

@@ -129,4 +129,4 @@ def remove_idle_limits() -> bool:
 
 def _remove_ended_workers() -> int:
     """A worker that wakes up without its row is as dead as before: it cannot renew its lease, and claims nothing."""
-    return Worker.objects.filter(dead_at__lt=Now() - WORKERS_KEPT).delete()[0]
+    return Worker.objects.filter(dead_at__lt=Now() - WORKERS_KEPT, settled_at__isnull=False).delete()[0]

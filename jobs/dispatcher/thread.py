@@ -8,7 +8,7 @@ from functools import wraps
 from django.conf import settings
 from django.db import connections
 
-from jobs import settle
+from jobs import live_counts, settle
 from jobs.dispatcher import flows, leader, neighbours, retention, statistics
 from jobs.dispatcher.rescue import Rescuer
 from jobs.patience import DATABASE_AWAY
@@ -34,6 +34,7 @@ class DispatcherThread(DutyThread):
             seldom(statistics.run_once, seconds=statistics.EVENTS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),
+            live_counts.Walk().run_once,
             seldom(retention.remove_idle_limits, seconds=retention.LIMITS_SECONDS),
         ]
         self.leads = False

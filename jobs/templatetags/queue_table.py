@@ -21,7 +21,11 @@ def count_link(queue: QueueStatus, state: str) -> SafeString:
     if not count:
         return format_html('<span class="jobs-zero">{}</span>', 0)
     url = f"{reverse('admin:jobs_job_changelist')}?{urlencode({'queue': queue.name, 'state': state})}"
-    return format_html('<a id="{}-{}" href="{}">{}</a>', queue.name, state, url, f"{count:,}")
+    link = format_html('<a id="{}-{}" href="{}">{}</a>', queue.name, state, url, f"{count:,}")
+    age_seconds = queue.counted_seconds_ago.get(state)
+    return (
+        link if age_seconds is None else format_html("{}<small>{} ago</small>", link, rendering.duration(age_seconds))
+    )
 
 
 @register.filter

@@ -1,39 +1,59 @@
 """A worker looks at itself: jobs that it owns but does not run are lost, and run again.
 
 That happens when an end could not be written because PostgreSQL was away for too long, or when a pool process died in
-a way that Celery did not notice.
+a way that Celery did not notice. What a worker has claimed it knows, so it asks for those rows by their ids: a look costs
+the same however many jobs have run, and however long somebody's snapshot keeps them.
 """
 
 import logging
 import time
+from uuid import UUID
 
 from django.conf import settings
 
 from jobs import settle
 from jobs.models import Job
 from jobs.worker import identity
-from jobs.worker.requests import running_tokens
+from jobs.worker.requests import claimed, running_tokens
 
 logger = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 200
 
 
 class Audit:
     """Settles active jobs of this worker that were in none of its requests for half a lease."""
 
     def __init__(self) -> None:
+        # Claims that this worker does not run any more, and since when.
         self._since: dict[str, float] = {}
 
     def run_once(self) -> None:
-        """One look."""
-        mine = Job.objects.filter(state="active", worker_id=identity.incarnation())
+        """One look: at what has been over for half a lease, the longest first, and then never again."""
         now = time.monotonic()
-        owned = list(mine.values_list("claim_token", flat=True))
-        # A request is listed from before its claim until after its end: who is missing twice is not just passing by.
-        missing = set(owned) - running_tokens()
-        self._since = {token: self._since.get(token, now) for token in missing}
-        lost = [token for token, since in self._since.items() if now - since > settings.JOBS_LEASE_SECONDS / 2]
+        mine = dict(claimed)
+        over = mine.keys() - running_tokens()
+        # What runs after all was just passing from the claim to a request.
+        self._since = {token: since for token, since in self._since.items() if token in over}
+        for token in over:
+            self._since.setdefault(token, now)
+        ripe = [token for token, since in self._since.items() if now - since > settings.JOBS_LEASE_SECONDS / 2]
+        # Where many jobs end, more of them are asked for at once.
+        for part in _parts(ripe[: max(_ROWS_AT_ONCE, len(ripe) // 4)]):
+            self._settle({mine[token]: token for token in part})
+            for token in part:
+                claimed.pop(token, None)
+                self._since.pop(token, None)
+
+    def _settle(self, tokens: dict[UUID, str]) -> None:
+        # By their ids alone: asked for the state, PostgreSQL might read all that is active, or was.
+        rows = Job.objects.filter(pk__in=tokens).values_list("pk", "state", "claim_token")
+        lost = [pk for pk, state, token in rows if state == "active" and token == tokens[pk]]
         if lost:
-            again, failed = settle.lose(
-                mine.filter(claim_token__in=lost), evidence="its worker has no run of it any more"
-            )
+            jobs = Job.objects.filter(pk__in=lost, worker_id=identity.incarnation(), claim_token__in=tokens.values())
+            again, failed = settle.lose(jobs, evidence="its worker has no run of it any more")
             logger.warning("Owned %d jobs without running them: %d run again, %d failed.", len(lost), again, failed)
+
+
+def _parts(tokens: list[str]) -> list[list[str]]:
+    return [tokens[start : start + _ROWS_AT_ONCE] for start in range(0, len(tokens), _ROWS_AT_ONCE)]

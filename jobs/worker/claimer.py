@@ -20,6 +20,7 @@ from jobs.dispatcher.ageing import OLD, SHARE
 from jobs.doorbell import REDIS_AWAY, Doorbell, Taken
 from jobs.queues import QUEUES
 from jobs.worker import identity
+from jobs.worker.floors import Floors
 from jobs.worker.intake import Intake
 from jobs.worker.strangers import Stranger
 from jobs.worker.thread import DutyThread
@@ -64,6 +65,7 @@ class Claimer(DutyThread):
         # Since the last job of a queue that went ahead because of its age.
         self._starts: Counter[str] = Counter()
         self._turn = 0
+        self._floors: dict[str, Floors] = {}
         # Where others may help: a ring was left for them.
         self._rung: set[str] = set()
         self._look_at = self._hear_at = 0.0
@@ -118,6 +120,8 @@ class Claimer(DutyThread):
         now = time.monotonic()
         if now >= self._look_at:
             self._look(queues)
+        for name in queues:
+            self._floors_of(name).look_below()
         if not self._busy and not self._grants:
             self._listen(queues, self._look_at - time.monotonic())
             return
@@ -140,8 +144,15 @@ class Claimer(DutyThread):
     def _look(self, queues: list[str]) -> None:
         """Asks PostgreSQL by itself in which queues jobs wait."""
         self._look_at = time.monotonic() + LOOK_SECONDS
-        for name in claims.queues_with_waiting(queues):
+        # The head of a queue that has floors is not worth a look: a claim from there is shorter.
+        from_the_head = [name for name in queues if not self._floors_of(name).are_used]
+        for name in [*claims.queues_with_waiting(from_the_head), *(set(queues) - set(from_the_head))]:
             self._is_busy(name)
+
+    def _floors_of(self, queue: str) -> Floors:
+        if queue not in self._floors:
+            self._floors[queue] = Floors(queue, tasks=self._tasks)
+        return self._floors[queue]
 
     def _is_busy(self, queue: str) -> None:
         if queue not in self._busy:
@@ -236,13 +247,16 @@ class Claimer(DutyThread):
         common: dict[str, Any] = {"token": token, "tasks": self._tasks, "worker_id": worker_id}
         self._unanswered = partial(claims.claimed_before, token=token, worker_id=worker_id)
         found: list[Claim] = []
+        floors = self._floors_of(queue)
         if self._starts[queue] >= SHARE and time.monotonic() >= self._young_until:
-            found = claims.claim_oldest(queue, age=OLD, **common)
+            found = claims.claim_oldest(queue, age=OLD, floors=floors.current(), **common)
             self._starts[queue] = 0
             if not found:
                 self._young_until = time.monotonic() + _YOUNG_SECONDS
         if not found:
-            found = claims.claim_next(queue, count=count, **common)
+            began = time.monotonic()
+            found = claims.claim_next(queue, count=count, floors=floors.current(), **common)
+            floors.learn(found, seconds=time.monotonic() - began)
             self._starts[queue] += len(found)
         self._unanswered = None
         return found

@@ -19,7 +19,7 @@ from jobs import settle
 from jobs.claims import Claim
 from jobs.patience import DATABASE_AWAY
 from jobs.settle import Run
-from jobs.worker.requests import ClaimedMessage, arriving
+from jobs.worker.requests import ClaimedMessage, arriving, claimed
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Intake:
         """Takes claims, in the order in which they are to start."""
         now = time.monotonic()
         for claim in claims:
+            claimed[claim.token] = claim.job_id
             arriving[claim.token] = claim
             self._waiting.append(_Waiting(claim, now))
         if self._waiting:

@@ -3,10 +3,10 @@
 from typing import Any
 from uuid import UUID
 
+from jobs.ids import id_of_message
 from jobs.models import Job
 from jobs.settle import Run
-from jobs.worker import identity
-from jobs.worker.requests import running_tokens
+from jobs.worker.requests import running_tokens, started
 
 
 class TellProgress:
@@ -26,9 +26,13 @@ class TellProgress:
         dispatcher = getattr(consumer, "event_dispatcher", None)
         if dispatcher is None or not dispatcher.enabled:
             return
-        mine = Job.objects.filter(state="active", worker_id=identity.incarnation(), progress_percent__isnull=False)
+        running = started()
+        ids = {id_of_message(request.id) for request in running.values()}
         words = {}
-        for job in mine.only("task", "claim_token", "progress_percent", "progress_message"):
+        # By their ids alone, and no more than there are slots.
+        for job in Job.objects.filter(pk__in=ids).only("task", "claim_token", "progress_percent", "progress_message"):
+            if job.progress_percent is None or job.claim_token not in running:
+                continue
             words[job.pk] = f"{job.progress_percent} % {job.progress_message}".rstrip()
             if self._told.get(job.pk) != words[job.pk]:
                 consumer.call_soon(_tell, dispatcher, Run(job.pk, job.claim_token), job.task, words[job.pk])

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from celery.worker import state
 from celery.worker.request import Request
@@ -94,6 +95,8 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery is untyped
 
 # Claims that are on their way into one of Celery's requests, by token.
 arriving: dict[str, Claim] = {}
+# The jobs of all claims of this worker, by token, until the audit has seen that their ends were written.
+claimed: dict[str, UUID] = {}
 
 
 def running_tokens() -> set[str]:
