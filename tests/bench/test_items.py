@@ -16,7 +16,6 @@ pytestmark = pytest.mark.timeout(300)
         ("idle", ["web", "worker-email", "beat", "flower", "the project", "postgres", "all of it"]),
         ("backlog-prefork-keys", ["20", "50", "400, first window", "400, later window"]),
         ("growth-ended", ["jobs drained a second", "claim one, p50, ms", "/health, p99, ms"]),
-        ("growth-waiting", ["jobs drained a second", "/health, ratio to 100 rows"]),
         ("held-rate", ["1, before", "2, beside", "3, after", "`UPDATE jobs_job"]),
         ("scans-unpaced", ["1, before", "2, beside", "3, after"]),
     ],
