@@ -21,7 +21,7 @@ JOBS: dict[str, Any] = {
     "JOBS_PAYLOAD_MAX_BYTES": 256 * 1024,
 }
 
-# Without these the hints are not where the ledger looks for them, or are kept twice.
+# Without these, messages of other producers are not where the ledger looks for them, or are kept twice.
 BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
     # No copies of taken messages in Redis, nor a clock that delivers them again: the ledger's leases find lost jobs.
     "ack_emulation": False,

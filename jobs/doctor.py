@@ -149,13 +149,13 @@ def _redis() -> Iterator[Finding]:
     if info.get("maxmemory_policy") not in (None, "noeviction"):
         yield Finding(
             Level.WARNING,
-            f"{server} may evict keys (maxmemory-policy {info['maxmemory_policy']}): hints vanish and come again late.",
+            f"{server} may evict keys (maxmemory-policy {info['maxmemory_policy']}): a ring that vanishes makes a job a second late.",
             "Set maxmemory-policy noeviction.",
         )
     if not info.get("aof_enabled"):
         yield Finding(
             Level.WARNING,
-            f"{server} keeps no append-only file: after its restart all hints are sent anew.",
+            f"{server} keeps no append-only file: after its restart messages of other producers are lost; the ledger's jobs are not.",
             "Set appendonly yes. No job depends on it.",
         )
 

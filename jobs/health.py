@@ -9,16 +9,15 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import redis
-from django.conf import settings
 from django.db import DatabaseError, connection, connections
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from jobs import selectors
 from jobs.cron import selectors as cron
+from jobs.doorbell import Doorbell
 from jobs.models import Worker
+from jobs.queues import QUEUES
 from jobs.selectors import QueueStatus
 
 logger = logging.getLogger(__name__)
@@ -72,10 +71,11 @@ def check() -> Health:
     Never raises. Takes milliseconds; 3.3 s at the most, when both servers are frozen.
     """
     ledger = Question("PostgreSQL", _read_ledger)
-    broker = Question("Redis", _ping_redis)
+    broker = Question("Redis", _message_counts)
     health = Health()
+    most_messages: dict[str, int] = {}
     try:
-        statuses, ages_seconds, stuck, broken = ledger.answer(DATABASE_PATIENCE_SECONDS)
+        statuses, ages_seconds, stuck, broken, unknown, most_messages = ledger.answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
@@ -91,10 +91,21 @@ def check() -> Health:
             for worker in stuck
         ]
         health.reasons += _schedule_reasons(broken)
+        health.reasons += [
+            f"{queue}: no living worker knows the task {task}, of which jobs wait."
+            for queue, tasks in sorted(unknown.items())
+            for task in sorted(tasks)[:_MOST_NAMED]
+        ]
     try:
-        broker.answer(REDIS_PATIENCE_SECONDS)
+        counts = broker.answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
+    else:
+        health.reasons += [
+            f"{queue}: Redis holds {counts[queue]} messages, and its workers can use {most}."
+            for queue, most in most_messages.items()
+            if counts.get(queue, 0) > most
+        ]
     return health
 
 
@@ -110,7 +121,7 @@ def why_not_ready() -> str | None:
 def why_no_broker() -> str | None:
     """A sentence where Redis does not answer at once."""
     try:
-        Question("Redis", _ping_redis).answer(REDIS_PATIENCE_SECONDS)
+        Question("Redis", _message_counts).answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
         return str(error)
     return None
@@ -155,12 +166,21 @@ class Question(Generic[Answer]):
         self._answers.put(answer)
 
 
-def _read_ledger() -> tuple[dict[str, QueueStatus], dict[str, float | None], list[Worker], list[str]]:
+def _read_ledger() -> tuple[
+    dict[str, QueueStatus],
+    dict[str, float | None],
+    list[Worker],
+    list[str],
+    dict[str, set[str]],
+    dict[str, int],
+]:
     return (
         selectors.queue_statuses(),
         selectors.tick_ages_seconds(),
         list(selectors.stuck_workers()),
         cron.broken_schedules(),
+        selectors.unknown_tasks(),
+        selectors.most_messages(),
     )
 
 
@@ -174,15 +194,12 @@ def _migrations_of_this_version() -> frozenset[tuple[str, str]]:
     return frozenset(MigrationLoader(None).disk_migrations)
 
 
-def _ping_redis() -> None:
-    client = redis.Redis.from_url(
-        settings.CELERY_BROKER_URL,
-        socket_timeout=REDIS_PATIENCE_SECONDS,
-        socket_connect_timeout=REDIS_PATIENCE_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    with client:
-        client.ping()
+def _message_counts() -> dict[str, int]:
+    doorbell = Doorbell.within(REDIS_PATIENCE_SECONDS)
+    try:
+        return doorbell.message_counts(QUEUES)
+    finally:
+        doorbell.close()
 
 
 def _counts(status: QueueStatus) -> dict[str, Any]:

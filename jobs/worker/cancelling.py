@@ -2,7 +2,7 @@
 
 What is to be ended is in the ledger: a cancellation keeps the run that it found as an attempt, with its claim token. So
 it holds over the death of whoever cancelled, and when the job has long been running again elsewhere, or here. Celery's
-own revocation is not used: each worker would remember the job's id for hours, and discard the hints of an operator who
+own revocation is not used: each worker would remember the job's id for hours, and discard the runs of an operator who
 wants it to run after all.
 """
 

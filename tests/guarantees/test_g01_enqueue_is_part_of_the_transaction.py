@@ -27,7 +27,7 @@ def run_script(processes: Processes, before: str = "pass", after: str = "pass") 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_process_that_dies_between_the_commit_and_the_hint_has_enqueued(processes: Processes) -> None:
+def test_a_process_that_dies_between_the_commit_and_the_ring_has_enqueued(processes: Processes) -> None:
     assert run_script(processes, before="transaction.on_commit(lambda: os._exit(9))") == 9
     assert Job.objects.get().state == "waiting"
     processes.worker("default")
@@ -36,7 +36,7 @@ def test_a_process_that_dies_between_the_commit_and_the_hint_has_enqueued(proces
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_process_that_dies_right_after_the_hint_has_enqueued_once(processes: Processes) -> None:
+def test_a_process_that_dies_right_after_the_ring_has_enqueued_once(processes: Processes) -> None:
     assert run_script(processes, after="transaction.on_commit(lambda: os._exit(9))") == 9
     worker = processes.worker("default")
     wait_until(lambda: Job.objects.get().state == "completed")
@@ -45,11 +45,11 @@ def test_a_process_that_dies_right_after_the_hint_has_enqueued_once(processes: P
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_process_that_dies_while_redis_takes_its_hint_has_enqueued_once(
+def test_a_process_that_dies_while_redis_takes_its_ring_has_enqueued_once(
     processes: Processes, redis_server: Server
 ) -> None:
     redis_server.freeze()
-    # The hint is on its way: Redis may take it when it goes on, or may not.
+    # The ring is on its way: Redis may take it when it goes on, or may not.
     assert run_script(processes, after="transaction.on_commit(lambda: os._exit(9))") == 9
     redis_server.thaw()
     worker = processes.worker("default")

@@ -154,7 +154,6 @@ def test_jobs_without_limits_start_while_redis_is_away(
     workers = [processes.worker("default", pool=pool, concurrency=concurrency) for _ in range(2)]
     sample_tasks.add.delay(1, 1)
     wait_until(lambda: all_completed(1))
-    begun = time.monotonic()
     if how == "frozen":
         redis_server.freeze()
     elif how == "stopped":
@@ -165,12 +164,12 @@ def test_jobs_without_limits_start_while_redis_is_away(
                 client.flushall()
         sample_tasks.add.delay(number, 1)
         if number % 10 == 0:
-            failing = sample_tasks.fail.delay() if hasattr(sample_tasks, "fail") else None
+            failing = sample_tasks.fail_for_good.delay()
             wait_until(lambda: not Job.objects.filter(state__in=["waiting", "active"]).exists(), timeout=15)
-            assert failing is None or Job.objects.get(pk=failing.id).state in ("failed", "delayed")
+            assert Job.objects.get(pk=failing.id).state == "failed"
     wait_until(lambda: not Job.objects.filter(state__in=["waiting", "active"]).exists(), timeout=15)
     late = [(job.started_at - job.created_at).total_seconds() for job in Job.objects.filter(state="completed")]
-    print(pool, how, "late", sorted(late)[-5:], "took", time.monotonic() - begun)
+    # Promised are two seconds; a machine that is busy needs longer, and Celery's own patience is half a minute.
     assert max(late) < 8
     if how == "frozen":
         redis_server.thaw()

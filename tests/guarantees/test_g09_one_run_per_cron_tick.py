@@ -117,7 +117,7 @@ def test_a_beat_that_hangs_in_the_middle_of_a_tick_keeps_it_from_nobody_for_long
     assert_ledger_consistent()
 
 
-def test_the_job_of_a_beat_that_died_before_its_hint_runs(processes: Processes, tmp_path: Path) -> None:
+def test_the_job_of_a_beat_that_died_before_its_ring_runs(processes: Processes, tmp_path: Path) -> None:
     make_schedule()
     pass_time(minutes=10)
     file = tmp_path / "dies-at"

@@ -126,7 +126,7 @@ def _dispatcher_ticked_at() -> datetime | None:
         ("failed", "services.edit_job(job_id='{id}', args=[1, 2], kwargs={{}}, actor='ada')", "Edited and run again"),
     ],
 )
-def test_what_was_committed_is_done_once_though_its_operator_dies_before_any_hint(
+def test_what_was_committed_is_done_once_though_its_operator_dies_before_any_ring(
     processes: Processes, before: str, action: str, entry: str
 ) -> None:
     job = make_job(
