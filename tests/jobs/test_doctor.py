@@ -87,7 +87,7 @@ def test_queues_that_nobody_works_on_or_nobody_knows_are_named() -> None:
 @pytest.mark.usefixtures("_all_is_well")
 def test_jobs_that_wait_although_workers_are_idle_are_named() -> None:
     make_job(queue="email", run_at=Now() - timedelta(minutes=5))
-    assert "Waiting in email: 1 job, the oldest since" in troubles("Workers and queues")
+    assert "Waiting in email: 1 job, the oldest for 300 s, while" in troubles("Workers and queues")
     make_job(queue="email", state="active", claim_token="x", worker_id=make_worker().pk)
     assert troubles("Workers and queues") == ""
 

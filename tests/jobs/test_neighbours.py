@@ -103,7 +103,7 @@ def test_a_process_of_another_user_that_shows_nothing_of_itself_is_left_alone(mo
 
 @pytest.mark.django_db(transaction=True)
 def test_two_that_look_at_once_give_it_up_once(child: "subprocess.Popen[bytes]") -> None:
-    worker = make_neighbour(child.pid)
+    worker = make_neighbour(child.pid, concurrency=20)
     jobs = [make_job() for _ in range(20)]
     for job in jobs:
         claim_job(job, worker, name=str(job.pk))

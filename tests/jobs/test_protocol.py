@@ -41,7 +41,7 @@ from jobs.services import ActionRefused
 from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS
 from jobs.worker import identity, lease
 from jobs.worker.audit import Audit
-from jobs.worker.requests import delivery_of, headers_of
+from jobs.worker.requests import claimed, delivery_of, headers_of
 from tests.jobs.expected import Expected, Run
 from tests.jobs.factories import make_worker
 
@@ -92,7 +92,8 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.expected: dict[UUID, Expected] = {}
         self.runs: list[Run] = []
-        self.workers = [make_worker().pk for _ in range(2)]
+        # Of slots they have enough: nothing that they claim waits for one.
+        self.workers = [make_worker(concurrency=100).pk for _ in range(2)]
         self.dead: set[UUID] = set()
         self.silent: set[UUID] = set()
         self.paused = False
@@ -403,13 +404,16 @@ class Protocol(RuleBasedStateMachine):
 
     def _replacement(self, worker_id: UUID) -> UUID:
         """A supervisor starts another worker in the place of one that is gone."""
-        self.workers[self.workers.index(worker_id)] = fresh = make_worker().pk
+        self.workers[self.workers.index(worker_id)] = fresh = make_worker(concurrency=100).pk
         return fresh
 
     def _audit(self, worker_id: UUID) -> None:
         """A worker finds that it runs none of the jobs that it owns."""
         audit = Audit()
-        audit._since = dict.fromkeys(Job.objects.values_list("claim_token", flat=True), -1e9)
+        mine = Job.objects.filter(worker_id=worker_id).values_list("claim_token", "pk")
+        claimed.clear()
+        claimed.update(mine)
+        audit._since = dict.fromkeys(claimed, -1e9)
         with running_on(worker_id):
             audit.run_once()
         for job in list(self.expected.values()):

@@ -174,12 +174,13 @@ def test_a_round_ends_early_rather_than_hold_the_other_duties_up(monkeypatch: py
 
 @pytest.mark.django_db
 def test_ended_workers_and_expired_windows_go() -> None:
-    old, young = (make_worker(dead_at=timezone.now() - timedelta(hours=hours)).pk for hours in (25, 23))
-    living = make_worker().pk
+    ends = [timezone.now() - timedelta(hours=hours) for hours in (25, 23)]
+    old, young = (make_worker(dead_at=dead_at, settled_at=dead_at).pk for dead_at in ends)
+    living, unsettled = make_worker().pk, make_worker(dead_at=ends[0]).pk
     for key, hours in (("past", -1), ("future", 1)):
         DedupWindow.objects.create(key=key, job_id=living, until=timezone.now() + timedelta(hours=hours))
     retain()
-    assert set(Worker.objects.values_list("pk", flat=True)) == {young, living}
+    assert set(Worker.objects.values_list("pk", flat=True)) == {young, living, unsettled}
     assert old not in {young, living}
     assert list(DedupWindow.objects.values_list("key", flat=True)) == ["future"]
 

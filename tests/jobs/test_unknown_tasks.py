@@ -18,8 +18,7 @@ def test_a_job_of_an_unknown_task_waits_for_a_worker_that_knows_it_and_holds_nob
     unknown = make_job(task=sample_tasks.add.name, args=[1, 2], priority=0)
     before = Job.objects.filter(pk=unknown.pk).values().get()
     for _ in range(3):
-        known = media_jobs.tasks.remove_orphans.delay()
-        wait_until(lambda job_id=known.id: Job.objects.get(pk=job_id).state == "completed")
+        media_jobs.tasks.remove_orphans.delay().get(timeout=30)
     assert Job.objects.filter(pk=unknown.pk).values().get() == before
     assert selectors.unknown_tasks() == {"default": {sample_tasks.add.name}}
     processes.worker("default")

@@ -40,7 +40,7 @@ class WorkerStandIn:
         self.app = SimpleNamespace(amqp=SimpleNamespace(queues=self))
         self.consumer: WorkerStandIn | None = self
         self.connection: object | None = object()
-        self.strategies = dict.fromkeys(tasks, self._start)
+        self.strategies: dict[str, Callable[..., None]] = dict.fromkeys(tasks, self._start)
         self.on_task_message: tuple[Callable[..., None], ...] = ()
         self.started: list[Started] = []
         self.left_count = 0
