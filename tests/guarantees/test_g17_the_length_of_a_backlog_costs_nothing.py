@@ -32,16 +32,23 @@ SECOND = timedelta(seconds=1)
 
 
 def make_backlog(count: int, **fields: Any) -> None:
+    """So many jobs that are alike, by one statement."""
     values = {"task": sample_tasks.add.name, "queue": "default", "args": [1, 2], "state": "waiting", **fields}
-    rows = (Job(**values) for _ in range(count))
-    Job.objects.bulk_create(rows, batch_size=5000)
+    like = Job.objects.create(**values)
+    columns = ", ".join(f'"{field.column}"' for field in Job._meta.concrete_fields if not field.primary_key)
     with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO jobs_job (id, {columns}) SELECT gen_random_uuid(), {columns} FROM jobs_job"  # noqa: S608
+            " CROSS JOIN generate_series(2, %s) WHERE id = %s",
+            [count, like.pk],
+        )
         cursor.execute("ANALYZE jobs_job")
 
 
 def drop_the_backlog() -> None:
     """What is left would only be in the way of the other tests."""
-    Job.objects.filter(state="waiting").delete()
+    waiting = Job.objects.filter(state="waiting")
+    waiting._raw_delete(waiting.db)
     wait_until(lambda: not Job.objects.filter(state="active").exists())
 
 
