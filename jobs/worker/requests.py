@@ -93,6 +93,12 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery is untyped
         return self._texts[1]
 
 
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """What `inspect active` and Flower are told."""
+        told: dict[str, Any] = super().info(safe=safe)
+        return {**told, "args": self.argsrepr, "kwargs": self.kwargsrepr}
+
+
 # Claims that are on their way into one of Celery's requests, by token.
 arriving: dict[str, Claim] = {}
 # The jobs of all claims of this worker, by token, until the audit has seen that their ends were written.

@@ -37,7 +37,7 @@ class LedgerStep(bootsteps.StartStopStep):
         from jobs.dispatcher.prompt import PromptThread
         from jobs.dispatcher.thread import DispatcherThread
         from jobs.task import JobTask
-        from jobs.worker import claimer, lease, process
+        from jobs.worker import claimer, lease, process, remote
         from jobs.worker.cancelling import EndCancelled
         from jobs.worker.progress import TellProgress
         from jobs.worker.shutdown import Shutdown
@@ -77,6 +77,7 @@ class LedgerStep(bootsteps.StartStopStep):
             thread.start()
         worker_shutdown.connect(self.resign, weak=False)
         shutdown.install()
+        remote.install()
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Looks often for pool processes that died.

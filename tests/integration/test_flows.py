@@ -9,7 +9,7 @@ from celery import chord
 from django.contrib.auth.models import Group
 from django.db import connection
 
-from jobs import publish, settle
+from jobs import settle
 from jobs.doorbell import Doorbell
 from jobs.models import Flow, Job
 from tests import crash_points, sample_tasks

@@ -1,0 +1,132 @@
+"""Celery's commands to a worker, and its ways to change a pool, where workers claim from the table."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import current_app
+from django.conf import settings
+
+from jobs.models import Job, Worker
+from tests import sample_tasks
+from tests.guarantees.ledger import assert_ledger_consistent
+from tests.processes import Processes
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def inspect(method: str) -> dict[str, Any]:
+    """What all workers answer."""
+    asked: Callable[[], dict[str, Any] | None] = getattr(current_app.control.inspect(timeout=2), method)
+    return asked() or {}
+
+
+def running(file: Path) -> str:
+    """A job that runs until the file is there; returns its id."""
+    result = sample_tasks.wait_for_file.delay(str(file))
+    wait_until(lambda: Job.objects.get(pk=result.id).progress_percent == 10)
+    return str(result.id)
+
+
+def state_of(job_id: str) -> str:
+    return Job.objects.values_list("state", flat=True).get(pk=job_id)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_running_job_is_among_the_active_under_its_own_id_with_its_arguments(
+    processes: Processes, tmp_path: Path, pool: str
+) -> None:
+    processes.worker("default", pool=pool, concurrency=2)
+    job_id = running(tmp_path / "gate")
+    [active] = [request for requests in inspect("active").values() for request in requests]
+    assert (active["id"], active["name"]) == (job_id, sample_tasks.wait_for_file.name)
+    assert str(tmp_path / "gate") in active["args"]
+    (tmp_path / "gate").touch()
+    wait_until(lambda: state_of(job_id) == "completed")
+    assert_ledger_consistent()
+
+
+def test_revoke_cancels_in_the_ledger_and_leaves_no_id_behind(processes: Processes, tmp_path: Path) -> None:
+    processes.worker("default", concurrency=1)
+    job_id = running(tmp_path / "gate")
+    waiting = str(sample_tasks.add.delay(1, 2).id)
+    current_app.control.broadcast("revoke", arguments={"task_id": [waiting, job_id]}, reply=True, timeout=3)
+    wait_until(lambda: [state_of(one) for one in (waiting, job_id)] == ["cancelled", "cancelled"])
+    assert [ids for ids in inspect("revoked").values() if ids] == []
+    (tmp_path / "gate").touch()
+    assert_ledger_consistent()
+
+
+def test_terminate_ends_the_run_and_no_neighbour(processes: Processes, tmp_path: Path) -> None:
+    processes.worker("default", concurrency=2)
+    ended, neighbour = running(tmp_path / "one"), running(tmp_path / "other")
+    arguments = {"task_id": ended, "signal": "TERM"}
+    [answer] = current_app.control.broadcast("terminate", arguments=arguments, reply=True, timeout=5)
+    assert "ended here" in str(answer)
+    assert state_of(ended) == "cancelled"
+    (tmp_path / "other").touch()
+    wait_until(lambda: state_of(neighbour) == "completed")
+    after = sample_tasks.add.delay(1, 2)
+    wait_until(lambda: state_of(after.id) == "completed")
+    assert Job.objects.get(pk=neighbour).stalled_count == 0
+    assert_ledger_consistent()
+
+
+def test_queues_that_a_worker_gives_up_and_takes_again(processes: Processes) -> None:
+    processes.worker("default", "webhooks", pool="threads", concurrency=2)
+    current_app.control.cancel_consumer("webhooks", reply=True, timeout=3)
+    left = sample_tasks.add.apply_async((1, 2), queue="webhooks")
+    other = sample_tasks.add.delay(1, 2)
+    wait_until(lambda: state_of(other.id) == "completed")
+    # More than a worker's look by itself takes.
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 2.5)
+    assert state_of(left.id) == "waiting"
+    current_app.control.add_consumer("webhooks", reply=True, timeout=3)
+    wait_until(lambda: state_of(left.id) == "completed")
+    assert_ledger_consistent()
+
+
+def test_a_pool_that_grows_and_shrinks_takes_as_many_jobs(processes: Processes, tmp_path: Path) -> None:
+    processes.worker("default", concurrency=1)
+    first = running(tmp_path / "gate")
+    current_app.control.pool_grow(2, reply=True, timeout=3)
+    others = [running(tmp_path / "gate") for _ in range(2)]
+    wait_until(lambda: Worker.objects.get().concurrency == 3, timeout=settings.JOBS_HEARTBEAT_SECONDS * 20)
+    (tmp_path / "gate").touch()
+    wait_until(lambda: {state_of(job_id) for job_id in (first, *others)} == {"completed"})
+    current_app.control.pool_shrink(2, reply=True, timeout=3)
+    again = [sample_tasks.add.delay(1, 2) for _ in range(5)]
+    wait_until(lambda: {state_of(one.id) for one in again} == {"completed"})
+    assert_ledger_consistent()
+
+
+def test_a_pool_that_scales_by_itself(processes: Processes, tmp_path: Path) -> None:
+    processes.start(
+        "celery", "-A", "config", "worker", "--queues=default", "--autoscale=3,1", "--include=tests.sample_tasks"
+    )
+    jobs = [running(tmp_path / "gate") for _ in range(3)]
+    (tmp_path / "gate").touch()
+    wait_until(lambda: {state_of(job_id) for job_id in jobs} == {"completed"})
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("option", ["--max-tasks-per-child=2", "--max-memory-per-child=1000"])
+def test_pool_processes_that_are_replaced_lose_nothing(processes: Processes, option: str) -> None:
+    processes.start(
+        "celery",
+        "-A",
+        "config",
+        "worker",
+        "--queues=default",
+        "--concurrency=2",
+        option,
+        "--include=tests.sample_tasks",
+    )
+    jobs = [sample_tasks.add.delay(number, 1) for number in range(15)]
+    wait_until(lambda: Job.objects.filter(state="completed").count() == len(jobs), timeout=60)
+    assert not Job.objects.exclude(attempt=1, stalled_count=0).exists()
+    assert_ledger_consistent()
