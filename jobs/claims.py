@@ -1,4 +1,4 @@
-"""Claims, the dispatcher's bulk moves, and the fold of statistics: the only raw SQL of the project.
+"""Claims and ends of runs, and the dispatcher's bulk moves, as raw SQL.
 
 Above each statement stands what it locks, which index serves it, and why two of them at once are safe. States are
 literals, so that the planner may use the partial indexes. Where the primary key must serve, they stand in a CASE, which
@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.contrib.auth import get_user_model
 from django.db import connections, router
 from django.db.models.functions import Now
 
@@ -21,8 +20,7 @@ from jobs.limits import COLUMNS, Limits, in_force
 from jobs.models import Job, QueueControl
 from jobs.payloads import as_json, from_json
 from jobs.queues import PACED_QUEUES
-from jobs.rates import Rate
-from jobs.statistics import BOUNDS_SECONDS
+from jobs.statements import rows_of
 
 # What a claim writes, but for its moment.
 _TAKEN = """state = 'active', worker_id = %(worker_id)s,
@@ -209,71 +207,6 @@ WITH clock AS MATERIALIZED (
 SELECT * FROM claimed
 """  # noqa: S608
 
-# Locks: nothing. Index: job_waiting, of which it reads one entry per lane, however many jobs stand in it.
-# Two at once: they read.
-WAITING_LANES = """
-WITH RECURSIVE own AS (
-    (SELECT queue, lane, rate_key, rate_limit, concurrency_key, concurrency_limit, quiet_hours
-     FROM jobs_job WHERE state = 'waiting' AND (queue, lane) > (%(queue)s, %(lane)s) ORDER BY queue, lane LIMIT 1)
-    UNION ALL
-    SELECT following.*
-    FROM own CROSS JOIN LATERAL (
-        SELECT queue, lane, rate_key, rate_limit, concurrency_key, concurrency_limit, quiet_hours
-        FROM jobs_job WHERE state = 'waiting' AND (queue, lane) > (own.queue, own.lane)
-        ORDER BY queue, lane LIMIT 1) AS following
-)
-SELECT *, statement_timestamp() FROM (
-    SELECT * FROM (SELECT * FROM own LIMIT %(limit)s) AS following WHERE lane <> ''
-    UNION ALL
-    SELECT queue, '', NULL, NULL, NULL, NULL, NULL FROM unnest(%(queues)s::text[]) AS queue
-    WHERE EXISTS (SELECT FROM jobs_job WHERE state = 'waiting' AND jobs_job.queue = queue.queue AND lane = '')) AS lane
-"""
-
-# Locks: nothing. Index: primary key.
-# Two at once: they read. What they read may have changed when they use it: the claim decides.
-FREE_STARTS = """
-SELECT rate.key, GREATEST(0, rate.count - counted.number), counted.earliest + rate.period
-FROM unnest(%(keys)s::text[], %(counts)s::int[], %(periods)s::interval[])
-    WITH ORDINALITY AS rate (key, count, period, place)
-LEFT JOIN jobs_limit AS own ON own.key = rate.key
-CROSS JOIN LATERAL (
-    SELECT count(*) AS number, min(start) AS earliest
-    FROM unnest(own.starts) AS start WHERE start > statement_timestamp() - rate.period) AS counted
-ORDER BY rate.place
-"""
-
-# Locks: nothing. Index: job_waiting, from the head of each lane.
-# Two at once: they read.
-MOST_URGENT = """
-SELECT job.id, wanted.number, job.priority
-FROM unnest(%(queues)s::text[], %(lanes)s::text[]) WITH ORDINALITY AS wanted (queue, lane, number)
-CROSS JOIN LATERAL (
-    SELECT id, priority, run_at FROM jobs_job
-    WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane
-      AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
-      AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
-    ORDER BY priority, run_at, id LIMIT %(limit)s) AS job
-ORDER BY job.priority, job.run_at, job.id
-"""
-
-# Locks: nothing. Index: job_waiting, from the head of each priority of each lane.
-# Two at once: they read.
-LONGEST_WAITING = """
-SELECT id, number, priority FROM (
-    SELECT job.id, wanted.number, level.priority, job.run_at,
-        row_number() OVER (PARTITION BY wanted.queue ORDER BY job.run_at, job.id) AS place
-    FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(below)s::int[])
-        WITH ORDINALITY AS wanted (queue, lane, below, number)
-    CROSS JOIN LATERAL generate_series(wanted.below + 1, 9) AS level (priority)
-    CROSS JOIN LATERAL (
-        SELECT id, run_at FROM jobs_job
-        WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = level.priority
-          AND run_at < statement_timestamp() - %(age)s
-          AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
-          AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
-        ORDER BY run_at, id LIMIT %(limit)s) AS job) AS old
-WHERE place <= %(limit)s ORDER BY run_at, id
-"""
 
 # Locks: the jobs' rows, for the length of this statement. Index: primary key.
 # Two at once: the second finds the state changed. The token fences: a run that lost its job finds no row. A job whose
@@ -334,89 +267,6 @@ RETURNING id
 """
 
 NOW = "SELECT statement_timestamp()"
-
-# Put together from constants alone.
-_BUCKETS = range(len(BOUNDS_SECONDS) + 1)
-_STAT_COLUMNS = """queue, task, minute, completed_count, failed_count, retried_count, stalled_count, cancelled_count,
-    wait_seconds_sum, run_seconds_sum, wait_buckets, run_buckets"""
-_ADD_TO_STAT = """ON CONFLICT (queue, task, minute) DO UPDATE SET
-    completed_count = stat.completed_count + EXCLUDED.completed_count,
-    failed_count = stat.failed_count + EXCLUDED.failed_count,
-    retried_count = stat.retried_count + EXCLUDED.retried_count,
-    stalled_count = stat.stalled_count + EXCLUDED.stalled_count,
-    cancelled_count = stat.cancelled_count + EXCLUDED.cancelled_count,
-    wait_seconds_sum = stat.wait_seconds_sum + EXCLUDED.wait_seconds_sum,
-    run_seconds_sum = stat.run_seconds_sum + EXCLUDED.run_seconds_sum,
-    wait_buckets = ARRAY(SELECT one + other FROM unnest(stat.wait_buckets, EXCLUDED.wait_buckets)
-                         WITH ORDINALITY AS pair (one, other, place) ORDER BY place),
-    run_buckets = ARRAY(SELECT one + other FROM unnest(stat.run_buckets, EXCLUDED.run_buckets)
-                        WITH ORDINALITY AS pair (one, other, place) ORDER BY place)"""
-
-# Locks: the events it takes, skipping those that others hold, the rows it adds to, and the keys of the events' owners,
-# until its end. An event whose owner is locked, to be deleted perhaps, is left for the next time: nobody waits.
-# Index: the primary keys and the unique constraints of the four tables.
-# Two at once: SKIP LOCKED gives each event to one of them, which deletes and counts it, or neither. Where both add to
-# one row, the second waits for the first and adds to its sum; both take rows in the order of their keys.
-FOLD_EVENTS = f"""
-WITH batch AS (
-    SELECT id, owner_id FROM jobs_jobevent ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), owner AS (
-    SELECT {{key}} AS id FROM {{users}} WHERE {{key}} IN (SELECT owner_id FROM batch) FOR KEY SHARE SKIP LOCKED
-), taken AS (
-    DELETE FROM jobs_jobevent WHERE id IN (
-        SELECT id FROM batch
-        WHERE owner_id IS NULL OR owner_id IN (SELECT id FROM owner)
-           OR NOT EXISTS (SELECT FROM {{users}} AS one WHERE one.{{key}} = batch.owner_id))
-    RETURNING *, width_bucket(wait_seconds, %(bounds)s::double precision[]) AS wait_bucket,
-              width_bucket(run_seconds, %(bounds)s::double precision[]) AS run_bucket
-), owned AS (
-    INSERT INTO jobs_ownerstat AS stat
-        (owner_id, quarter, task, completed_count, failed_count, cancelled_count, error)
-    SELECT owner_id, date_bin('15 minutes', at, TIMESTAMPTZ 'epoch') AS quarter, task,
-        count(*) FILTER (WHERE kind = 'completed'), count(*) FILTER (WHERE kind = 'failed'),
-        count(*) FILTER (WHERE kind = 'cancelled'),
-        COALESCE((array_agg(error ORDER BY at DESC) FILTER (WHERE kind = 'failed'))[1], '')
-    FROM taken
-    WHERE kind IN ('completed', 'failed', 'cancelled') AND owner_id IN (SELECT id FROM owner)
-    GROUP BY owner_id, quarter, task ORDER BY owner_id, quarter, task
-    ON CONFLICT (owner_id, quarter, task) DO UPDATE SET
-        completed_count = stat.completed_count + EXCLUDED.completed_count,
-        failed_count = stat.failed_count + EXCLUDED.failed_count,
-        cancelled_count = stat.cancelled_count + EXCLUDED.cancelled_count,
-        error = CASE EXCLUDED.failed_count WHEN 0 THEN stat.error ELSE EXCLUDED.error END
-), counted AS (
-    INSERT INTO jobs_stat AS stat ({_STAT_COLUMNS})
-    SELECT queue, task, date_trunc('minute', at) AS minute,
-        count(*) FILTER (WHERE kind = 'completed'), count(*) FILTER (WHERE kind = 'failed'),
-        count(*) FILTER (WHERE kind = 'retried'), count(*) FILTER (WHERE kind = 'stalled'),
-        count(*) FILTER (WHERE kind = 'cancelled'),
-        COALESCE(sum(wait_seconds), 0), COALESCE(sum(run_seconds), 0),
-        ARRAY[{", ".join(f"count(*) FILTER (WHERE wait_bucket = {bucket})" for bucket in _BUCKETS)}],
-        ARRAY[{", ".join(f"count(*) FILTER (WHERE run_bucket = {bucket})" for bucket in _BUCKETS)}]
-    FROM taken GROUP BY queue, task, minute ORDER BY queue, task, minute
-    {_ADD_TO_STAT}
-)
-SELECT count(*) FROM taken
-"""  # noqa: S608
-
-# Locks: the rows of minutes that it takes, and those of the days that it adds to, until its end. Index: stat_minute.
-# Two at once: the second waits for the first, and finds the minutes gone. A late event may still be folded into such a
-# minute: that row is then another one, and is taken the next time.
-FOLD_DAYS = f"""
-WITH taken AS (
-    DELETE FROM jobs_stat
-    WHERE minute < date_trunc('day', statement_timestamp() - %(age)s, 'UTC')
-      AND minute <> date_trunc('day', minute, 'UTC')
-    RETURNING *, date_trunc('day', minute, 'UTC') AS day
-)
-INSERT INTO jobs_stat AS stat ({_STAT_COLUMNS})
-SELECT queue, task, day, sum(completed_count), sum(failed_count), sum(retried_count), sum(stalled_count),
-    sum(cancelled_count), sum(wait_seconds_sum), sum(run_seconds_sum),
-    ARRAY[{", ".join(f"sum(wait_buckets[{bucket + 1}])" for bucket in _BUCKETS)}],
-    ARRAY[{", ".join(f"sum(run_buckets[{bucket + 1}])" for bucket in _BUCKETS)}]
-FROM taken GROUP BY queue, task, day ORDER BY queue, task, day
-{_ADD_TO_STAT}
-"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -482,8 +332,8 @@ def claim_next(
     worker_id: UUID,
     floors: Mapping[int, datetime] | None = None,
 ) -> list[Claim]:
-    """Claims the most urgent waiting jobs of a queue that have no limits, at most `count`, for a worker that knows these
-    tasks. Durably committed; call it outside of any transaction.
+    """Claims the most urgent waiting jobs of a queue that have no limits, at most `count`, for a worker that knows
+    these tasks. Durably committed; call it outside of any transaction.
 
     The most urgent first, then those that were due first. `token` is good for one call. Of a priority that has a floor,
     none are looked at that were due before it. Nothing is claimed from a queue that is paused or has limits.
@@ -528,30 +378,30 @@ def claim_oldest(
 def _claimed_next(statement: str, parameters: dict[str, Any], floors: Mapping[int, datetime]) -> list[Claim]:
     parameters["priorities"] = _PRIORITIES
     parameters["floors"] = [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES]
-    found = [Claim(*row) for row in _rows(statement, parameters)]
+    found = [Claim(*row) for row in rows_of(statement, parameters)]
     return sorted(found, key=lambda one: (one.priority, one.run_at, one.job_id))
 
 
 def queues_with_waiting(queues: Sequence[str]) -> list[str]:
     """Those of these queues in which jobs without limits wait."""
     names = [name for name in queues if name not in PACED_QUEUES]
-    return [row[0] for row in _rows(QUEUES_WITH_WAITING, {"queues": names})] if names else []
+    return [row[0] for row in rows_of(QUEUES_WITH_WAITING, {"queues": names})] if names else []
 
 
 def first_due(queue: str, *, priority: int, begin: datetime, end: datetime, tasks: Sequence[str]) -> datetime | None:
     """When the first of the waiting jobs without limits was due that were due from `begin` on, and before `end`."""
-    found = _rows(FIRST_DUE, {"queue": queue, "priority": priority, "begin": begin, "end": end, "tasks": tasks})
+    found = rows_of(FIRST_DUE, {"queue": queue, "priority": priority, "begin": begin, "end": end, "tasks": tasks})
     return found[0][0] if found else None
 
 
 def first_tasks(queues: Sequence[str], *, limit: int = 20) -> list[tuple[str, str]]:
     """Each queue and the tasks of its jobs that wait at the head of one of its priorities."""
-    return [(queue, task) for queue, task in _rows(FIRST_TASKS, {"queues": list(queues), "limit": limit})]
+    return [(queue, task) for queue, task in rows_of(FIRST_TASKS, {"queues": list(queues), "limit": limit})]
 
 
 def claimed_before(*, token: str, worker_id: UUID) -> list[Claim]:
     """What a call of `claim_next` or `claim_oldest` has claimed whose answer was lost."""
-    return [Claim(*row) for row in _rows(CLAIMED_BEFORE, {"token": token, "worker_id": worker_id})]
+    return [Claim(*row) for row in rows_of(CLAIMED_BEFORE, {"token": token, "worker_id": worker_id})]
 
 
 def claim(
@@ -576,7 +426,7 @@ def claim(
         "repeated": repeated,
         "paced_queues": PACED_QUEUES,
     }
-    rows = _rows(CLAIM, parameters)
+    rows = rows_of(CLAIM, parameters)
     left = wanted.keys() - {row[0] for row in rows}
     for values in _limited(left) if left else ():
         rows += _claim_limited(values, {**parameters, "job_id": values["id"], "token": wanted[values["id"]]})
@@ -673,93 +523,6 @@ def now() -> datetime:
     return moment
 
 
-def waiting_lanes(
-    *, after: "Lane", limit: int, queues: Collection[str]
-) -> tuple[list[dict[str, Any]], datetime | None]:
-    """Lanes in which jobs wait, with the columns that the jobs of a lane have in common, and when it was so.
-
-    The next lanes of jobs with limits of their own, in the order of the index: about `limit` of them, and fewer when
-    the last was reached. Besides, each time, the lanes of jobs without, of these queues. No moment where nothing waits.
-    """
-    names = ("queue", "lane", *COLUMNS, "now")
-    parameters = {"queue": after.queue, "lane": after.name, "limit": limit, "queues": list(queues)}
-    lanes = [dict(zip(names, row, strict=True)) for row in _rows(WAITING_LANES, parameters)]
-    return lanes, lanes[0]["now"] if lanes else None
-
-
-class FreeStarts(NamedTuple):
-    """How many starts a rate has left at this moment, and when it has one more; None where it has all of them."""
-
-    free: int
-    more_at: datetime | None
-
-
-def free_starts(rates: Collection[tuple[str, Rate]]) -> dict[tuple[str, Rate], FreeStarts]:
-    """What is left of each of these keys' rates."""
-    parameters = {
-        "keys": [key for key, _ in rates],
-        "counts": [rate.count for _, rate in rates],
-        "periods": [rate.period for _, rate in rates],
-    }
-    rows = _rows(FREE_STARTS, parameters) if rates else []
-    return {rate: FreeStarts(free, more_at) for rate, (_, free, more_at) in zip(rates, rows, strict=True)}
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """Where jobs wait: a queue, and the limits of their own, which all jobs of a lane have in common."""
-
-    queue: str
-    name: str = ""
-
-
-class Waiting(NamedTuple):
-    """A waiting job."""
-
-    job_id: UUID
-    lane: Lane
-    priority: int
-
-
-def most_urgent(
-    lanes: Sequence[Lane], *, limit: int, without: Collection[UUID], tasks: Collection[str] | None = None
-) -> list[Waiting]:
-    """The most urgent waiting jobs of some lanes, at most `limit` of each; the most urgent first.
-
-    Of these tasks alone, where they are named.
-    """
-    named = None if tasks is None else list(tasks)
-    return _of_lanes(MOST_URGENT, lanes, {"limit": limit, "without": list(without), "tasks": named})
-
-
-def longest_waiting(
-    below: Mapping[Lane, int],
-    *,
-    age: timedelta,
-    limit: int,
-    without: Collection[UUID],
-    tasks: Collection[str] | None = None,
-) -> list[Waiting]:
-    """The jobs of some lanes that have waited longest, and longer than `age`; of each lane, below a priority.
-
-    The oldest first, and at most `limit` of each queue.
-    """
-    parameters = {
-        "below": list(below.values()),
-        "age": age,
-        "limit": limit,
-        "without": list(without),
-        "tasks": None if tasks is None else list(tasks),
-    }
-    return _of_lanes(LONGEST_WAITING, list(below), parameters) if below else []
-
-
-def _of_lanes(statement: str, lanes: Sequence[Lane], parameters: dict[str, Any]) -> list[Waiting]:
-    named = {"queues": [lane.queue for lane in lanes], "lanes": [lane.name for lane in lanes]}
-    rows = _rows(statement, {**named, **parameters})
-    return [Waiting(job_id, lanes[number - 1], priority) for job_id, number, priority in rows]
-
-
 class Due(NamedTuple):
     """A job that was delayed and waits now."""
 
@@ -771,12 +534,12 @@ class Due(NamedTuple):
 
 def promote_due(*, limit: int) -> list[Due]:
     """Moves delayed jobs whose time has come to waiting; returns them."""
-    return [Due(*row) for row in _rows(PROMOTE_DUE, {"limit": limit})]
+    return [Due(*row) for row in rows_of(PROMOTE_DUE, {"limit": limit})]
 
 
 def seconds_to_next_due() -> float | None:
     """How long until the next delayed job is due, by the database's clock; None where there is none."""
-    rows = _rows(NEXT_DUE, {})
+    rows = rows_of(NEXT_DUE, {})
     return rows[0][0] if rows else None
 
 
@@ -785,30 +548,5 @@ def cancel_expired(*, limit: int) -> list[UUID]:
     return _moved(CANCEL_EXPIRED, limit)
 
 
-def fold_events(*, limit: int) -> int:
-    """Takes a batch of events away and adds them to the statistics; returns how many it took.
-
-    One statement: an event is counted once, or still there.
-    """
-    users: Any = get_user_model()._meta
-    statement = FOLD_EVENTS.format(users=users.db_table, key=users.pk.column)
-    with connections[router.db_for_write(Job)].cursor() as cursor:
-        cursor.execute(statement, {"limit": limit, "bounds": list(BOUNDS_SECONDS)})
-        return int(cursor.fetchone()[0])
-
-
-def fold_days(*, age: timedelta) -> None:
-    """Makes one row of the minutes of each UTC day that ended longer ago than `age`."""
-    parameters: dict[str, Any] = {"age": age}
-    with connections[router.db_for_write(Job)].cursor() as cursor:
-        cursor.execute(FOLD_DAYS, parameters)
-
-
 def _moved(statement: str, limit: int) -> list[UUID]:
-    return [row[0] for row in _rows(statement, {"limit": limit})]
-
-
-def _rows(statement: str, parameters: dict[str, Any]) -> list[Any]:
-    with connections[router.db_for_write(Job)].cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return cursor.fetchall()
+    return [row[0] for row in rows_of(statement, {"limit": limit})]

@@ -149,13 +149,15 @@ def _redis() -> Iterator[Finding]:
     if info.get("maxmemory_policy") not in (None, "noeviction"):
         yield Finding(
             Level.WARNING,
-            f"{server} may evict keys (maxmemory-policy {info['maxmemory_policy']}): a ring that vanishes makes a job a second late.",
+            f"{server} may evict keys (maxmemory-policy {info['maxmemory_policy']}): "
+            "a ring that vanishes makes a job a second late.",
             "Set maxmemory-policy noeviction.",
         )
     if not info.get("aof_enabled"):
         yield Finding(
             Level.WARNING,
-            f"{server} keeps no append-only file: after its restart messages of other producers are lost; the ledger's jobs are not.",
+            f"{server} keeps no append-only file: its restart loses messages of other producers, and none of the ledger's "
+            "jobs.",
             "Set appendonly yes. No job depends on it.",
         )
 
@@ -235,8 +237,8 @@ def _standing_still(workers: list[Worker]) -> Iterator[Finding]:
         if status.name in consumed and status.waiting and not status.active and age_seconds > START_PATIENCE_SECONDS:
             yield Finding(
                 Level.WARNING,
-                f"Waiting in {status.name}: {_jobs(status.waiting)}, the oldest for {age_seconds:.0f} s, while nothing of "
-                "it runs.",
+                f"Waiting in {status.name}: {_jobs(status.waiting)}, the oldest for {age_seconds:.0f} s, while "
+                "nothing of it runs.",
                 "Ask one of them: python manage.py jobs why ID. A limit may hold them; else look at the logs of its "
                 "workers.",
             )
@@ -251,8 +253,8 @@ def _too_many_messages() -> Iterator[Finding]:
             yield Finding(
                 Level.WARNING,
                 f"Redis holds {counts[queue]} messages of queue {queue}, and its workers can use {most}.",
-                "Another producer sends more than they take, or no worker consumes it. Celery's own messages lie in the "
-                f"lists {queue}, {queue}:1 and so on.",
+                "Another producer sends more than they take, or no worker consumes it. Celery's own messages lie in "
+                f"the lists {queue}, {queue}:1 and so on.",
             )
 
 

@@ -46,7 +46,8 @@ SELECT queue, 'active', count(*), NULL FROM (
     SELECT queue FROM jobs_job WHERE state = 'active' ORDER BY worker_id LIMIT %(limit)s) AS active GROUP BY queue
 UNION ALL
 SELECT queue, 'delayed', count(*), NULL FROM (
-    SELECT queue FROM jobs_job WHERE state = 'delayed' ORDER BY is_held, run_at LIMIT %(limit)s) AS delayed GROUP BY queue
+    SELECT queue FROM jobs_job WHERE state = 'delayed' ORDER BY is_held, run_at LIMIT %(limit)s) AS delayed
+GROUP BY queue
 """
 
 # Every queue in which jobs wait, declared or not.
@@ -70,7 +71,8 @@ SELECT number, oldest, lane, priority, run_at, id FROM (
     SELECT lane, priority, run_at, id, row_number() OVER place AS number, min(run_at) OVER place AS oldest
     FROM (
         SELECT lane, priority, run_at, id FROM jobs_job
-        WHERE state = 'waiting' AND queue = %(queue)s AND (lane, priority, run_at, id) > (%(lane)s, %(priority)s, %(run_at)s, %(id)s)
+        WHERE state = 'waiting' AND queue = %(queue)s
+          AND (lane, priority, run_at, id) > (%(lane)s, %(priority)s, %(run_at)s, %(id)s)
         ORDER BY lane, priority, run_at, id LIMIT %(limit)s) AS part
     WINDOW place AS (ORDER BY lane, priority, run_at, id)) AS numbered
 ORDER BY number DESC LIMIT 1

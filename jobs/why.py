@@ -97,7 +97,8 @@ def _no_worker(job: Job) -> str | None:
 
 
 def _no_dispatcher() -> str | None:
-    """Nobody makes jobs due or grants those with limits. Where workers live, their dispatcher's threads hang, or cannot write."""
+    """Nobody makes jobs due or grants those with limits. Where workers live, their dispatcher's threads hang, or cannot
+    write."""
     age_seconds = selectors.tick_ages_seconds().get("dispatcher")
     if age_seconds is not None and age_seconds <= _LEADERLESS_SECONDS:
         return None
@@ -121,8 +122,8 @@ def _unknown(job: Job) -> str | None:
     if any(job.task in worker.tasks or not worker.tasks for worker in workers):
         return None
     return (
-        f"No living worker of its queue {job.queue} knows its task {job.task}: deploy the code that has it, and restart "
-        "the workers."
+        f"No living worker of its queue {job.queue} knows its task {job.task}: deploy the code that has it, and "
+        "restart the workers."
     )
 
 

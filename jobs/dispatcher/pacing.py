@@ -1,7 +1,7 @@
 """Paces: grants jobs with limits only as they may start, the most urgent first (G11).
 
-A grant is good for a second, and for a slot that is free at this moment. So no slot of a worker is blocked by a job that
-has to wait, and nothing bursts when workers come back. The claim decides: a grant too many starts nothing.
+A grant is good for a second, and for a slot that is free at this moment. So no slot of a worker is blocked by a job
+that has to wait, and nothing bursts when workers come back. The claim decides: a grant too many starts nothing.
 """
 
 import random
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from jobs import claims, selectors
+from jobs import paced, selectors
 from jobs.dispatcher import ageing
 from jobs.dispatcher.slots import PacedLane, Round
 from jobs.doorbell import REDIS_AWAY, Doorbell
@@ -95,13 +95,13 @@ class Pacer:
         # A job whose task no worker knows holds no slot of those behind it.
         known = selectors.known_tasks().values()
         tasks = None if None in known else {task for some in known for task in some or ()}
-        urgent = claims.most_urgent(list(by_lane), limit=limit, without=self._granted, tasks=tasks)
+        urgent = paced.most_urgent(list(by_lane), limit=limit, without=self._granted, tasks=tasks)
         old = self._old(by_lane, urgent, tasks)
         granted: dict[UUID, Grant] = {}
         ahead: dict[UUID, Grant] = {}
-        gone_ahead: list[claims.Waiting] = []
+        gone_ahead: list[paced.Waiting] = []
 
-        def take(job: claims.Waiting, into: dict[UUID, Grant]) -> bool:
+        def take(job: paced.Waiting, into: dict[UUID, Grant]) -> bool:
             is_free = job.job_id not in ahead and by_lane[job.lane].is_free(taken)
             if is_free:
                 into[job.job_id] = Grant(by_lane[job.lane].keys, time.monotonic())
@@ -125,16 +125,16 @@ class Pacer:
             )
 
     def _old(
-        self, lanes: Collection[claims.Lane], urgent: list[claims.Waiting], tasks: Collection[str] | None
-    ) -> dict[str, list[claims.Waiting]]:
+        self, lanes: Collection[paced.Lane], urgent: list[paced.Waiting], tasks: Collection[str] | None
+    ) -> dict[str, list[paced.Waiting]]:
         """The jobs of each queue that have waited longest, behind more urgent ones that may start now."""
         first: dict[str, int] = {}
         for job in urgent:
             first.setdefault(job.lane.queue, job.priority)
         some = random.sample(list(lanes), min(len(lanes), _LANES_OF_OLD))
         below = {lane: first[lane.queue] for lane in some if lane.queue in first}
-        found: dict[str, list[claims.Waiting]] = {}
-        for job in claims.longest_waiting(
+        found: dict[str, list[paced.Waiting]] = {}
+        for job in paced.longest_waiting(
             below, age=ageing.OLD, limit=ageing.MOST_TURNS, without=self._granted, tasks=tasks
         ):
             found.setdefault(job.lane.queue, []).append(job)

@@ -72,7 +72,8 @@ class Rescuer:
         for worker in dead:
             again, failed = _settle_jobs_of(worker.pk, "its worker is gone")
             is_left = Job.objects.filter(worker_id=worker.pk, state="active").exists()
-            if not (again or failed or is_left) and worker.now - worker.dead_at > _SETTLED_AFTER:
+            is_old = worker.dead_at is not None and worker.now - worker.dead_at > _SETTLED_AFTER
+            if is_old and not (again or failed or is_left):
                 Worker.objects.filter(pk=worker.pk).update(settled_at=Now())
 
     def _take_from_nobody(self) -> None:

@@ -1,7 +1,7 @@
 """How many jobs of each lane may start at this moment, and when there will be more (G11)."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,14 +9,13 @@ from typing import Any
 from django.db.models import Count
 from django.db.models.functions import Now
 
-from jobs import claims, selectors
+from jobs import paced, selectors
 from jobs.limits import Limits, concurrency_key, in_force, is_granted, queue_key
 from jobs.models import Job, Limit, QueueControl
 from jobs.queues import QUEUES
 
 # So that a look stays short. Where more keys wait at once, each is looked at in its turn.
 LANES_AT_ONCE = 1000
-_BEGINNING = claims.Lane("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Slots:
 class PacedLane:
     """A lane with limits in which jobs wait. Each of its jobs takes one slot under each key."""
 
-    lane: claims.Lane
+    lane: paced.Lane
     slots: Sequence[Slots]
 
     def is_free(self, taken: Counter[str]) -> bool:
@@ -54,39 +53,43 @@ class Round:
     """Walks through all lanes with limits in which jobs wait, however many there are, look by look."""
 
     def __init__(self) -> None:
-        self._after = _BEGINNING
+        # The last lane of each queue that was looked at.
+        self._after: dict[str, str] = {}
 
     def next(self) -> tuple[list[PacedLane], datetime | None]:
         """The next of them, and the moment of the look by the database's clock. Halted queues are left out.
 
         Jobs without limits of their own are looked at each time, whatever others do.
         """
-        waiting, now = claims.waiting_lanes(after=self._after, limit=LANES_AT_ONCE, queues=QUEUES)
-        own = [claims.Lane(lane["queue"], lane["lane"]) for lane in waiting if lane["lane"]]
-        # Some of the limit may have been lanes without own limits, one of each queue at the most.
-        self._after = own[-1] if len(own) + len(QUEUES) >= LANES_AT_ONCE else _BEGINNING
-        return ([], None) if now is None else (_paced(waiting, now), now)
+        controls = QueueControl.objects.in_bulk()
+        granted = [name for name in QUEUES if is_granted(name, controls.get(name))]
+        after = {name: self._after.get(name, "") for name in QUEUES}
+        waiting, now = paced.waiting_lanes(after=after, limit=LANES_AT_ONCE, granted=granted)
+        own = {lane["queue"]: lane["lane"] for lane in waiting if lane["lane"]}
+        is_more = sum(bool(lane["lane"]) for lane in waiting) >= LANES_AT_ONCE
+        self._after = {**after, **own} if is_more else {}
+        return ([], None) if now is None else (_paced(waiting, now, controls), now)
 
 
-def _paced(waiting: Iterable[dict[str, Any]], now: datetime) -> list[PacedLane]:
-    lanes = list(_with_limits(waiting))
+def _paced(waiting: Iterable[dict[str, Any]], now: datetime, controls: Mapping[str, QueueControl]) -> list[PacedLane]:
+    lanes = list(_with_limits(waiting, controls))
     rates = list({(key, rate) for lane in lanes for key, rate in lane.rates.items() if rate is not None})
-    starts, halted, running = claims.free_starts(rates), _halted_keys(lanes), _running(lanes)
+    starts, halted, running = paced.free_starts(rates), _halted_keys(lanes), _running(lanes)
     most = selectors.most_messages()
     found = []
     for lane in lanes:
-        slots = [Slots(queue_key(lane.queue), most[lane.queue]), *_of_concurrency(lane, running, now)]
+        # Workers take grants within milliseconds.
+        slots = [Slots(queue_key(lane.queue), most[lane.queue], now), *_of_concurrency(lane, running, now)]
         slots += [Slots(key, 0, halted[key]) for key in lane.rates if key in halted]
         slots += [Slots(key, *starts[key, rate]) for key, rate in lane.rates.items() if rate is not None]
         quiet_until = lane.quiet_until(now)
         if quiet_until is not None:
             slots.append(Slots(queue_key(lane.queue), 0, quiet_until))
-        found.append(PacedLane(claims.Lane(lane.queue, lane.lane), slots))
+        found.append(PacedLane(paced.Lane(lane.queue, lane.lane), slots))
     return found
 
 
-def _with_limits(waiting: Iterable[dict[str, Any]]) -> Iterable[Limits]:
-    controls = QueueControl.objects.in_bulk()
+def _with_limits(waiting: Iterable[dict[str, Any]], controls: Mapping[str, QueueControl]) -> Iterable[Limits]:
     queues = {name: in_force(name, controls.get(name)) for name in QUEUES}
     for name in selectors.halted_queues():
         queues.pop(name, None)

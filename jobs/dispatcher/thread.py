@@ -31,7 +31,7 @@ class DispatcherThread(DutyThread):
             self.rescuer.run_once,
             flows.run_once,
             seldom(flows.report_progress, seconds=flows.PROGRESS_SECONDS),
-            seldom(statistics.run_once, seconds=statistics.EVENTS_SECONDS),
+            seldom(statistics.Fold().run_once, seconds=statistics.EVENTS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),
             live_counts.Walk().run_once,

@@ -1,8 +1,8 @@
 """A worker looks at itself: jobs that it owns but does not run are lost, and run again.
 
 That happens when an end could not be written because PostgreSQL was away for too long, or when a pool process died in
-a way that Celery did not notice. What a worker has claimed it knows, so it asks for those rows by their ids: a look costs
-the same however many jobs have run, and however long somebody's snapshot keeps them.
+a way that Celery did not notice. What a worker has claimed it knows, so it asks for those rows by their ids: a look
+costs the same however many jobs have run, and however long somebody's snapshot keeps them.
 """
 
 import logging

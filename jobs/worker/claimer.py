@@ -229,8 +229,9 @@ class Claimer(DutyThread):
 
     def _claim_next(self, queue: str, most: int) -> None:
         """Claims from the head of a queue, which stays busy as long as something is found there."""
-        # Another queue's turn comes sooner where fewer are claimed at once.
-        count = max(1, most // (1 + len(self._busy) + bool(self._grants)))
+        # Another queue's turn comes sooner where fewer are claimed at once; where jobs are short, it comes at once.
+        sources = 1 if self.intake.ahead_count else 1 + len(self._busy) + bool(self._grants)
+        count = max(1, most // sources)
         found = self._claim_from(queue, count)
         if not found and queue in self._rung:
             self._roused.wait(_SECOND_LOOK_SECONDS)

@@ -1,7 +1,8 @@
 """Celery's consumer, except that the pool goes on working while the broker is away.
 
-Celery waits for its broker in the main thread, with everything else: results of pool processes are not read, time limits
-do not strike, nothing starts. Here another thread looks whether Redis answers, and the event loop turns meanwhile.
+Celery waits for its broker in the main thread, with everything else: results of pool processes are not read, time
+limits do not strike, nothing starts. Here another thread looks whether Redis answers, and the event loop turns
+meanwhile.
 """
 
 import logging
@@ -32,7 +33,7 @@ class BrokerHangs(ConnectionError):
     """Redis takes connections, and answers nothing."""
 
 
-class LedgerConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
+class LedgerConsumer(Consumer):
     """Keeps what it has taken when it loses the broker, and works on until that is back."""
 
     def on_close(self) -> None:

@@ -1,11 +1,11 @@
 """Where a claim begins to look, so that it does not walk over all that died since somebody's old snapshot began.
 
 PostgreSQL keeps the index entries of claimed jobs as long as a transaction lives that might still see them, and a claim
-from the head of its queue walks over each of these. So a worker whose claims become slow remembers, for each priority of
-a queue, the moment below which nothing waits: its *floor*. A claim starts there and raises it, as what it has passed over
-cannot become waiting again, with three exceptions. What is due later than some seconds ago is always looked at. A job
-that becomes waiting later than that after it was due is named at the doorbell, and claimed by its id. And where that is
-lost, a walk below the floors finds the job: a short piece at a time, all of it within seconds.
+from the head of its queue walks over each of these. So a worker whose claims become slow remembers, for each priority
+of a queue, the moment below which nothing waits: its *floor*. A claim starts there and raises it, as what it has passed
+over cannot become waiting again, with three exceptions. What is due later than some seconds ago is always looked at. A
+job that becomes waiting later than that after it was due is named at the doorbell, and claimed by its id. And where
+that is lost, a walk below the floors finds the job: a short piece at a time, all of it within seconds.
 """
 
 import time
@@ -68,7 +68,8 @@ class Floors:
                 self._floors = dict.fromkeys(_PRIORITIES, _BEGINNING)
             return
         highest = self._clock.now() - MARGIN
-        # More urgent priorities were empty above their floors; of the one that it took from, nothing waits before those.
+        # More urgent priorities were empty above their floors; of the one that it took from, nothing waits before
+        # those.
         priority = found[0].priority if found else len(_PRIORITIES)
         for passed in range(priority):
             self._raise(passed, highest)
@@ -111,15 +112,16 @@ class Floors:
             self._to_walk.append((priority, begin, following))
 
     def _cost_of(self, end: int) -> float:
-        """The least of the last pieces before `end`, beside a round trip: one alone may have waited for the processor."""
+        """The least of the last pieces before `end`, beside a round trip: one alone may have waited for the
+        processor."""
         return min(self._pieces[max(0, end - _NOISE_PIECES) : end]) - min(self._pieces)
 
     def _walk_cost(self) -> float:
         return sum(self._cost_of(end) for end in range(1, len(self._pieces) + 1))
 
     def _raise(self, priority: int, floor: datetime) -> None:
-        assert self._floors is not None
-        self._floors[priority] = max(self._floors[priority], floor)
+        if self._floors is not None:
+            self._floors[priority] = max(self._floors[priority], floor)
 
 
 class _Clock:

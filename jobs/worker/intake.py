@@ -1,7 +1,8 @@
 """From the claim to the pool: claimed jobs become Celery's requests as slots of the pool are free.
 
-Where jobs are short, some are claimed ahead, so that no slot waits for PostgreSQL; never more than take a few hundredths
-of a second. One that waits here for longer after all, because those before it take their time, is given back.
+Where jobs are short, some are claimed ahead, so that no slot waits for PostgreSQL; never more than take a few
+hundredths of a second. One that waits here for longer after all, because those before it take their time, is given
+back.
 """
 
 import logging

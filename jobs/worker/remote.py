@@ -26,7 +26,8 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None
     What is no job of the ledger is left to Celery. Called in the worker's main thread, by every worker that hears it:
     the second time nothing is left to do.
     """
-    cancelled, foreign = [], []
+    cancelled: list[Any] = []
+    foreign: list[Any] = []
     for name in maybe_list(task_id) or []:
         try:
             known = services.revoke_job(job_id=parse_id(name))

@@ -66,7 +66,7 @@ class ClaimedMessage:
         return cls(headers_of(claim), delivery_of(claim), {"priority": claim.priority})
 
 
-class JobRequest(Request):  # type: ignore[misc]  # Celery is untyped
+class JobRequest(Request):
     """Celery's request for a claimed job. Monitors see its arguments, shortened and without secrets.
 
     They are read only where somebody looks, and one that cannot be shown keeps nobody from running.
@@ -91,7 +91,6 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery is untyped
     def kwargsrepr(self) -> str:
         """The arguments by name."""
         return self._texts[1]
-
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What `inspect active` and Flower are told."""

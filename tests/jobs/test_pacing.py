@@ -11,7 +11,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from jobs import claims, selectors
+from jobs import claims, paced, selectors
 from jobs.dispatcher import pacing, slots
 from jobs.dispatcher.pacing import Pacer
 from jobs.doorbell import PACED, Doorbell
@@ -312,8 +312,8 @@ def test_what_has_waited_for_less_than_a_minute_lets_every_urgent_job_go_first(
 def test_the_old_jobs_of_one_queue_hide_none_of_another() -> None:
     make_jobs(20, priority=9, run_at=Now() - 2 * OLD)
     make_jobs(3, queue="reports", priority=9, run_at=Now() - OLD)
-    lanes = {claims.Lane("default"): 1, claims.Lane("reports"): 1}
-    found = claims.longest_waiting(lanes, age=timedelta(minutes=1), limit=10, without=[])
+    lanes = {paced.Lane("default"): 1, paced.Lane("reports"): 1}
+    found = paced.longest_waiting(lanes, age=timedelta(minutes=1), limit=10, without=[])
     assert [job.lane.queue for job in found] == ["default"] * 10 + ["reports"] * 3
 
 
@@ -338,6 +338,6 @@ def test_the_oldest_are_found_by_the_index_and_not_by_reading_the_backlog() -> N
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE jobs_job")
     with CaptureQueriesContext(connection) as queries:
-        found = claims.longest_waiting({claims.Lane("default"): 1}, age=timedelta(minutes=1), limit=10, without=[])
+        found = paced.longest_waiting({paced.Lane("default"): 1}, age=timedelta(minutes=1), limit=10, without=[])
     assert [job.priority for job in found] == [7, 7, 7]
     assert rows_read(queries[0]["sql"]) < 50

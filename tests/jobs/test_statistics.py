@@ -9,7 +9,7 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from accounts.models import User
-from jobs import claims, services, settle, statistics
+from jobs import folds, services, settle, statistics
 from jobs.dispatcher import statistics as duty
 from jobs.models import JobEvent, OwnerStat, Stat
 from jobs.settle import Run
@@ -80,11 +80,11 @@ def test_a_reader_says_the_same_before_and_after_the_fold_and_between_two_batche
 
     before = told()
     answers = []
-    while claims.fold_events(limit=5):
+    while folds.fold_events(limit=5)[0]:
         answers.append(told())
     assert len(answers) == 5
     assert answers == [before] * 5
-    claims.fold_days(age=timedelta(0))
+    folds.fold_days(age=timedelta(0))
     assert told() == before
     assert before[2] == {"email": [7, 7, 0], "crm": [0, 0, 0]}
     assert [(one.task, one.completed, one.failed, one.error) for one in before[3]] == [
@@ -120,9 +120,9 @@ def test_two_that_fold_at_once_count_each_event_once() -> None:
         with other.cursor() as cursor:
             cursor.execute("SELECT FROM jobs_jobevent ORDER BY id LIMIT 4 FOR UPDATE")
         # Those that the other holds are left to it, without waiting.
-        assert claims.fold_events(limit=100) == 6
+        assert folds.fold_events(limit=100)[0] == 6
         assert completed() == (6, 4)
-    assert claims.fold_events(limit=100) == 4
+    assert folds.fold_events(limit=100)[0] == 4
     assert completed() == (10, 0)
 
 
@@ -132,15 +132,15 @@ def test_two_that_add_to_one_row_at_once_lose_nothing() -> None:
     # The same statement, of another leader, which has not committed yet.
     with another_connection() as other:
         with over(other):
-            assert claims.fold_events(limit=3) == 3
+            assert folds.fold_events(limit=3)[0] == 3
         with connection.cursor() as cursor:
             cursor.execute("SET lock_timeout = '50ms'")
             with pytest.raises(Exception, match="lock timeout"):
-                claims.fold_events(limit=100)
+                folds.fold_events(limit=100)
             cursor.execute("RESET lock_timeout")
         assert completed() == (0, 5)
         other.commit()
-    assert claims.fold_events(limit=100) == 2
+    assert folds.fold_events(limit=100)[0] == 2
     assert completed() == (5, 0)
 
 
@@ -149,10 +149,10 @@ def test_a_fold_that_dies_in_the_middle_has_counted_nothing() -> None:
     make_mails(10)
     with another_connection() as other:
         with over(other):
-            assert claims.fold_events(limit=100) == 10
+            assert folds.fold_events(limit=100)[0] == 10
         kill(other)
     assert completed() == (0, 10)
-    assert claims.fold_events(limit=100) == 10
+    assert folds.fold_events(limit=100)[0] == 10
     assert completed() == (10, 0)
 
 
@@ -222,11 +222,11 @@ def test_what_is_counted_for_a_user_goes_with_the_user_and_late_events_stop_noth
     job = make_job(owner=user, max_attempts=1)
     settle.fail(claim_job(job, worker), error="x" * 300)
     make_mails(owner=user)
-    claims.fold_events(limit=1)
+    folds.fold_events(limit=1)
     assert OwnerStat.objects.get().error == "x" * 200
     user.delete()
     assert not OwnerStat.objects.exists()
-    assert claims.fold_events(limit=10) == 1
+    assert folds.fold_events(limit=10)[0] == 1
     assert not OwnerStat.objects.exists()
     assert Stat.objects.count() == 2
 
@@ -240,10 +240,10 @@ def test_an_owner_whom_somebody_has_locked_is_not_waited_for() -> None:
         cursor.execute("SELECT FROM accounts_user WHERE id = %s FOR UPDATE", [ann.pk])
         with connection.cursor() as mine:
             mine.execute("SET lock_timeout = '50ms'")
-            assert claims.fold_events(limit=10) == 2
+            assert folds.fold_events(limit=10)[0] == 2
             mine.execute("RESET lock_timeout")
         assert JobEvent.objects.get().owner_id == ann.pk
-    assert claims.fold_events(limit=10) == 1
+    assert folds.fold_events(limit=10)[0] == 1
     assert completed() == (3, 0)
     assert set(OwnerStat.objects.values_list("owner", "completed_count")) == {(ann.pk, 1), (bob.pk, 1)}
 
