@@ -36,6 +36,8 @@ class BrokerHangs(ConnectionError):
 class LedgerConsumer(Consumer):
     """Keeps what it has taken when it loses the broker, and works on until that is back."""
 
+    connection: Any
+
     def on_close(self) -> None:
         """Nothing is dropped: what was claimed is this worker's, and no broker would deliver it again."""
 

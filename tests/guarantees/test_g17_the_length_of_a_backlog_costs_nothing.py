@@ -22,7 +22,7 @@ from jobs.queues import QUEUES
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.jobs.factories import claim_job, make_job, make_worker
-from tests.jobs.test_pacing import rows_read
+from tests.jobs.plans import rows_read
 from tests.processes import Processes
 from tests.waiting import wait_until
 
@@ -38,7 +38,7 @@ def make_backlog(count: int, **fields: Any) -> None:
     columns = ", ".join(f'"{field.column}"' for field in Job._meta.concrete_fields if not field.primary_key)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO jobs_job (id, {columns}) SELECT gen_random_uuid(), {columns} FROM jobs_job"  # noqa: S608
+            f"INSERT INTO jobs_job (id, {columns}) SELECT gen_random_uuid(), {columns} FROM jobs_job"
             " CROSS JOIN generate_series(2, %s) WHERE id = %s",
             [count, like.pk],
         )

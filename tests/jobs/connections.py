@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 from django.db import connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -38,3 +39,13 @@ def kill(other: BaseDatabaseWrapper) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
         assert cursor.fetchone() == (True,)
+
+
+@contextmanager
+def row_locked_by_somebody_else(job_id: UUID | None) -> Iterator[None]:
+    """While the block runs, another transaction holds that job's row; none, where no job is named."""
+    with another_connection() as other:
+        if job_id is not None:
+            with other.cursor() as cursor:
+                cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [job_id])
+        yield

@@ -1,11 +1,15 @@
-"""What the model in `test_protocol.py` knows: of each job, and of each run that has begun."""
+"""What the model in `test_protocol.py` knows of each job and each run, and as which worker it acts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from celery._state import _task_stack
 from celery.app.task import Context
 
+from jobs.worker import identity
 from jobs.worker.requests import headers_of
 
 
@@ -45,3 +49,18 @@ class Run:
     def told_by_the_main_process(self) -> Any:
         """The request as the worker's main process has it: it has claimed the job, and has not begun the run."""
         return Context(**headers_of(self.request.claim))
+
+
+@contextmanager
+def running_on(worker_id: UUID, task: Any = None, request: Any = None) -> Iterator[None]:
+    """This process is that worker for a moment, and runs that request of that task."""
+    identity.assume(worker_id)
+    if task is not None:
+        _task_stack.push(task)
+        task.request_stack.push(request)
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.request_stack.pop()
+            _task_stack.pop()

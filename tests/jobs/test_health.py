@@ -75,7 +75,7 @@ def test_a_thousand_waiting_jobs_degrade_and_999_do_not(client: Client) -> None:
 @pytest.mark.usefixtures("ticking")
 def test_fifty_failures_degrade_for_an_hour(client: Client) -> None:
     make_events(30, queue="crm", kind="failed", at=Now() - timedelta(minutes=59))
-    statistics.run_once()
+    statistics.Fold().run_once()
     make_events(20, queue="crm", kind="failed", at=Now() - timedelta(minutes=59))
     assert client.get("/health").json()["reasons"] == ["crm: 50 jobs failed in the last hour (threshold 50)."]
     Stat.objects.update(minute=F("minute") - timedelta(minutes=2))

@@ -309,6 +309,26 @@ def test_what_has_waited_for_less_than_a_minute_lets_every_urgent_job_go_first(
     assert young.isdisjoint(started)
 
 
+@pytest.mark.xfail(strict=True, reason="a grant that lies behind more urgent ones never moves up")
+def test_an_urgent_job_of_a_key_does_not_wait_for_ever_behind_a_grant_that_nobody_takes(
+    pacer: Pacer, doorbell: Doorbell
+) -> None:
+    key: dict[str, Any] = {"concurrency_key": "k", "concurrency_limit": 1}
+    make_jobs(1, priority=9, **key)
+    pacer.look()
+    [urgent] = make_jobs(1, priority=0, **key)
+    make_jobs(30, priority=1, rate_key="t")
+    started: list[UUID] = []
+    for _ in range(40):
+        make_jobs(5, priority=1, rate_key="t")
+        Job.objects.filter(state="waiting").update(run_at=F("run_at") - timedelta(seconds=30))
+        later(pacer, 30)
+        pacer.look()
+        started += start_some(doorbell, "default", 5)
+        Job.objects.filter(state="active").update(state="completed", finished_at=Now())
+    assert urgent.pk in started
+
+
 def test_the_old_jobs_of_one_queue_hide_none_of_another() -> None:
     make_jobs(20, priority=9, run_at=Now() - 2 * OLD)
     make_jobs(3, queue="reports", priority=9, run_at=Now() - OLD)

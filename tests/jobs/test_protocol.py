@@ -8,8 +8,7 @@ import os
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,13 +18,11 @@ import pytest
 import redis
 from billiard.exceptions import WorkerLostError
 from celery import current_app, shared_task
-from celery._state import _task_stack
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
-from django.db import connections
 from django.db.models.functions import Now
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -42,7 +39,8 @@ from jobs.states import END_STATES, LIVE_STATES, TRANSITIONS
 from jobs.worker import identity, lease
 from jobs.worker.audit import Audit
 from jobs.worker.requests import claimed, delivery_of, headers_of
-from tests.jobs.expected import Expected, Run
+from tests.jobs.connections import row_locked_by_somebody_else
+from tests.jobs.expected import Expected, Run, running_on
 from tests.jobs.factories import make_worker
 
 ARROWS = {(str(arrow.source), str(arrow.target)) for arrow in TRANSITIONS}
@@ -560,37 +558,6 @@ class Protocol(RuleBasedStateMachine):
 def everything() -> list[Any]:
     """All that a run could have changed."""
     return [list(model.objects.order_by("pk").values()) for model in (Job, Attempt, JobEvent, Group)]
-
-
-@contextmanager
-def running_on(worker_id: UUID, task: Any = None, request: Any = None) -> Iterator[None]:
-    """This process is that worker for a moment, and runs that request of that task."""
-    identity.assume(worker_id)
-    if task is not None:
-        _task_stack.push(task)
-        task.request_stack.push(request)
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.request_stack.pop()
-            _task_stack.pop()
-
-
-@contextmanager
-def row_locked_by_somebody_else(job_id: UUID | None) -> Iterator[None]:
-    if job_id is None:
-        yield
-        return
-    other = connections["default"].copy()
-    other.set_autocommit(False)
-    try:
-        with other.cursor() as cursor:
-            cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [job_id])
-        yield
-    finally:
-        other.rollback()
-        other.close()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -49,7 +49,7 @@ def test_every_end_of_a_run_is_counted_under_its_kind_with_its_wait_and_its_leng
     claimed = run()
     settle.lose(claimed.row(), evidence="killed")
     services.revoke_job(job_id=make_job(task="a.tasks.mail").pk)
-    assert not duty.run_once()
+    assert not duty.Fold().run_once()
     (one,) = statistics.counts(start_at=timezone.now() - timedelta(minutes=2)).values()
     assert (one.completed, one.failed, one.retried, one.stalled, one.cancelled) == (1, 1, 1, 1, 2)
     # The sixth never ran.
@@ -97,7 +97,7 @@ def test_a_reader_says_the_same_before_and_after_the_fold_and_between_two_batche
 def test_each_length_of_time_is_in_the_bucket_under_the_first_bound_above_it() -> None:
     for seconds in (0.0, *BOUNDS_SECONDS):
         make_mails(run_seconds=seconds, wait_seconds=seconds + 0.001)
-    duty.run_once()
+    duty.Fold().run_once()
     stat = Stat.objects.get()
     assert stat.run_buckets == stat.wait_buckets == [1] * (len(BOUNDS_SECONDS) + 1)
 
@@ -106,7 +106,7 @@ def test_each_length_of_time_is_in_the_bucket_under_the_first_bound_above_it() -
 def test_ten_thousand_events_are_folded_a_batch_at_a_time() -> None:
     for number in range(10):
         make_mails(1000, task=f"a.tasks.number_{number % 3}", at=NOON + timedelta(seconds=30 * number))
-    assert [duty.run_once() for _ in range(3)] == [True, True, False]
+    assert [duty.Fold().run_once() for _ in range(3)] == [True, True, False]
     assert completed() == (10_000, 0)
     # Of ten half minutes, three tasks take turns.
     assert Stat.objects.count() == 10
@@ -162,7 +162,7 @@ def test_the_minutes_of_a_day_become_one_row_when_it_is_over_for_two_days() -> N
     for age in range(5):
         for minute in (0, 1, 719, 1439):
             make_mails(at=today - timedelta(days=age) + timedelta(minutes=minute), run_seconds=0.375)
-    duty.run_once()
+    duty.Fold().run_once()
     before = statistics.counts(start_at=today - timedelta(days=9))
     for _ in range(2):
         duty.fold_days()
@@ -173,7 +173,7 @@ def test_the_minutes_of_a_day_become_one_row_when_it_is_over_for_two_days() -> N
     # A late event finds the day's row, or makes a minute that joins it.
     make_mails(at=today - timedelta(days=4))
     make_mails(at=today - timedelta(days=4) + timedelta(minutes=7))
-    duty.run_once()
+    duty.Fold().run_once()
     duty.fold_days()
     assert Stat.objects.get(minute=today - timedelta(days=4)).completed_count == 6
     assert Stat.objects.count() == 14
@@ -182,7 +182,7 @@ def test_the_minutes_of_a_day_become_one_row_when_it_is_over_for_two_days() -> N
 @pytest.mark.django_db
 def test_a_span_that_began_long_ago_is_counted_by_whole_days() -> None:
     make_mails(at=NOON)
-    duty.run_once()
+    duty.Fold().run_once()
     spans = {}
     for hour in (11, 13, 36):
         found = statistics.counts(start_at=NOON.replace(hour=0) + timedelta(hours=hour))
@@ -213,7 +213,7 @@ def test_an_owners_day_begins_at_a_quarter_of_an_hour_in_every_zone(user: User) 
     for _ in range(2):
         found = statistics.of_owners([user.pk], start_at=midnight, end_at=midnight + timedelta(days=1))
         assert [(one.task, one.quarter) for one in found] == [("a.tasks.today", midnight)]
-        duty.run_once()
+        duty.Fold().run_once()
 
 
 @pytest.mark.django_db
