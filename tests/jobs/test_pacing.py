@@ -145,7 +145,7 @@ def test_the_next_look_comes_soon_also_where_the_next_start_is_far_away(pacer: P
 def test_with_nothing_to_pace_the_pacer_looks_seldom(pacer: Pacer) -> None:
     assert pacer.look() == pacing.IDLE_SECONDS
     make_jobs(5)
-    assert pacer.look() == pacing.LONGEST_SECONDS
+    assert pacer.look() == pacing.IDLE_SECONDS
 
 
 def test_a_key_that_is_exhausted_keeps_no_other_waiting_however_many_jobs_it_has(
