@@ -159,14 +159,15 @@ RETURNING {_CLAIMED}
 # job_active_of_key and job_active for those that run.
 # Two at once: the second waits at the first row that both need. So it decides by what the first has left, and by a
 # clock that is read after the wait: the starts under a key are in the order of their times. Whoever holds a limit waits
-# for no job any more, so none of them waits in a circle. All is one message of the simple protocol, which PostgreSQL
+# for no job any more, so none of them waits in a circle. The row is locked, and seldom written: each version of it would
+# be in the way of the claims after it as long as somebody holds an old snapshot. All is one message of the simple protocol, which PostgreSQL
 # runs as one transaction: a worker that is frozen or dies in the middle of it keeps nobody waiting.
 CLAIM_LIMITED = f"""
 SELECT FROM jobs_job WHERE id = %(job_id)s FOR UPDATE;
 
 INSERT INTO jobs_limit AS own (key, used_at)
 SELECT key, statement_timestamp() FROM unnest(%(locks)s::text[]) AS key ORDER BY key
-ON CONFLICT (key) DO UPDATE SET used_at = EXCLUDED.used_at;
+ON CONFLICT (key) DO UPDATE SET used_at = EXCLUDED.used_at WHERE own.used_at < EXCLUDED.used_at - INTERVAL '1 hour';
 
 WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now
@@ -428,8 +429,11 @@ def claim(
     }
     rows = rows_of(CLAIM, parameters)
     left = wanted.keys() - {row[0] for row in rows}
-    for values in _limited(left) if left else ():
-        rows += _claim_limited(values, {**parameters, "job_id": values["id"], "token": wanted[values["id"]]})
+    limited = _limited(left) if left else []
+    controls = QueueControl.objects.in_bulk({values["queue"] for values in limited}) if limited else {}
+    for values in limited:
+        own = {**parameters, "job_id": values["id"], "token": wanted[values["id"]]}
+        rows += _claim_limited(values, controls.get(values["queue"]), own)
     return [Claim(*row) for row in rows]
 
 
@@ -441,9 +445,8 @@ def _limited(job_ids: Collection[UUID]) -> list[dict[str, Any]]:
     return [row for row in rows if row["state"] == "waiting"]
 
 
-def _claim_limited(values: dict[str, Any], parameters: dict[str, Any]) -> list[Any]:
+def _claim_limited(values: dict[str, Any], control: QueueControl | None, parameters: dict[str, Any]) -> list[Any]:
     """Claims one job, if its limits let it start."""
-    control = QueueControl.objects.filter(name=values["queue"]).first()
     limits = Limits.of(in_force(values["queue"], control), values)
     if limits.quiet_until(values["now"]) is not None:
         return []

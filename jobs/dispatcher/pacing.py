@@ -73,7 +73,7 @@ class Pacer:
             return LONGEST_SECONDS
         pause = min(LONGEST_SECONDS, *(_wait_seconds(lane, taken, now) for lane in lanes))
         self.rest_seconds = max(SHORTEST_SECONDS, _REST_PER_LOOK * (time.monotonic() - began))
-        return max(pause, self.rest_seconds)
+        return self.rest_seconds if self._round.is_more else max(pause, self.rest_seconds)
 
     def _outstanding(self) -> Counter[str]:
         """How many slots are held under each key by grants of jobs that still wait."""

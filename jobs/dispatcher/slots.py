@@ -15,7 +15,7 @@ from jobs.models import Job, Limit, QueueControl
 from jobs.queues import QUEUES
 
 # So that a look stays short. Where more keys wait at once, each is looked at in its turn.
-LANES_AT_ONCE = 1000
+LANES_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class Round:
     def __init__(self) -> None:
         # The last lane of each queue that was looked at.
         self._after: dict[str, str] = {}
+        # Whether there are more than those of the last look.
+        self.is_more = False
 
     def next(self) -> tuple[list[PacedLane], datetime | None]:
         """The next of them, and the moment of the look by the database's clock. Halted queues are left out.
@@ -66,8 +68,8 @@ class Round:
         after = {name: self._after.get(name, "") for name in QUEUES}
         waiting, now = paced.waiting_lanes(after=after, limit=LANES_AT_ONCE, granted=granted)
         own = {lane["queue"]: lane["lane"] for lane in waiting if lane["lane"]}
-        is_more = sum(bool(lane["lane"]) for lane in waiting) >= LANES_AT_ONCE
-        self._after = {**after, **own} if is_more else {}
+        self.is_more = sum(bool(lane["lane"]) for lane in waiting) >= LANES_AT_ONCE
+        self._after = {**after, **own} if self.is_more else {}
         return ([], None) if now is None else (_paced(waiting, now, controls), now)
 
 
