@@ -39,7 +39,7 @@ def main(words: list[str]) -> int:
         from tests.soak.storm import Storm
 
         say(f"{arguments.minutes:g} minutes, seed {seed}")
-        account = Storm(servers, seed=seed).rage(seconds=arguments.minutes * 60)
+        account = Storm(servers, seed=seed, backlog=arguments.backlog).rage(seconds=arguments.minutes * 60)
     finally:
         servers.stop()
     say(table(account.rows()))
@@ -51,6 +51,13 @@ def main(words: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bin/soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1, help="how long the storm lasts (default: %(default)s)")
+    parser.add_argument(
+        "--backlog",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep N jobs waiting in three queues (default: some hundred)",
+    )
     parser.add_argument("--seed", type=int, help="the same acts in the same order; how they meet the jobs is chance")
     return parser
 

@@ -15,6 +15,9 @@ from tests.guarantees.ledger import assert_ledger_consistent
 # Their effects come with the job's completion or not at all; the other kinds may repeat theirs.
 EXACTLY_ONCE = {"whole", "delayed", "chained", "second", "retried", "long", "suicidal", "idempotent"}
 
+# A ring and sixteen named jobs for each of three queues.
+MOST_MESSAGES = 3 * 17
+
 
 @dataclass(frozen=True)
 class Death:
@@ -35,9 +38,10 @@ class Account:
     recoveries: list[float]
     acts: Counter[str]
     complaints: list[str]
+    most_messages: int = 0
 
     @classmethod
-    def of(cls, deaths: list[Death], acts: Counter[str]) -> "Account":
+    def of(cls, deaths: list[Death], acts: Counter[str], *, most_messages: int = 0) -> "Account":
         """Looks at all jobs and effects."""
         wishes = Counter(_named("wish"))
         effects = Counter(_named("effect"))
@@ -50,6 +54,8 @@ class Account:
         complaints += [f"Doubled: {kind} {key}" for kind, key in doubled]
         complaints += [f"Ticks: {complaint}" for complaint in _tick_complaints()]
         complaints += [f"Out of a transaction that was rolled back: {kind} {key}" for kind, key in unwanted]
+        if most_messages > MOST_MESSAGES:
+            complaints.append(f"Redis held {most_messages} messages; expected {MOST_MESSAGES} at most.")
         try:
             assert_ledger_consistent()
         except AssertionError as error:
@@ -62,6 +68,7 @@ class Account:
             recoveries=_recoveries(deaths),
             acts=acts,
             complaints=complaints,
+            most_messages=most_messages,
         )
 
     def rows(self) -> list[tuple[str, str]]:
@@ -73,6 +80,7 @@ class Account:
             ("completed", str(self.completed)),
             ("lost", str(self.lost)),
             ("doubled", str(self.doubled)),
+            ("messages in Redis, at most", str(self.most_messages)),
             ("runs cut short by a kill", str(len(self.recoveries))),
             ("recovery seconds, median", f"{median(seconds):.1f}"),
             ("recovery seconds, max", f"{max(seconds):.1f}"),

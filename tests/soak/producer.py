@@ -1,5 +1,6 @@
 """`python -m tests.soak.producer SEED`: enqueues jobs of every kind in transactions of its own, until it is killed."""
 
+import os
 import random
 import sys
 import time
@@ -18,6 +19,9 @@ from tests.soak import tasks  # noqa: E402
 
 _PER_SECOND = 12
 _MOST_LIVE = 400
+# Where a backlog is wanted, so many are enqueued in one transaction while it is shorter than that.
+_BURST = 100
+_QUEUES = ("default", "webhooks", "images")
 _KINDS = ["whole"] * 6 + ["delayed", "chained", "retried", "fenced", "idempotent", "idempotent", "long", "suicidal"]
 
 
@@ -51,14 +55,27 @@ def enqueue(kind: str, key: str, chance: random.Random) -> None:
             tasks.whole.delay(kind, key, chance.uniform(0, 0.1))
 
 
+def fill_up(chance: random.Random) -> None:
+    """A burst of short jobs, of any priority, in three queues."""
+    for _ in range(_BURST):
+        key = uuid4().hex
+        tasks.wish("whole", key)
+        queue, priority = chance.choice(_QUEUES), chance.randrange(10)
+        tasks.whole.apply_async(("whole", key, chance.uniform(0, 0.01)), queue=queue, priority=priority)
+
+
 def main(seed: str) -> None:
     chance = random.Random(seed)
+    backlog = int(os.environ.get("SOAK_BACKLOG", "0"))
     while True:
         time.sleep(chance.expovariate(_PER_SECOND))
         kind = "undone" if chance.random() < 0.05 else chance.choice(_KINDS)
         try:
-            if Job.objects.filter(state__in=["waiting", "delayed"]).count() < _MOST_LIVE:
-                with transaction.atomic():
+            live_count = Job.objects.filter(state__in=["waiting", "delayed"]).count()
+            with transaction.atomic():
+                if live_count < backlog:
+                    fill_up(chance)
+                if live_count < _MOST_LIVE or (backlog and chance.random() < 0.1):
                     enqueue(kind, uuid4().hex, chance)
         except ChangedItsMind:
             pass

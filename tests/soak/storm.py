@@ -18,8 +18,10 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from devstack.terminal import say
 from devstack.throwaway import Servers
+from jobs.doorbell import REDIS_AWAY, Doorbell
 from jobs.models import CatchUp, Job, Worker
 from jobs.patience import DATABASE_AWAY
+from jobs.queues import QUEUES
 from tests.processes import Process, Processes
 from tests.soak.account import Account, Death
 from tests.waiting import wait_until
@@ -42,8 +44,11 @@ class Player:
 class Storm:
     """Four workers, two producers, two beats, PostgreSQL and Redis, and somebody who wishes them ill."""
 
-    def __init__(self, servers: Servers, *, seed: int) -> None:
+    def __init__(self, servers: Servers, *, seed: int, backlog: int = 0) -> None:
         self._servers = servers
+        self._backlog = backlog
+        self._most_messages = 0
+        self._doorbell = Doorbell.within(_LOOK_SECONDS)
         self._chance = random.Random(seed)
         self._processes = Processes(Path(tempfile.mkdtemp(prefix="soak-", dir=servers.folder)))
         self._deaths: list[Death] = []
@@ -60,6 +65,7 @@ class Storm:
             next_act = begun + 5
             while (now := time.monotonic()) < begun + seconds:
                 self._look_after_players()
+                self._count_messages()
                 if now >= next_act:
                     self._act()
                     next_act = time.monotonic() + self._chance.expovariate(0.6)
@@ -70,7 +76,15 @@ class Storm:
             self._calm()
         finally:
             self._processes.stop_all()
-        return Account.of(self._deaths, self._acts)
+        return Account.of(self._deaths, self._acts, most_messages=self._most_messages)
+
+    def _count_messages(self) -> None:
+        """Whoever pushes, and however workers come and go, they stay bounded (G17)."""
+        try:
+            self._most_messages = max(self._most_messages, sum(self._doorbell.message_counts(QUEUES).values()))
+        except REDIS_AWAY:
+            # It is one of those that the storm hits.
+            return
 
     # -- Who takes part ----------------------------------------------------------------------------------------------
     def _set_up(self) -> None:
@@ -81,12 +95,19 @@ class Storm:
             self._workers.append(self._player(partial(self._worker, pool, concurrency)))
         for number in range(2):
             seed = f"{number} {self._chance.random()}"
-            self._producers.append(self._player(partial(self._processes.start, "tests.soak.producer", seed)))
+            start = partial(
+                self._processes.start, "tests.soak.producer", seed, env={"SOAK_BACKLOG": str(self._backlog)}
+            )
+            self._producers.append(self._player(start))
         self._beats += [self._player(partial(self._processes.start, "tests.beat")) for _ in range(2)]
 
     def _worker(self, pool: str, concurrency: int) -> Process:
         return self._processes.worker(
-            "default", pool=pool, concurrency=concurrency, include=["tests.soak.tasks"], waits=False
+            *("default", "webhooks", "images"),
+            pool=pool,
+            concurrency=concurrency,
+            include=["tests.soak.tasks"],
+            waits=False,
         )
 
     @staticmethod

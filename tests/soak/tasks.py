@@ -17,7 +17,8 @@ from jobs.models import Job
 from jobs.queues import QUEUES
 
 # Every job must complete, however often its workers are killed.
-QUEUES["default"] = replace(QUEUES["default"], max_stalls=20)
+for _name in ("default", "webhooks", "images"):
+    QUEUES[_name] = replace(QUEUES[_name], max_stalls=20)
 
 # While PostgreSQL is away, bodies fail too; that is their own error, and they are to be tried again.
 _OPTIONS: dict[str, Any] = {
