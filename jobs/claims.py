@@ -6,7 +6,7 @@ no partial index can answer: with statistics from before a burst, the planner ta
 the shorter way, and each claim would read the whole backlog.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -35,10 +35,14 @@ _CLAIMED = """job.id, job.claim_token, job.task, job.queue, job.priority, job.ru
           job.time_limit_seconds, job.soft_time_limit_seconds, job.ignore_result, job.correlation_id, job.root_id,
           job.parent_id, job.flow_id, job.group_id"""
 
+# One moment for all of a claim: not before the jobs were written that it sees, as that of the statement may be.
 _TAKEN_NEXT = f"""
+, clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now FROM (SELECT count(*) FROM next) AS counted
+)
 UPDATE jobs_job AS job
-SET {_TAKEN}, claim_token = %(token)s || '.' || job.id, started_at = clock_timestamp()
-FROM next WHERE job.id = next.id
+SET {_TAKEN}, claim_token = %(token)s || '.' || job.id, started_at = clock.now
+FROM next CROSS JOIN clock WHERE job.id = next.id
 RETURNING {_CLAIMED}
 """  # noqa: S608
 _QUEUE_MAY_START = f"""{_WORKER_LIVES}
@@ -141,17 +145,16 @@ SET {_TAKEN}, claim_token = wanted.token,
     started_at = CASE job.state WHEN 'active' THEN job.started_at ELSE statement_timestamp() END
 FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS wanted (job_id, token)
 WHERE job.id = wanted.job_id
-  AND CASE job.state WHEN 'waiting' THEN job.claim_token <> wanted.token
-                                         AND job.lane = '' AND job.queue <> ALL (%(paced_queues)s::text[])
-                     WHEN 'active' THEN %(repeated)s AND job.claim_token = wanted.token
-                     ELSE FALSE END
-  AND {_MAY_START}
-  AND NOT EXISTS (
-      SELECT FROM jobs_queuecontrol AS control
-      WHERE control.name = job.queue
-        AND (control.paused_at IS NOT NULL OR control.rate_limited_until > statement_timestamp()
-             OR job.state = 'waiting'
-                AND num_nonnulls(control.rate_limit, control.concurrency_limit, control.quiet_hours) > 0))
+  AND (CASE job.state WHEN 'active' THEN %(repeated)s AND job.claim_token = wanted.token ELSE FALSE END
+       OR CASE job.state WHEN 'waiting' THEN job.claim_token <> wanted.token
+                                             AND job.lane = '' AND job.queue <> ALL (%(paced_queues)s::text[])
+                         ELSE FALSE END
+          AND {_MAY_START}
+          AND NOT EXISTS (
+              SELECT FROM jobs_queuecontrol AS control
+              WHERE control.name = job.queue
+                AND (control.paused_at IS NOT NULL OR control.rate_limited_until > statement_timestamp()
+                     OR num_nonnulls(control.rate_limit, control.concurrency_limit, control.quiet_hours) > 0)))
 RETURNING {_CLAIMED}
 """  # noqa: S608
 
@@ -159,9 +162,10 @@ RETURNING {_CLAIMED}
 # job_active_of_key and job_active for those that run.
 # Two at once: the second waits at the first row that both need. So it decides by what the first has left, and by a
 # clock that is read after the wait: the starts under a key are in the order of their times. Whoever holds a limit waits
-# for no job any more, so none of them waits in a circle. The row is locked, and seldom written: each version of it would
-# be in the way of the claims after it as long as somebody holds an old snapshot. All is one message of the simple protocol, which PostgreSQL
-# runs as one transaction: a worker that is frozen or dies in the middle of it keeps nobody waiting.
+# for no job any more, so none of them waits in a circle. The row is locked, and seldom written: each version of it
+# would be in the way of the claims after it as long as somebody holds an old snapshot. All is one message of the simple
+# protocol, which PostgreSQL runs as one transaction: a worker that is frozen or dies in the middle of it keeps nobody
+# waiting.
 CLAIM_LIMITED = f"""
 SELECT FROM jobs_job WHERE id = %(job_id)s FOR UPDATE;
 
@@ -226,12 +230,14 @@ RETURNING job.id
 # Locks: the rows it moves; rows that others hold are left for the next look. Index: job_delayed.
 # Two at once: SKIP LOCKED gives each row to one of them, and the state is checked again when the row is updated.
 PROMOTE_DUE = """
-UPDATE jobs_job SET state = 'waiting'
-WHERE state = 'delayed' AND id IN (
+WITH due AS (
     SELECT id FROM jobs_job
     WHERE state = 'delayed' AND NOT is_held AND run_at <= statement_timestamp()
-    ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-RETURNING id, queue, priority, lane
+    ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs_job AS job SET state = 'waiting'
+FROM due WHERE job.id = due.id
+RETURNING job.id, job.queue, job.priority, job.lane
 """
 
 # Locks: nothing. Index: job_delayed, its first entry.
@@ -244,13 +250,15 @@ FROM jobs_job WHERE state = 'delayed' AND NOT is_held ORDER BY run_at LIMIT 1
 # Locks: the rows it moves, skipping those that others hold. Index: job_expiring.
 # Two at once: as above.
 CANCEL_EXPIRED = """
-UPDATE jobs_job
-SET state = 'cancelled', finished_at = statement_timestamp(), error = 'It expired before a worker could start it.'
-WHERE state IN ('waiting', 'delayed') AND id IN (
+WITH expired AS (
     SELECT id FROM jobs_job
     WHERE state IN ('waiting', 'delayed') AND expires_at <= statement_timestamp()
-    ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-RETURNING id
+    ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs_job AS job
+SET state = 'cancelled', finished_at = statement_timestamp(), error = 'It expired before a worker could start it.'
+FROM expired WHERE job.id = expired.id
+RETURNING job.id
 """
 
 # Locks: nothing but the new rows, and waits for whoever is inserting one with the same dedup key.
@@ -379,8 +387,11 @@ def claim_oldest(
 def _claimed_next(statement: str, parameters: dict[str, Any], floors: Mapping[int, datetime]) -> list[Claim]:
     parameters["priorities"] = _PRIORITIES
     parameters["floors"] = [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES]
-    found = [Claim(*row) for row in rows_of(statement, parameters)]
-    return sorted(found, key=lambda one: (one.priority, one.run_at, one.job_id))
+    return _in_order(rows_of(statement, parameters))
+
+
+def _in_order(rows: Iterable[Any]) -> list[Claim]:
+    return sorted((Claim(*row) for row in rows), key=lambda one: (one.priority, one.run_at, one.job_id))
 
 
 def queues_with_waiting(queues: Sequence[str]) -> list[str]:
@@ -402,7 +413,7 @@ def first_tasks(queues: Sequence[str], *, limit: int = 20) -> list[tuple[str, st
 
 def claimed_before(*, token: str, worker_id: UUID) -> list[Claim]:
     """What a call of `claim_next` or `claim_oldest` has claimed whose answer was lost."""
-    return [Claim(*row) for row in rows_of(CLAIMED_BEFORE, {"token": token, "worker_id": worker_id})]
+    return _in_order(rows_of(CLAIMED_BEFORE, {"token": token, "worker_id": worker_id}))
 
 
 def claim(

@@ -120,7 +120,7 @@ def servers() -> Iterator[Finding]:
                 f"PostgreSQL runs with {name} = off: a crash loses or corrupts what was committed.",
                 f"Set {name} = on, unless this is a throw-away stack.",
             )
-    needed = sum(2 * worker.concurrency + 3 for worker in selectors.living_workers()) + _OTHER_CONNECTIONS
+    needed = sum(2 * worker.concurrency + 4 for worker in selectors.living_workers()) + _OTHER_CONNECTIONS
     if int(found["max_connections"]) < needed:
         yield Finding(
             Level.WARNING,
@@ -156,8 +156,8 @@ def _redis() -> Iterator[Finding]:
     if not info.get("aof_enabled"):
         yield Finding(
             Level.WARNING,
-            f"{server} keeps no append-only file: its restart loses messages of other producers, and none of the ledger's "
-            "jobs.",
+            f"{server} keeps no append-only file: its restart loses messages of other producers, "
+            "and none of the ledger's jobs.",
             "Set appendonly yes. No job depends on it.",
         )
 

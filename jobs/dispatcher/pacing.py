@@ -40,6 +40,7 @@ class Grant:
 
     keys: set[str]
     sent_at: float
+    queue: str
 
 
 class Pacer:
@@ -83,8 +84,16 @@ class Pacer:
         if any(grant.sent_at < old for grant in granted.values()):
             in_redis = {job_id for ids in self._doorbell.granted(QUEUES).values() for job_id in ids}
             granted = {job_id: grant for job_id, grant in granted.items() if grant.sent_at >= old or job_id in in_redis}
+        self._move_up({job_id: grant for job_id, grant in granted.items() if grant.sent_at < old})
         self._granted = granted
         return Counter(key for grant in granted.values() for key in grant.keys)
+
+    def _move_up(self, granted: dict[UUID, Grant]) -> None:
+        """A grant that has lain behind more urgent ones for long is the most urgent of all from now on: it holds slots
+        of its keys, and others wait behind it."""
+        for job_id, grant in granted.items():
+            if time.monotonic() - grant.sent_at > ageing.OLD.total_seconds():
+                self._doorbell.grant(grant.queue, {job_id: ageing.PRIORITY})
 
     def _grant(self, lanes: list[PacedLane], taken: Counter[str]) -> None:
         """Grants as many jobs of these lanes as there are free slots, and counts them as taken."""
@@ -104,7 +113,7 @@ class Pacer:
         def take(job: paced.Waiting, into: dict[UUID, Grant]) -> bool:
             is_free = job.job_id not in ahead and by_lane[job.lane].is_free(taken)
             if is_free:
-                into[job.job_id] = Grant(by_lane[job.lane].keys, time.monotonic())
+                into[job.job_id] = Grant(by_lane[job.lane].keys, time.monotonic(), job.lane.queue)
                 taken.update(by_lane[job.lane].keys)
             return is_free
 

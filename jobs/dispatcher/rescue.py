@@ -94,7 +94,9 @@ def give_up(worker: Worker, those: QuerySet[Worker], *, evidence: str) -> None:
         if not those.filter(pk=worker.pk).update(dead_at=Now()):
             return
         # Claims become runs in their order: beyond its slots, they had only been claimed ahead.
-        begun = Job.objects.filter(worker_id=worker.pk, state="active").order_by("started_at")
+        begun = Job.objects.filter(worker_id=worker.pk, state="active").order_by(
+            "started_at", "priority", "run_at", "pk"
+        )
         ids = list(begun.values_list("pk", flat=True)[: worker.concurrency])
         again, failed = settle.lose(Job.objects.filter(pk__in=ids, worker_id=worker.pk), evidence=evidence)
         settle.hand_back(worker.pk, but=ids)

@@ -64,7 +64,7 @@ class Claimer(DutyThread):
         self._busy: deque[str] = deque()
         # Since the last job of a queue that went ahead because of its age.
         self._starts: Counter[str] = Counter()
-        self._turn = 0
+        self._turn = self._claim_turn = 0
         self._floors: dict[str, Floors] = {}
         # Where others may help: a ring was left for them.
         self._rung: set[str] = set()
@@ -73,8 +73,8 @@ class Claimer(DutyThread):
         # What to ask where the answer to a claim was lost.
         self._unanswered: Callable[[], list[Claim]] | None = None
         self._strangers: deque[Stranger] = deque()
-        # A worker whose jobs were all young a moment ago has no old ones.
-        self._young_until = 0.0
+        # A queue whose jobs were all young a moment ago has no old ones.
+        self._young_until: dict[str, float] = {}
         self.intake = Intake(worker, slot_is_free=self._roused.set)
 
     # -- What the worker's other parts call -----------------------------------------------------------------------
@@ -210,9 +210,10 @@ class Claimer(DutyThread):
         old = time.monotonic() - _GRANT_SECONDS
         while self._grants and self._grants[0].heard_at < old:
             self._grants.popleft()
-        self._turn += 1
-        if self._grants and (self._turn % 2 or not self._busy):
-            self._claim_granted(max(1, free))
+        self._claim_turn += 1
+        # A job with limits is never claimed ahead: its start would be counted, and the job perhaps given back.
+        if self._grants and free > 0 and (self._claim_turn % 2 or not self._busy):
+            self._claim_granted(free)
         elif self._busy:
             queue = self._busy.popleft()
             if queue in queues:
@@ -249,11 +250,11 @@ class Claimer(DutyThread):
         self._unanswered = partial(claims.claimed_before, token=token, worker_id=worker_id)
         found: list[Claim] = []
         floors = self._floors_of(queue)
-        if self._starts[queue] >= SHARE and time.monotonic() >= self._young_until:
+        if self._starts[queue] >= SHARE and time.monotonic() >= self._young_until.get(queue, 0.0):
             found = claims.claim_oldest(queue, age=OLD, floors=floors.current(), **common)
             self._starts[queue] = 0
             if not found:
-                self._young_until = time.monotonic() + _YOUNG_SECONDS
+                self._young_until[queue] = time.monotonic() + _YOUNG_SECONDS
         if not found:
             began = time.monotonic()
             found = claims.claim_next(queue, count=count, floors=floors.current(), **common)

@@ -284,7 +284,6 @@ def test_the_head_of_a_queue_is_found_by_the_index_and_not_by_reading_the_backlo
     assert rows_read(queries[0]["sql"]) < 50
 
 
-@pytest.mark.xfail(strict=True, reason="started_at has the order in which PostgreSQL happens to join the rows")
 def test_jobs_that_are_claimed_together_have_begun_in_their_order(worker: Worker) -> None:
     # Whoever gives a worker up takes those that began first for the ones that it was running.
     Job.objects.bulk_create(

@@ -263,7 +263,6 @@ def test_while_urgent_jobs_keep_coming_every_tenth_start_is_the_oldest_jobs(begi
     assert 0.05 * len(found) <= len(ahead) <= 0.12 * len(found)
 
 
-@pytest.mark.xfail(strict=True, reason="what one queue lacks keeps the worker from asking for the old jobs of all")
 def test_a_queue_in_which_all_jobs_are_young_takes_no_turn_of_the_old_ones_of_another(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +275,6 @@ def test_a_queue_in_which_all_jobs_are_young_takes_no_turn_of_the_old_ones_of_an
     assert sum(claim.job_id in old for claim in found) >= 0.05 * sum(claim.queue == "images" for claim in found)
 
 
-@pytest.mark.xfail(strict=True, reason="hearing and claiming share a counter of turns, so one of the two has them all")
 def test_jobs_with_limits_and_those_without_take_turns(
     begin: Begin, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
