@@ -240,11 +240,14 @@ FROM due WHERE job.id = due.id
 RETURNING job.id, job.queue, job.priority, job.lane
 """
 
-# Locks: nothing. Index: job_delayed, its first entry.
+# Locks: nothing. Index: the first entries of job_delayed and job_expiring.
 # Two at once: they read.
 NEXT_DUE = """
-SELECT EXTRACT(EPOCH FROM run_at - clock_timestamp())::float8
-FROM jobs_job WHERE state = 'delayed' AND NOT is_held ORDER BY run_at LIMIT 1
+SELECT EXTRACT(EPOCH FROM LEAST(
+    (SELECT run_at FROM jobs_job WHERE state = 'delayed' AND NOT is_held ORDER BY run_at LIMIT 1),
+    (SELECT expires_at FROM jobs_job
+     WHERE state IN ('waiting', 'delayed') AND expires_at IS NOT NULL ORDER BY expires_at LIMIT 1)
+) - clock_timestamp())::float8
 """
 
 # Locks: the rows it moves, skipping those that others hold. Index: job_expiring.
@@ -552,9 +555,9 @@ def promote_due(*, limit: int) -> list[Due]:
 
 
 def seconds_to_next_due() -> float | None:
-    """How long until the next delayed job is due, by the database's clock; None where there is none."""
-    rows = rows_of(NEXT_DUE, {})
-    return rows[0][0] if rows else None
+    """How long until the next delayed job is due or a job expires, by the database's clock; None where none will."""
+    seconds: float | None = rows_of(NEXT_DUE, {})[0][0]
+    return seconds
 
 
 def cancel_expired(*, limit: int) -> list[UUID]:

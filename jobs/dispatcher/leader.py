@@ -50,6 +50,11 @@ def free(holder_id: UUID) -> None:
     Duty.objects.filter(name=NAME, holder_id=holder_id).update(holder_id=None, lease_expires_at=None)
 
 
+def hold_seconds() -> float:
+    """How often the lease is to be held: some times within its length, and not at every look of an idle worker."""
+    return min(1.0, _lease_seconds() / 3)
+
+
 def _lease_seconds() -> float:
     # Short, so that a dead leader is replaced within seconds, and long enough for a slow round.
     return min(max(_SHORTEST_SECONDS, settings.JOBS_LEASE_SECONDS / 4), _LONGEST_SECONDS)

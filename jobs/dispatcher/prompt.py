@@ -19,6 +19,7 @@ from jobs.worker.thread import DutyThread
 # Two looks are never closer together.
 _SHORTEST_SECONDS = 0.01
 _LISTEN_SECONDS = 1.0
+_LOCKED_SECONDS = 0.1
 
 
 class PromptThread(DutyThread):
@@ -50,14 +51,23 @@ class PromptThread(DutyThread):
         if time.monotonic() >= self._due_at:
             # Set first: a look that fails has to wait as well.
             self._due_at = time.monotonic() + longest
-            is_more = due.run_once()
-            seconds = 0.0 if is_more else claims.seconds_to_next_due()
-            if seconds is not None and seconds < longest:
-                self._due_at = time.monotonic() + max(_SHORTEST_SECONDS, seconds)
+            self._due_at = time.monotonic() + min(longest, self._make_due())
         if time.monotonic() >= self._pace_at:
             self._pace_at = time.monotonic() + longest
             self._pace_at = time.monotonic() + self.pacer.look()
         self._sleep()
+
+    def _make_due(self) -> float:
+        """Makes due what is due; returns in how many seconds there is more. Idle, it is one question."""
+        seconds = claims.seconds_to_next_due()
+        if seconds is not None and seconds <= 0:
+            if due.run_once():
+                return _SHORTEST_SECONDS
+            seconds = claims.seconds_to_next_due()
+            if seconds is not None and seconds <= 0:
+                # Somebody has locked what is left.
+                return _LOCKED_SECONDS
+        return settings.JOBS_DISPATCH_SECONDS if seconds is None else max(_SHORTEST_SECONDS, seconds)
 
     def _sleep(self) -> None:
         pause = min(self._due_at, self._pace_at) - time.monotonic()

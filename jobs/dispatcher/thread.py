@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 Duty = Callable[[], None]
 
+_NEIGHBOURS_SECONDS = 1.0
+
 
 class DispatcherThread(DutyThread):
     """Every duty once, every half second or more seldom, one after the other: all of them share one connection."""
@@ -26,7 +28,7 @@ class DispatcherThread(DutyThread):
     def __init__(self) -> None:
         super().__init__("jobs-dispatcher", settings.JOBS_DISPATCH_SECONDS)
         self.rescuer = Rescuer()
-        self.own: list[Duty] = [neighbours.run_once, Audit().run_once]
+        self.own: list[Duty] = [seldom(neighbours.run_once, seconds=_NEIGHBOURS_SECONDS), Audit().run_once]
         self.leading: list[Duty] = [
             self.rescuer.run_once,
             flows.run_once,
@@ -38,11 +40,14 @@ class DispatcherThread(DutyThread):
             seldom(retention.remove_idle_limits, seconds=retention.LIMITS_SECONDS),
         ]
         self.leads = False
+        self._hold_at = 0.0
 
     def run_once(self) -> None:
         """One round."""
         self._each(self.own)
-        self.leads = leader.hold()
+        if time.monotonic() >= self._hold_at:
+            self.leads = leader.hold()
+            self._hold_at = time.monotonic() + leader.hold_seconds()
         self.rescuer.look()
         if self.leads:
             self._each(self.leading)
@@ -68,7 +73,7 @@ class DispatcherThread(DutyThread):
         connections[settle.ledger()].ensure_connection()
 
 
-def seldom(run_once: Callable[[], bool], *, seconds: float) -> Duty:
+def seldom(run_once: Callable[[], object], *, seconds: float) -> Duty:
     """A duty that is done every so many seconds, and at the very next look while it says that more is left."""
     not_before = 0.0
 
