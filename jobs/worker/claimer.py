@@ -75,7 +75,7 @@ class Claimer(DutyThread):
         self._strangers: deque[Stranger] = deque()
         # A queue whose jobs were all young a moment ago has no old ones.
         self._young_until: dict[str, float] = {}
-        self.intake = Intake(worker, slot_is_free=self._roused.set)
+        self.intake = Intake(worker, slot_is_free=self.rouse)
 
     # -- What the worker's other parts call -----------------------------------------------------------------------
     def adopt(self, task: Any, message: Any, body: Any, ack: Any, reject: Any) -> None:
@@ -84,6 +84,10 @@ class Claimer(DutyThread):
         The message is acknowledged once the job is committed; kombu holds no more than a few that are not.
         """
         self._strangers.append(Stranger(task, message, body, ack, reject))
+        self._roused.set()
+
+    def rouse(self) -> None:
+        """Something has changed: it is worth while to look. Safe in any thread."""
         self._roused.set()
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
+from celery.concurrency import solo
 from celery.worker import state
 from django.db import connections
 
@@ -48,6 +49,8 @@ class Intake:
         self._waiting: deque[_Waiting] = deque()
         # How long jobs took lately; a long one counts at once, short ones by and by.
         self._usual_seconds = _LONG_SECONDS
+        self._is_filling = False
+        self._runs_here = isinstance(worker.pool, solo.TaskPool)
 
     @property
     def slot_count(self) -> int:
@@ -79,33 +82,49 @@ class Intake:
 
     def fill(self) -> None:
         """Hands claims over to the pool as far as it has free slots. In the main thread."""
-        while len(state.reserved_requests) < self.slot_count:
-            try:
-                claim = self._waiting.popleft().claim
-            except IndexError:
-                return
-            try:
-                self._hand_over(claim)
-            except Exception as error:  # whatever is wrong with one of them, the others go on
-                logger.exception("id=%s task=%s could not be started", claim.job_id, claim.task)
-                self._set_aside(claim, error)
-            finally:
-                arriving.pop(claim.token, None)
+        if self._is_filling:
+            # A job that runs in this very thread has ended: the call that began it goes on.
+            return
+        self._is_filling = True
+        try:
+            while len(state.reserved_requests) < self.slot_count and self._hand_over_one():
+                if self._runs_here:
+                    # The event loop has to turn between two jobs.
+                    self._worker.consumer.call_soon(self.fill)
+                    return
+        finally:
+            self._is_filling = False
+
+    def _hand_over_one(self) -> bool:
+        try:
+            claim = self._waiting.popleft().claim
+        except IndexError:
+            return False
+        try:
+            self._hand_over(claim)
+        except Exception as error:  # whatever is wrong with one of them, the others go on
+            logger.exception("id=%s task=%s could not be started", claim.job_id, claim.task)
+            self._set_aside(claim, error)
+        finally:
+            arriving.pop(claim.token, None)
+        return True
 
     def give_back(self, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         """Gives back what has waited here for longer than this. Nothing is counted; others may start it."""
         while self._waiting and time.monotonic() - self._waiting[0].since >= patience_seconds:
             try:
-                claim = self._waiting.popleft().claim
+                waiting = self._waiting.popleft()
             except IndexError:
                 return
             # Those before it are long after all.
             self._usual_seconds = _LONG_SECONDS
+            claim = waiting.claim
             try:
                 settle.give_back(Run(claim.job_id, claim.token))
-            finally:
-                # Where PostgreSQL is away, the audit finds it.
-                arriving.pop(claim.token, None)
+            except DATABASE_AWAY:
+                self._waiting.appendleft(waiting)
+                raise
+            arriving.pop(claim.token, None)
 
     def _hand_over(self, claim: Claim) -> None:
         consumer = self._worker.consumer

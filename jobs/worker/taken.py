@@ -15,5 +15,9 @@ class KeepTaken(bootsteps.StartStopStep):
     label = "Taken"
 
     def start(self, consumer: Any) -> None:
-        """Called again after each reconnect."""
+        """Called again after each reconnect, when the tasks of the worker are known."""
+        # The ledger's modules need Django set up, which is so only from here on.
+        from jobs.worker.claimer import own_claimer
+
         consumer.task_consumer.channel.qos.restore_at_shutdown = False
+        own_claimer().rouse()
