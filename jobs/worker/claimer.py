@@ -36,6 +36,7 @@ _GRANT_SECONDS = 1.0
 # What all a queue's waiting jobs are being claimed by others looks like: none. It is asked for once more after this.
 _SECOND_LOOK_SECONDS = 0.01
 _AWAY_SECONDS = 0.2
+_WALK_SECONDS = 0.02
 # Between two questions for jobs that have waited for long, where there were none.
 _YOUNG_SECONDS = 1.0
 _ANY_PRIORITY = 5
@@ -127,7 +128,9 @@ class Claimer(DutyThread):
         for name in queues:
             self._floors_of(name).look_below()
         if not self._busy and not self._grants:
-            self._listen(queues, self._look_at - time.monotonic())
+            # The walk below floors goes on while nothing else is to be done.
+            is_walking = any(self._floors_of(name).are_used for name in queues)
+            self._listen(queues, _WALK_SECONDS if is_walking else self._look_at - time.monotonic())
             return
         if now >= self._hear_at:
             self._hear_at = now + _HEAR_SECONDS

@@ -24,7 +24,8 @@ _SLOW_FACTOR = 5
 MARGIN = timedelta(seconds=5)
 # Of the walk below the floors: what a piece should take beside its round trip, the pause after each, and how far it
 # steps at first.
-_PIECE_SECONDS = 0.001
+_PIECE_SECONDS = 0.0015
+_NOISE_SECONDS = 0.0005
 _PAUSE_SECONDS = 0.02
 _FIRST_STEP = timedelta(seconds=20)
 _SHORTEST_STEP = timedelta(seconds=5)
@@ -103,7 +104,7 @@ class Floors:
         if first is not None:
             self._floors[priority] = min(self._floors[priority], first)
         following = max(step / 2, _SHORTEST_STEP) if cost > _PIECE_SECONDS else step
-        if cost < _PIECE_SECONDS / 2:
+        if cost < _PIECE_SECONDS - _NOISE_SECONDS:
             following = min(step * 2, _LONGEST_STEP)
         if step == self._first_step:
             # The entries that died last lie closest together.
@@ -117,7 +118,8 @@ class Floors:
         return min(self._pieces[max(0, end - _NOISE_PIECES) : end]) - min(self._pieces)
 
     def _walk_cost(self) -> float:
-        return sum(self._cost_of(end) for end in range(1, len(self._pieces) + 1))
+        costs = (self._cost_of(end) for end in range(1, len(self._pieces) + 1))
+        return sum(max(0.0, cost - _NOISE_SECONDS) for cost in costs)
 
     def _raise(self, priority: int, floor: datetime) -> None:
         if self._floors is not None:

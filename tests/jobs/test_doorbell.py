@@ -11,7 +11,8 @@ from celery import current_app
 from django.conf import settings
 
 from devstack.throwaway import Server
-from jobs.doorbell import DUE, PACED, REDIS_AWAY, RING, Doorbell, Taken, key_of, message_lists
+from jobs.doorbell import DUE, MOST_NAMED, PACED, REDIS_AWAY, RING, Doorbell, Taken, key_of, message_lists
+from jobs.ids import new_id
 from jobs.models import Job
 from jobs.publish import Ring
 from jobs.queues import QUEUES
@@ -222,3 +223,25 @@ def test_a_redis_that_was_restarted_is_spoken_to_again(redis_server: Server) -> 
             continue
     assert doorbell.take(["default"], 1) == [Taken("default", None)]
     doorbell.close()
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_jobs_that_are_named_are_bounded_whoever_names_them(doorbell: Doorbell, count: int) -> None:
+    for _ in range(count):
+        doorbell.ring_for("default", new_id(), 5)
+    taken = doorbell.take(["default"], 100)
+    named = [one.job_id for one in taken if one.job_id is not None]
+    assert len(named) == min(count, MOST_NAMED)
+    assert len(taken) - len(named) == int(count > MOST_NAMED)
+
+
+def test_rings_of_queues_that_are_known_to_have_work_stay(doorbell: Doorbell) -> None:
+    job_id = new_id()
+    for queue in ("default", "webhooks"):
+        doorbell.ring(queue, 3)
+    doorbell.grant("default", {job_id: 7})
+    assert doorbell.take(["default", "webhooks"], 10, rung=["default"]) == [
+        Taken("default", job_id),
+        Taken("webhooks", None),
+    ]
+    assert doorbell.take(["default"], 10) == [Taken("default", None)]

@@ -560,6 +560,8 @@ def everything() -> list[Any]:
     return [list(model.objects.order_by("pk").values()) for model in (Job, Attempt, JobEvent, Group)]
 
 
+# Half a minute on a machine that does nothing else.
+@pytest.mark.timeout(300)
 @pytest.mark.django_db(transaction=True)
 def test_whatever_workers_dispatcher_and_operator_do_in_whatever_order_the_protocol_holds(
     empty_redis: None, monkeypatch: pytest.MonkeyPatch

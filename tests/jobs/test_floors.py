@@ -1,0 +1,134 @@
+"""Claims above floors: nothing is walked over twice, and nothing that waits is passed over for long."""
+
+import time
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+
+from jobs import claims
+from jobs.models import Job, Worker
+from jobs.worker import floors
+from jobs.worker.floors import MARGIN, Floors
+from tests import sample_tasks
+from tests.jobs.connections import another_connection
+from tests.jobs.factories import make_job, make_worker
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TASKS = [sample_tasks.add.name]
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return make_worker(queues=["default"])
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> Floors:
+    """Floors of the default queue after three claims that took long."""
+    monkeypatch.setattr(floors, "_SLOW_FACTOR", 0)
+    found = Floors("default", tasks=TASKS)
+    for _ in range(3):
+        found.learn([], seconds=1)
+    assert found.are_used
+    return found
+
+
+def claim(of: Floors, worker: Worker, count: int = 1) -> list[Any]:
+    """As the claimer does it."""
+    began = time.monotonic()
+    found = claims.claim_next(
+        "default", count=count, token=uuid4().hex, tasks=TASKS, worker_id=worker.pk, floors=of.current()
+    )
+    of.learn(found, seconds=time.monotonic() - began)
+    return [one.job_id for one in found]
+
+
+def test_quick_claims_begin_at_the_head() -> None:
+    found = Floors("default", tasks=TASKS)
+    for seconds in (1, 1, 0.0001, 1, 1):
+        found.learn([], seconds=seconds)
+    assert not found.are_used
+    assert found.current() is None
+
+
+def test_the_order_is_that_of_claims_from_the_head(used: Floors, worker: Worker) -> None:
+    jobs = [make_job(priority=priority, run_at=Now() - age * MINUTE) for priority in (5, 1, 9) for age in (2, 3, 1)]
+    wanted = list(Job.objects.order_by("priority", "run_at", "id").values_list("pk", flat=True))
+    assert [pk for _ in jobs for pk in claim(used, worker)] == wanted
+    assert claim(used, worker) == []
+
+
+def test_what_is_due_now_is_found_whatever_its_priority(used: Floors, worker: Worker) -> None:
+    make_job(priority=5, run_at=Now() - MINUTE)
+    claim(used, worker)
+    assert claim(used, worker) == []
+    for priority in (9, 5, 0):
+        job = make_job(priority=priority)
+        assert claim(used, worker) == [job.pk]
+
+
+def test_a_floor_is_never_later_than_some_seconds_ago(used: Floors, worker: Worker) -> None:
+    claim(used, worker)
+    job = make_job(run_at=Now() - MARGIN / 2)
+    assert claim(used, worker) == [job.pk]
+
+
+def test_a_job_below_the_floors_is_found_by_the_walk(used: Floors, worker: Worker) -> None:
+    claim(used, worker)
+    late = make_job(run_at=Now() - 90 * MINUTE, priority=3)
+    assert claim(used, worker) == []
+
+    def is_found() -> bool:
+        for _ in range(20):
+            used._walk_at = 0.0
+            used.look_below()
+        return claim(used, worker) == [late.pk]
+
+    wait_until(is_found)
+
+
+def test_beside_an_old_snapshot_a_claim_reads_what_is_above_its_floor(worker: Worker, used: Floors) -> None:
+    run_at = claims.now() - 10 * MINUTE
+    Job.objects.bulk_create(
+        Job(
+            task=TASKS[0], queue="default", args=[1, 2], state="waiting", run_at=run_at + timedelta(milliseconds=number)
+        )
+        for number in range(3000)
+    )
+    with another_connection() as other, other.cursor() as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM jobs_job")
+        while Job.objects.filter(state="waiting").count() > 50:
+            claim(used, worker, count=200)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT id FROM jobs_job WHERE state = 'waiting'"
+                " AND queue = 'default' AND lane = '' AND priority = 5 AND run_at >= %s ORDER BY run_at, id LIMIT 1",
+                [(used.current() or {})[5]],
+            )
+            ((above,),) = cursor.fetchall()
+            cursor.execute(
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT id FROM jobs_job WHERE state = 'waiting'"
+                " AND queue = 'default' AND lane = '' AND priority = 5 ORDER BY run_at, id LIMIT 1"
+            )
+            ((head,),) = cursor.fetchall()
+    assert 5 * above[0]["Plan"]["Shared Hit Blocks"] < head[0]["Plan"]["Shared Hit Blocks"]
+
+
+def test_where_nothing_is_left_to_walk_over_claims_begin_at_the_head_again(used: Floors, worker: Worker) -> None:
+    claim(used, worker)
+
+    def is_given_up() -> bool:
+        for _ in range(20):
+            used._walk_at = 0.0
+            used.look_below()
+        return not used.are_used
+
+    wait_until(is_given_up, timeout=30)

@@ -1,0 +1,97 @@
+"""How many jobs are alive, where there are too many to count them at each question."""
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+
+from jobs import health, live_counts, selectors
+from jobs.live_counts import LiveCount, Walk
+from jobs.models import Job
+from jobs.queues import QUEUES
+from tests.jobs.factories import make_job
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_counts, "COUNTED_AT_ONCE", 10)
+    monkeypatch.setattr(live_counts, "_WALKED_AT_ONCE", 7)
+
+
+def make(count: int, **fields: object) -> None:
+    values = {"task": "t", "queue": "default", "state": "waiting", **fields}
+    Job.objects.bulk_create(Job(**values) for _ in range(count))
+
+
+def walk_through() -> None:
+    walk = Walk()
+    for _ in range(50):
+        walk.run_once()
+
+
+def counts() -> dict[tuple[str, str], tuple[int, bool]]:
+    return {(one.queue, one.state): (one.count, one.counted_at is not None) for one in live_counts.live(QUEUES)}
+
+
+def test_a_few_are_counted_at_each_question() -> None:
+    make(10)
+    make(3, queue="webhooks", state="delayed")
+    make(2, queue="nobody's")
+    assert counts() == {
+        ("default", "waiting"): (10, False),
+        ("webhooks", "delayed"): (3, False),
+        ("nobody's", "waiting"): (2, False),
+    }
+
+
+def test_before_the_first_walk_there_are_at_least_so_many() -> None:
+    make(25)
+    assert counts() == {("default", "waiting"): (11, False)}
+
+
+def test_many_are_those_of_the_last_walk_with_its_age() -> None:
+    make(25)
+    make(30, queue="webhooks", priority=3)
+    make(12, lane='["k",null,null,null,null]', rate_key="k")
+    make(40, state="delayed", run_at=Now())
+    make(5, queue="crm", state="delayed", run_at=Now())
+    make(4, queue="crm")
+    walk_through()
+    assert counts() == {
+        ("default", "waiting"): (37, True),
+        ("webhooks", "waiting"): (30, True),
+        ("default", "delayed"): (40, True),
+        ("crm", "delayed"): (5, True),
+        ("crm", "waiting"): (4, False),
+    }
+    status = selectors.queue_statuses()["default"]
+    assert (status.waiting, status.delayed) == (37, 40)
+    assert status.counted_seconds_ago.keys() == {"waiting", "delayed"}
+    assert health.check().statuses
+
+
+def test_a_backlog_that_is_gone_is_counted_again() -> None:
+    make(25)
+    walk_through()
+    Job.objects.all().delete()
+    make_job(queue="default")
+    walk_through()
+    assert counts() == {("default", "waiting"): (1, False)}
+    assert not LiveCount.objects.exists()
+
+
+def test_the_oldest_is_told_whatever_its_priority() -> None:
+    make(15, priority=1)
+    old = make_job(queue="default", priority=9, run_at="2026-01-01T00:00:00Z")
+    [found] = [one for one in live_counts.live(QUEUES) if one.state == "waiting"]
+    assert found.oldest_at is not None
+    assert found.oldest_at <= Job.objects.get(pk=old.pk).run_at
+
+
+def test_a_look_reads_no_more_than_it_counts() -> None:
+    make(200)
+    with CaptureQueriesContext(connection) as queries:
+        live_counts.live(QUEUES)
+    assert len(queries) == 3
