@@ -26,15 +26,19 @@ def hold() -> bool:
     """Takes or renews the lease; returns whether this process leads for now."""
     me = identity.incarnation()
     free = Q(holder_id=me) | Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lte=Now())
-    held = Duty.objects.filter(free, name=NAME).update(
-        term=Case(When(holder_id=me, then=F("term")), default=F("term") + 1),
-        holder_id=me,
-        lease_expires_at=Now() + timedelta(seconds=_lease_seconds()),
-        ticked_at=Now(),
-    )
-    if not held:
-        Duty.objects.bulk_create([Duty(name=NAME)], ignore_conflicts=True)
-    return bool(held)
+    lease = Duty.objects.filter(free, name=NAME)
+    held = {
+        "term": Case(When(holder_id=me, then=F("term")), default=F("term") + 1),
+        "holder_id": me,
+        "lease_expires_at": Now() + timedelta(seconds=_lease_seconds()),
+        "ticked_at": Now(),
+    }
+    if lease.update(**held):
+        return True
+    if Duty.objects.filter(name=NAME).exists():
+        return False
+    Duty.objects.bulk_create([Duty(name=NAME)], ignore_conflicts=True)
+    return bool(lease.update(**held))
 
 
 def let_go() -> None:

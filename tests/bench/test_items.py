@@ -11,13 +11,11 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("item", "rows"),
     [
-        ("paced", ["seconds from the first start to the last", "the most starts in any second"]),
         ("due", ["enqueued → begun, p50", "due → begun, p99"]),
         ("idle", ["web", "worker-email", "beat", "flower", "the project", "postgres", "all of it"]),
         ("backlog-prefork-keys", ["20", "50", "400, first window", "400, later window"]),
         ("growth-ended", ["jobs drained a second", "claim one, p50, ms", "/health, p99, ms"]),
         ("held-rate", ["1, before", "2, beside", "3, after", "`UPDATE jobs_job"]),
-        ("scans-unpaced", ["1, before", "2, beside", "3, after"]),
     ],
 )
 def test_an_item_is_measured_on_servers_of_its_own_and_prints_its_table(item: str, rows: list[str]) -> None:
