@@ -117,7 +117,8 @@ class Claimer(DutyThread):
             self._strangers.popleft()
         queues = self._queues()
         free = self.intake.free_count
-        ahead = self.intake.ahead_count if self._busy else 0
+        # Grants wait for slots that are free: what was claimed ahead would always be before them.
+        ahead = self.intake.ahead_count if self._busy and not self._grants else 0
         if not queues or free + ahead <= ahead // 2:
             self._let_others_go_on()
             self._pause(LOOK_SECONDS)
