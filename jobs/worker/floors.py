@@ -9,6 +9,7 @@ that is lost, a walk below the floors finds the job: a short piece at a time, al
 """
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -27,10 +28,11 @@ MARGIN = timedelta(seconds=5)
 _PIECE_SECONDS = 0.0015
 _NOISE_SECONDS = 0.0005
 _PAUSE_SECONDS = 0.02
-_FIRST_STEP = timedelta(seconds=20)
-_SHORTEST_STEP = timedelta(seconds=5)
-_LONGEST_FIRST_STEP = timedelta(hours=1)
-_LONGEST_STEP = timedelta(days=4000)
+_FIRST_STEP = timedelta(seconds=10)
+# From here on, all the rest is one piece.
+_LONGEST_STEP = timedelta(days=1)
+# On a machine that is always slow, the walk must come to its end as well.
+_MOST_HELD = 50
 _NOISE_PIECES = 3
 _BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 _PRIORITIES = range(10)
@@ -47,9 +49,9 @@ class Floors:
         self._walk_at = 0.0
         # What each piece of the walk has taken.
         self._pieces: list[float] = []
-        # Priorities, where each goes on, and how far back from there.
-        self._to_walk: list[tuple[int, datetime, timedelta]] = []
-        self._first_step = _FIRST_STEP
+        # Priorities in turn, where each goes on, and how far back from there: what is late is seldom late by much.
+        self._to_walk: deque[tuple[int, datetime, timedelta]] = deque()
+        self._held_count = 0
 
     @property
     def are_used(self) -> bool:
@@ -88,13 +90,13 @@ class Floors:
             self._pieces.clear()
             if self._floors is None:
                 return
-            self._to_walk = [
-                (priority, floor, self._first_step) for priority, floor in self._floors.items() if floor > _BEGINNING
-            ]
+            self._to_walk.extend(
+                (priority, floor, _FIRST_STEP) for priority, floor in self._floors.items() if floor > _BEGINNING
+            )
             if not self._to_walk:
                 return
-        priority, end, step = self._to_walk.pop()
-        begin = _BEGINNING if step > end - _BEGINNING else end - step
+        priority, end, step = self._to_walk.popleft()
+        begin = end - step if step < _LONGEST_STEP else _BEGINNING
         began = time.monotonic()
         first = claims.first_due(self._queue, priority=priority, begin=begin, end=end, tasks=self._tasks)
         seconds = time.monotonic() - began
@@ -103,14 +105,16 @@ class Floors:
         cost = self._cost_of(len(self._pieces))
         if first is not None:
             self._floors[priority] = min(self._floors[priority], first)
-        following = max(step / 2, _SHORTEST_STEP) if cost > _PIECE_SECONDS else step
-        if cost < _PIECE_SECONDS - _NOISE_SECONDS:
-            following = min(step * 2, _LONGEST_STEP)
-        if step == self._first_step:
-            # The entries that died last lie closest together.
-            self._first_step = min(following, _LONGEST_FIRST_STEP)
         if begin > _BEGINNING:
-            self._to_walk.append((priority, begin, following))
+            self._to_walk.append((priority, begin, self._following(step, cost)))
+
+    def _following(self, step: timedelta, cost: float) -> timedelta:
+        """How far the next piece goes back: as far as this one where it took its time, else twice as far."""
+        if cost > _PIECE_SECONDS and self._held_count < _MOST_HELD:
+            self._held_count += 1
+            return max(step / 2, _FIRST_STEP) if cost > 2 * _PIECE_SECONDS else step
+        self._held_count = 0
+        return step * 2
 
     def _cost_of(self, end: int) -> float:
         """The least of the last pieces before `end`, beside a round trip: one alone may have waited for the
