@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("item", nargs="?", default=DEFAULT, metavar="name", help="see below (default: %(default)s)")
-    parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="less of everything")
+    parser.add_argument(
+        "--quick", dest="size", action="store_const", const="quick", default="full", help="less of everything"
+    )
     parser.add_argument("--size", choices=SIZES, default="full", help="tiny: only to see that it works")
     parser.add_argument("--record", action="store_true", help="keep the result in docs/bench and docs/benchmarks.md")
     own = parser.add_argument_group(f"of the item {DEFAULT}")
