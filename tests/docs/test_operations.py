@@ -38,8 +38,8 @@ def test_every_worker_group_is_listed_with_its_queues_and_slots(group: WorkerGro
 
 
 def test_the_connections_of_one_worker_of_each_type_are_as_the_page_says() -> None:
-    # One per slot and two for duties: tests/jobs/test_connections.py counts them.
-    assert f"takes {sum(group.concurrency + 2 for group in WORKER_GROUPS)} together" in PAGE.replace("\n", " ")
+    # One per slot and three for duties: tests/jobs/test_connections.py counts them.
+    assert f"takes {sum(group.concurrency + 3 for group in WORKER_GROUPS)} together" in PAGE.replace("\n", " ")
 
 
 def test_the_commands_are_those_that_are_tested_by_hand() -> None:
