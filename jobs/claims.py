@@ -568,8 +568,4 @@ def seconds_to_next_due() -> float | None:
 
 def cancel_expired(*, limit: int) -> list[UUID]:
     """Cancels jobs that expired before they were started; returns their ids."""
-    return _moved(CANCEL_EXPIRED, limit)
-
-
-def _moved(statement: str, limit: int) -> list[UUID]:
-    return [row[0] for row in rows_of(statement, {"limit": limit})]
+    return [row[0] for row in rows_of(CANCEL_EXPIRED, {"limit": limit})]

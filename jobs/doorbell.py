@@ -117,10 +117,6 @@ class Doorbell:
         """Wakes the leader."""
         self._redis.zadd(key_of(name), {RING: 0})
 
-    def wait(self, name: str, seconds: float) -> bool:
-        """Waits for a `wake`, but no longer than this; returns whether one came."""
-        return self._redis.bzpopmin([key_of(name)], timeout=min(max(0.01, seconds), LISTEN_SECONDS)) is not None
-
     def listen(self, queues: Iterable[str], seconds: float) -> Taken | None:
         """Waits until there is something at the doorbell of one of these queues, and takes it."""
         keys = {key_of(queue): queue for queue in queues}

@@ -1,6 +1,6 @@
 """Leadership as a lease row: no session lock, which a connection pooler would break.
 
-Two leaders for a moment do no harm: every duty is a compare-and-set, an extra hint is good for nothing.
+Two leaders for a moment do no harm: every duty is a compare-and-set, an extra ring or grant starts nothing.
 """
 
 import logging

@@ -60,7 +60,7 @@ class TimeLimits:
 
 
 def _limit_seconds(request: Any) -> float:
-    """The job's own limit, which its hint tells; a message of another producer tells none, and has the queue's."""
+    """The job's own limit, as its claim says it; a plain Celery task may have none, and has the queue's."""
     hard_seconds, _ = request.time_limits
     if hard_seconds is None:
         queue = (request.delivery_info or {}).get("routing_key") or request.task.app.conf.task_default_queue

@@ -208,6 +208,7 @@ def test_whatever_becomes_waiting_beside_ten_thousand_others_starts_at_once(
     note("handed back", handed_back.pk, now)
     with transaction.atomic():
         committed = sample_tasks.add.apply_async((1, 2), priority=0)
+        # The transaction itself must be open for longer than a ring counts as in time: nothing can be waited for.
         time.sleep(2.5)
         now = claims.now()
     note("committed late", committed.id, now)

@@ -45,7 +45,7 @@ def test_each_queue_that_has_work_is_rung_for_and_the_leader_where_its_jobs_have
         make_job(state="delayed", run_at=Now() - timedelta(seconds=1), **fields)
     due.run_once()
     assert doorbell.message_counts(QUEUES) == {**dict.fromkeys(QUEUES, 0), "images": 1, "video": 1}
-    assert doorbell.wait(PACED, 1)
+    assert doorbell.listen([PACED], 1)
 
 
 @pytest.mark.django_db

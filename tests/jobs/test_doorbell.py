@@ -76,9 +76,9 @@ def test_those_who_lead_are_woken_apart_from_each_other_and_from_workers(doorbel
     for _ in range(3):
         doorbell.wake(DUE)
     assert doorbell.message_counts(QUEUES) == dict.fromkeys(QUEUES, 0)
-    assert not doorbell.wait(PACED, 0)
-    assert doorbell.wait(DUE, 1)
-    assert not doorbell.wait(DUE, 0)
+    assert not doorbell.listen([PACED], 0)
+    assert doorbell.listen([DUE], 1)
+    assert not doorbell.listen([DUE], 0)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_prefix_of_the_brokers_keys_holds_for_all_of_the_ledgers(
     assert doorbell.message_counts(["default"]) == {"default": 1}
     assert doorbell.granted(["email"]) == {"email": {job_id}}
     assert doorbell.take(["default", "email"], 5) == [Taken("default", None), Taken("email", job_id)]
-    assert doorbell.wait(DUE, 1)
+    assert doorbell.listen([DUE], 1)
 
 
 # -- Redis away --------------------------------------------------------------------------------------------------------

@@ -72,8 +72,8 @@ def test_enqueueing_a_job_with_limits_wakes_the_leader_and_no_worker(
 ) -> None:
     sample_tasks.add.apply_async((1, 2), **options)
     assert doorbell.message_counts(QUEUES) == dict.fromkeys(QUEUES, 0)
-    assert doorbell.wait(PACED, 1)
-    assert not doorbell.wait(PACED, 0)
+    assert doorbell.listen([PACED], 1)
+    assert not doorbell.listen([PACED], 0)
 
 
 def test_as_many_are_granted_as_may_start(pacer: Pacer, doorbell: Doorbell) -> None:
