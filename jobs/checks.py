@@ -66,6 +66,7 @@ def check_delivery(**_: Any) -> list[CheckMessage]:
         "result_backend": "jobs.backend:LedgerBackend",
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
+        "worker_consumer": "jobs.worker.consumer:LedgerConsumer",
         "worker_disable_rate_limits": True,
         "task_reject_on_worker_lost": False,
         "task_retry_on_worker_lost": False,
