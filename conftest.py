@@ -5,10 +5,11 @@ first, and find no database.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import django
 import pytest
+from hypothesis import settings
 
 from devstack.throwaway import Servers
 
@@ -23,35 +24,92 @@ os.environ.setdefault("JOBS_DISPATCH_SECONDS", "0.2")
 os.environ.setdefault("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.1/32")
 SERVERS.start()
 django.setup()
+from jobs import health  # noqa: E402  # needs Django set up
 
-_SLOW_FOLDERS = ("guarantees", "integration", "containers", "devstack", "embedding", "browser")
+# Each test asks anew.
+health.SHARED_SECONDS = 0.0
+
+_SLOW_FOLDERS = ("guarantees", "integration", "containers", "devstack", "embedding", "browser", "bench")
+# Long ones that start no process: another process may take each of their tests.
+_LONG_FILES = ("test_claimer.py", "test_pacing.py", "test_floors.py", "test_scheduler.py")
+# Their fixtures are made once for a file: a browser, a stack.
+_SHARING_FILES = ("browser", "devstack")
 
 pytest_plugins = [
+    "tests.flushing",
     "tests.servers",
     "tests.slow_redis",
     "tests.smtp",
     "tests.http_server",
     "tests.crm_stand_in",
     "tests.processes",
+    "tests.pgbouncer",
 ]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--units`: what a further Python or Django could break, without the minutes that real workers take."""
+    """`--units`: what a further Python or Django could break. `--all`: the variants too, before a change is done."""
     parser.addoption(
         "--units", action="store_true", help="only tests that start no process, and those marked everywhere"
     )
+    parser.addoption("--all", action="store_true", help="the tests marked variant too, and 10,000 examples")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files whose tests take long come first, so that no process ends long after the others. Carries `--units` out."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Properties take their number of examples from here, before they are imported."""
+    # The profile of hypothesis that is loaded so far, which is another one in CI, is the parent of both.
+    settings.register_profile("one of each", max_examples=100, deadline=None)
+    settings.register_profile("all", max_examples=10_000, deadline=None)
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("all" if config.getoption("--all") else "one of each")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """The tests that take longest come first, so that no process ends long after the others.
+
+    Without `--all` the variants are left out, and `--units` leaves out what starts processes.
+    """
+    if not config.getoption("--all"):
+        _leave_out(config, items, lambda item: item.get_closest_marker("variant") is not None)
+    if config.getoption("--units"):
+        _leave_out(
+            config, items, lambda item: _starts_processes(item) and item.get_closest_marker("everywhere") is None
+        )
+    starting = {item.path for item in items if _starts_processes(item) or item.path.name in _LONG_FILES}
+    for item in items:
+        _keep_together(item, starts_processes=item.path in starting)
+    # Here the plugins put them into an order, and write the groups down.
+    yield
     if not config.getoption("--units"):
-        starting = {item.path for item in items if _starts_processes(item)}
-        items.sort(key=lambda item: (item.path.parent.name not in _SLOW_FOLDERS, item.path not in starting))
-        return
-    slow = [item for item in items if _starts_processes(item) and item.get_closest_marker("everywhere") is None]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+        items.sort(
+            key=lambda item: (
+                -_longest_seconds(item),
+                item.path.parent.name not in _SLOW_FOLDERS,
+                item.path not in starting,
+            )
+        )
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], is_left_out: Callable[[pytest.Item], bool]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
+    items[:] = [item for item in items if not is_left_out(item)]
+
+
+def _longest_seconds(item: pytest.Item) -> float:
+    """The time-out of a test, if it has one of its own: those need the most."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None else 0
+
+
+def _keep_together(item: pytest.Item, *, starts_processes: bool) -> None:
+    """Which tests one process of `--dist loadgroup` runs: those of a file that share what is made for it, or are quick.
+
+    All others are spread one by one.
+    """
+    folder = item.path.parent.name
+    if folder in _SHARING_FILES or not (starts_processes or folder in _SLOW_FOLDERS):
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def _starts_processes(item: pytest.Item) -> bool:

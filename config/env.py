@@ -116,6 +116,9 @@ class Environment(BaseSettings):
     jobs_payload_max_bytes: int = Field(
         JOBS["JOBS_PAYLOAD_MAX_BYTES"], ge=1024, description="Largest arguments of one job"
     )
+    jobs_result_max_bytes: int = Field(
+        JOBS["JOBS_RESULT_MAX_BYTES"], ge=1024, description="Largest result of one job; one with a larger result fails"
+    )
 
     @field_validator("webhook_allowed_networks")
     @classmethod

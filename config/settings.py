@@ -65,6 +65,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.json_errors.JsonErrors",
+    "config.refuse_nul.RefuseNul",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -323,6 +324,7 @@ JOBS_DISPATCH_SECONDS = env.jobs_dispatch_seconds
 JOBS_LOG_LINES = env.jobs_log_lines
 JOBS_LOG_BYTES = env.jobs_log_bytes
 JOBS_PAYLOAD_MAX_BYTES = env.jobs_payload_max_bytes
+JOBS_RESULT_MAX_BYTES = env.jobs_result_max_bytes
 
 # --- Webhooks -----------------------------------------------------------------------------------------------------
 WEBHOOK_ALLOWED_NETWORKS = networks(env.webhook_allowed_networks)

@@ -18,11 +18,12 @@ from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
 from jobs import canvas, flows, own_limits, replacing, settle
+from jobs.bounds import MESSAGE_BYTES
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLimited
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, patiently
-from jobs.payloads import as_json, storable
+from jobs.payloads import NotKept, as_json, in_a_message, in_a_traceback, result_json, storable
 from jobs.rates import InvalidLimit
 from jobs.runs import log
 from jobs.states import State
@@ -32,10 +33,14 @@ from jobs.worker.notes import own_notes
 
 logger = logging.getLogger(__name__)
 
-# An end is worth waiting for as long as the lease may be renewed; the main process must go on serving its children.
-_END_PATIENCE_SECONDS = 20
+# An end is worth waiting for: what its run has done would be done once more. Nothing else could run meanwhile. The main
+# process must go on serving its children.
+_END_PATIENCE_SECONDS = 600
 _MAIN_PATIENCE_SECONDS = 1
 _MAIN_LOCK_WAIT_MS = 500
+
+# Their results were each accepted before.
+_MADE_OF_RESULTS = frozenset(["celery.accumulate"])
 
 _CELERY_STATES = {
     State.DELAYED: states.PENDING,
@@ -72,9 +77,10 @@ class LedgerBackend(DatabaseBackend):
     def complete(self, request: Any, result: Any) -> bool:
         """Completes the job of a claimed request, together with what follows it; False where it is no longer its own.
 
-        Raises NotKept for a result that is not JSON, or none that PostgreSQL can store.
+        Raises NotKept for a result that is no JSON, none that PostgreSQL can store, or too large.
         """
-        as_json(result)
+        if request.task not in _MADE_OF_RESULTS:
+            result_json(result)
         return settle.complete(request.run, result=result, claim=request.claim)
 
     def mark_as_failure(
@@ -96,9 +102,9 @@ class LedgerBackend(DatabaseBackend):
                 return
             self._lost(run, exc, request)
             return
-        error = storable(_in_words(exc))
-        kept = storable(self.prepare_exception(exc))
-        traceback = storable(traceback or "")
+        error = in_a_message(_in_words(exc))
+        kept = self._kept(exc)
+        traceback = in_a_traceback(traceback)
 
         event, level = "failed", logging.WARNING
 
@@ -139,9 +145,9 @@ class LedgerBackend(DatabaseBackend):
         if options.get("eta"):
             delay = self._moment(options["eta"])
         changes: dict[str, Any] = {"args": list(signature.args), "kwargs": dict(signature.kwargs)}
-        error = storable(_in_words(exc)) if exc is not None else "It asked for another run."
-        kept = storable(self.prepare_exception(exc)) if isinstance(exc, BaseException) else None
-        traceback = storable(traceback or "")
+        error = in_a_message(_in_words(exc)) if exc is not None else "It asked for another run."
+        kept = self._kept(exc) if isinstance(exc, BaseException) else None
+        traceback = in_a_traceback(traceback)
 
         def write(repeated: bool) -> bool:
             limits = self._moved_limits(run, request, **changes)
@@ -186,7 +192,7 @@ class LedgerBackend(DatabaseBackend):
         elif exc.requeue:
             written = self._written(lambda _: self._requeued(run, exc), request, "requeued")
         else:
-            written = self._written(lambda _: settle.fail(run, error=storable(_in_words(exc))), request, "rejected")
+            written = self._written(lambda _: settle.fail(run, error=in_a_message(_in_words(exc))), request, "rejected")
         if written:
             log(logging.INFO, "left", request.task, request, _in_words(exc))
             flows.member_ended(request.claim.flow_id)
@@ -196,8 +202,8 @@ class LedgerBackend(DatabaseBackend):
         if job is None:
             return False
         if job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]:
-            return settle.fail(run, error=storable(_in_words(exc)))
-        return settle.retry(run, delay=0, error=storable(_in_words(exc)))
+            return settle.fail(run, error=in_a_message(_in_words(exc)))
+        return settle.retry(run, delay=0, error=in_a_message(_in_words(exc)))
 
     def replace(self, run: settle.Run, replacement: Any) -> bool:
         """Lets a running job go on as another task, or as a flow; False where the run does not own it any more.
@@ -216,9 +222,17 @@ class LedgerBackend(DatabaseBackend):
         except Exception as error:  # whatever is wrong with a child is a failure of the body that has named it
             # By name: there may be any number of children, and Celery fails to print some signatures.
             logger.exception("id=%s could not go on as %s", run.job_id, getattr(replacement, "task", "a flow"))
-            return settle.fail(
-                run, error=storable(_in_words(error)), exception=storable(self.prepare_exception(error)), cause=error
-            )
+            return settle.fail(run, error=in_a_message(_in_words(error)), exception=self._kept(error), cause=error)
+
+    def _kept(self, exc: BaseException) -> dict[str, Any]:
+        """An exception as Celery keeps it, with no more of its arguments than of its message."""
+        kept: dict[str, Any] = storable(self.prepare_exception(exc))
+        try:
+            if len(as_json(kept, wrapped=2)) <= MESSAGE_BYTES:
+                return kept
+        except NotKept:
+            pass
+        return {**kept, "exc_message": [in_a_message(str(exc))]}
 
     def mark_as_revoked(
         self,
@@ -249,8 +263,8 @@ class LedgerBackend(DatabaseBackend):
             current = self.app.current_worker_task
             run = _run(task_id, current.request) if current and current.request.id == task_id else None
         if run is not None:
-            as_json(result)
-            settle.report(run, custom_state=state[:64], custom_meta=result)
+            result_json(result)
+            settle.report(run, custom_state=storable(state)[:64], custom_meta=result)
         return result
 
     def _lost(self, run: settle.Run, exc: Any, request: Any) -> None:

@@ -4,6 +4,7 @@ Killed at any point, the batch that was under way has not happened, and whoever 
 acted on once. Two that go on at once wait for each other at the action's row.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,8 +16,12 @@ from jobs import audit, fenced, publish, services, settle
 from jobs.audit import Actor
 from jobs.job_filter import JobFilter
 from jobs.models import BulkAction, Job
+from jobs.patience import DATABASE_AWAY
+from jobs.payloads import in_a_message
 from jobs.states import Cause, State, sources
 from jobs.transitions import transition
+
+logger = logging.getLogger(__name__)
 
 BATCH = 500
 _REFUSALS_KEPT = 100
@@ -67,9 +72,12 @@ def do_one(bulk_action_id: int) -> BulkAction:
                 act(job_id=job_id)
                 action.done_count += 1
             except services.ActionRefused as refusal:
-                action.refused_count += 1
-                if len(action.refusals) < _REFUSALS_KEPT:
-                    action.refusals.append(str(refusal))
+                _refuse(action, str(refusal))
+            except DATABASE_AWAY:
+                raise
+            except Exception as error:  # whatever is wrong with one job, the others are acted on
+                logger.exception("id=%s: %s", job_id, action.kind)
+                _refuse(action, f"Job {job_id}: {type(error).__name__}: {error}")
         # What is left, the fence among it, waits as long as anybody does.
         settle.bound_lock_waits(0)
         if ids:
@@ -79,6 +87,12 @@ def do_one(bulk_action_id: int) -> BulkAction:
         action.save(update_fields=["cursor", "done_count", "refused_count", "refusals", "finished_at"])
     action.refresh_from_db()
     return action
+
+
+def _refuse(action: BulkAction, words: str) -> None:
+    action.refused_count += 1
+    if len(action.refusals) < _REFUSALS_KEPT:
+        action.refusals.append(in_a_message(words))
 
 
 def act_on_plain(action: BulkAction, ids: list[UUID]) -> set[UUID]:

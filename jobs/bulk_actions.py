@@ -43,7 +43,7 @@ def request(
     if bool(changes) != (kind == BulkAction.Kind.EDIT):
         raise ActionRefused("Say which arguments an edit sets, by their names; other actions set none.")
     try:
-        payloads.as_json(changes)
+        payloads.as_json(changes, wrapped=1)
     except payloads.NotKept as error:
         raise ActionRefused(f"The arguments cannot be kept: {error}.") from error
     if wanted.is_empty and not all_jobs:

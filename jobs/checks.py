@@ -10,6 +10,7 @@ from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 from django_celery_beat.models import PeriodicTask
+from psycopg import IsolationLevel
 
 from jobs.app import LedgerCelery
 from jobs.defaults import BROKER_TRANSPORT_OPTIONS
@@ -91,6 +92,20 @@ def check_delivery(**_: Any) -> list[CheckMessage]:
 
 
 @register()
+def check_time_zone(**_: Any) -> list[CheckMessage]:
+    """Moments have a time zone, as PostgreSQL keeps them."""
+    if settings.USE_TZ:
+        return []
+    return [
+        Error(
+            "USE_TZ is False: moments without a time zone do not compare with those of the ledger.",
+            hint="Set USE_TZ = True. TIME_ZONE remains the zone of forms, templates and schedules.",
+            id="jobs.E008",
+        )
+    ]
+
+
+@register()
 def check_queues(**_: Any) -> list[CheckMessage]:
     """Limits of every declared queue."""
     return [
@@ -122,6 +137,26 @@ def check_database(**_: Any) -> list[CheckMessage]:
             hint="Send 'jobs', 'django_celery_beat' and the users to one alias, on PostgreSQL and without replicas.",
             id="jobs.E004",
         )
+    ]
+
+
+@register()
+def check_connection(**_: Any) -> list[CheckMessage]:
+    """How the ledger's database is spoken to."""
+    if check_database():
+        return []
+    wanted = connections[router.db_for_write(PeriodicTask)].settings_dict
+    options = wanted["OPTIONS"]
+    problems = []
+    if options.get("server_side_binding"):
+        problems.append(("server_side_binding is on, so no partial index serves the ledger", "Leave it out"))
+    if options.get("isolation_level") not in (None, IsolationLevel.READ_COMMITTED):
+        problems.append(("isolation_level is not READ COMMITTED, so claims would fail at random", "Leave it out"))
+    if not wanted["AUTOCOMMIT"]:
+        problems.append(("AUTOCOMMIT is False, so nothing would ever be committed", "Leave it out"))
+    return [
+        Error(f"DATABASES: {problem}.", hint=f"{hint}, or give the ledger an alias of its own.", id="jobs.E009")
+        for problem, hint in problems
     ]
 
 

@@ -14,26 +14,17 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connections, router
-from django.db.models.functions import Now
 
-from jobs.limits import COLUMNS, Limits, in_force, is_granted
-from jobs.models import Job, QueueControl
+from jobs.limited_claims import Candidate, claim_limited, sorted_out
+from jobs.models import Job
 from jobs.payloads import as_json, from_json
 from jobs.queues import PACED_QUEUES
-from jobs.statements import rows_of
+from jobs.statements import CLAIMED, rows_of
 
 # What a claim writes, but for its moment.
 _TAKEN = """state = 'active', worker_id = %(worker_id)s,
     progress_percent = NULL, progress_message = '', custom_state = '', custom_meta = NULL"""
 _WORKER_LIVES = "EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)"
-# What every claim asks, whether its job has limits or not.
-_MAY_START = f"""(%(tasks)s::text[] IS NULL OR job.task = ANY (%(tasks)s::text[]))
-  AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
-  AND {_WORKER_LIVES}"""
-_CLAIMED = """job.id, job.claim_token, job.task, job.queue, job.priority, job.run_at, job.started_at,
-          job.args::text, job.kwargs::text, job.follow_ups::text, job.headers::text, job.attempt, job.max_attempts,
-          job.time_limit_seconds, job.soft_time_limit_seconds, job.ignore_result, job.correlation_id, job.root_id,
-          job.parent_id, job.flow_id, job.group_id"""
 
 # One moment for all of a claim: not before the jobs were written that it sees, as that of the statement may be.
 _TAKEN_NEXT = f"""
@@ -43,8 +34,7 @@ _TAKEN_NEXT = f"""
 UPDATE jobs_job AS job
 SET {_TAKEN}, claim_token = %(token)s || '.' || job.id, started_at = clock.now
 FROM next CROSS JOIN clock WHERE job.id = next.id
-RETURNING {_CLAIMED}
-"""  # noqa: S608
+RETURNING {CLAIMED}"""  # noqa: S608
 _QUEUE_MAY_START = f"""{_WORKER_LIVES}
       AND NOT EXISTS (
           SELECT FROM jobs_queuecontrol AS control
@@ -68,20 +58,24 @@ WITH next AS (
 ) {_TAKEN_NEXT}
 """  # noqa: S608
 
-# The same, of one priority: the first in which one waits that was due after its floor.
-# Locks, index and two at once: as above, but that nothing below the floors is walked over.
-CLAIM_ABOVE = f"""
-WITH level AS (
-    SELECT level.priority, head.run_at
+# Of each priority, the first that waits and was due after its floor.
+_HEADS = """SELECT level.priority, head.run_at
     FROM unnest(%(priorities)s::smallint[], %(floors)s::timestamptz[]) AS level (priority, floor)
     CROSS JOIN LATERAL (
         SELECT run_at FROM jobs_job
         WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = level.priority
           AND run_at >= level.floor AND task = ANY (%(tasks)s::text[])
           AND (expires_at IS NULL OR expires_at > statement_timestamp())
-        ORDER BY run_at, id LIMIT 1) AS head
+        ORDER BY run_at, id LIMIT 1) AS head"""
+
+# The same, of one priority: the first in which one waits that was due after its floor.
+# Locks, index and two at once: as above, but that nothing below the floors is walked over.
+CLAIM_ABOVE = f"""
+WITH head AS MATERIALIZED (
+    {_HEADS}
     WHERE {_QUEUE_MAY_START}
-    ORDER BY level.priority LIMIT 1
+), level AS (
+    SELECT priority, run_at FROM head ORDER BY head.priority LIMIT 1
 ), next AS (
     SELECT id FROM jobs_job
     WHERE state = 'waiting' AND queue = %(queue)s AND lane = ''
@@ -89,13 +83,24 @@ WITH level AS (
       AND task = ANY (%(tasks)s::text[])
       AND (expires_at IS NULL OR expires_at > statement_timestamp())
     ORDER BY run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
-) {_TAKEN_NEXT}
+) {_TAKEN_NEXT}, (SELECT count(*) FROM head)
 """  # noqa: S608
 
-# The job of a queue that has waited longest, and longer than a while, whatever its priority. Else as CLAIM_ABOVE.
-CLAIM_OLDEST = CLAIM_ABOVE.replace(
-    "run_at >= level.floor", "run_at BETWEEN level.floor AND statement_timestamp() - %(age)s"
-).replace("ORDER BY level.priority LIMIT 1", "ORDER BY head.run_at LIMIT 1")
+# The jobs of a queue that have waited longest, and longer than a while: of the priority that has the oldest of all.
+# Else as CLAIM_ABOVE.
+CLAIM_OLDEST = (
+    CLAIM_ABOVE.replace("run_at >= level.floor", "run_at BETWEEN level.floor AND statement_timestamp() - %(age)s")
+    .replace(
+        "run_at >= (SELECT run_at FROM level)",
+        "run_at BETWEEN (SELECT run_at FROM level) AND statement_timestamp() - %(age)s",
+    )
+    .replace("ORDER BY head.priority LIMIT 1", "ORDER BY head.run_at LIMIT 1")
+)
+
+# The most urgent priority in which one waits that was due after its floor, claimable at this moment or not.
+# Locks: nothing. Index: job_waiting, from the floors.
+# Two at once: they read.
+FIRST_ABOVE = f"{_HEADS} ORDER BY level.priority LIMIT 1"
 
 # Locks: nothing. Index: job_waiting, one entry per queue.
 # Two at once: they read.
@@ -104,13 +109,13 @@ SELECT queue FROM unnest(%(queues)s::text[]) AS queue
 WHERE EXISTS (SELECT FROM jobs_job WHERE state = 'waiting' AND jobs_job.queue = queue.queue AND lane = '')
 """
 
-# The first waiting job of a priority that was due within a span of time.
+# The first waiting job of a lane and priority that was due within a span of time.
 # Locks: nothing. Index: job_waiting, the entries of that span.
 # Two at once: they read.
 FIRST_DUE = """
 SELECT run_at FROM jobs_job
-WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = %(priority)s
-  AND run_at >= %(begin)s AND run_at < %(end)s AND task = ANY (%(tasks)s::text[])
+WHERE state = 'waiting' AND queue = %(queue)s AND lane = %(lane)s AND priority = %(priority)s
+  AND run_at >= %(begin)s AND run_at < %(end)s AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
   AND (expires_at IS NULL OR expires_at > statement_timestamp())
 ORDER BY run_at, id LIMIT 1
 """
@@ -130,88 +135,49 @@ CROSS JOIN LATERAL (
 # Locks: nothing. Index: job_active.
 # Two at once: they read, and what one worker claimed only it asks for.
 CLAIMED_BEFORE = f"""
-SELECT {_CLAIMED} FROM jobs_job AS job
+SELECT {CLAIMED} FROM jobs_job AS job
 WHERE state = 'active' AND worker_id = %(worker_id)s AND claim_token LIKE %(token)s || '.%%'
 """  # noqa: S608
 
-# Locks: the job's row, for the length of this statement. Index: primary key.
-# Two at once: the second waits for the first, sees that the state is no longer 'waiting', and gets no row. A claim
-# whose answer was lost is sent again with repeated = true and finds itself by its token, as one of CLAIM_LIMITED does.
+# Locks: nothing. Index: primary key.
+# Two at once: as above.
+CLAIMED_AS = f"""
+SELECT {CLAIMED}
+FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS wanted (job_id, token) JOIN jobs_job AS job ON job.id = job_id
+WHERE CASE job.state WHEN 'active' THEN job.claim_token = wanted.token ELSE FALSE END
+"""  # noqa: S608
+
+# Locks: the jobs' rows, for the length of this statement; those that others hold are passed over. Index: primary key.
+# Two at once: SKIP LOCKED gives the job to one of them, and one that comes later sees that the state is no longer
+# 'waiting'. A claim whose answer was lost is sent again with repeated = true and finds itself by its token, as one of
+# CLAIM_LIMITED does.
 # A token never claims twice in a row, so a grant that is taken twice gives one run. A worker that was given up (its
 # row is dead) claims nothing. Jobs with limits are left to CLAIM_LIMITED.
 CLAIM = f"""
-UPDATE jobs_job AS job
-SET {_TAKEN}, claim_token = wanted.token,
-    started_at = CASE job.state WHEN 'active' THEN job.started_at ELSE statement_timestamp() END
-FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS wanted (job_id, token)
-WHERE job.id = wanted.job_id
-  AND (CASE job.state WHEN 'active' THEN %(repeated)s AND job.claim_token = wanted.token ELSE FALSE END
+WITH free AS (
+    SELECT job.id, wanted.token
+    FROM unnest(%(job_ids)s::uuid[], %(tokens)s::text[]) AS wanted (job_id, token)
+    JOIN jobs_job AS job ON job.id = wanted.job_id
+    WHERE (CASE job.state WHEN 'active' THEN %(repeated)s AND job.claim_token = wanted.token ELSE FALSE END
        OR CASE job.state WHEN 'waiting' THEN job.claim_token <> wanted.token
                                              AND job.lane = '' AND job.queue <> ALL (%(paced_queues)s::text[])
                          ELSE FALSE END
-          AND {_MAY_START}
+          AND (%(tasks)s::text[] IS NULL OR job.task = ANY (%(tasks)s::text[]))
+          AND (job.expires_at IS NULL OR job.expires_at > statement_timestamp())
+          AND {_WORKER_LIVES}
           AND NOT EXISTS (
               SELECT FROM jobs_queuecontrol AS control
               WHERE control.name = job.queue
                 AND (control.paused_at IS NOT NULL OR control.rate_limited_until > statement_timestamp()
                      OR num_nonnulls(control.rate_limit, control.concurrency_limit, control.quiet_hours) > 0)))
-RETURNING {_CLAIMED}
-"""  # noqa: S608
-
-# Locks: the job's row, then the rows of its limits in the order of their keys, until its end. Index: primary keys;
-# job_active_of_key and job_active for those that run.
-# Two at once: the second waits at the first row that both need. So it decides by what the first has left, and by a
-# clock that is read after the wait: the starts under a key are in the order of their times. Whoever holds a limit waits
-# for no job any more, so none of them waits in a circle. The row is locked, and seldom written: each version of it
-# would be in the way of the claims after it as long as somebody holds an old snapshot. All is one message of the simple
-# protocol, which PostgreSQL runs as one transaction: a worker that is frozen or dies in the middle of it keeps nobody
-# waiting.
-CLAIM_LIMITED = f"""
-SELECT FROM jobs_job WHERE id = %(job_id)s FOR UPDATE;
-
-INSERT INTO jobs_limit AS own (key, used_at)
-SELECT key, statement_timestamp() FROM unnest(%(locks)s::text[]) AS key ORDER BY key
-ON CONFLICT (key) DO UPDATE SET used_at = EXCLUDED.used_at WHERE own.used_at < EXCLUDED.used_at - INTERVAL '1 hour';
-
-WITH clock AS MATERIALIZED (
-    SELECT clock_timestamp() AS now
-), rate AS MATERIALIZED (
-    SELECT * FROM unnest(%(rate_keys)s::text[], %(rate_counts)s::int[], %(rate_periods)s::interval[])
-        AS rate (key, count, period)
-), claimed AS (
-    UPDATE jobs_job AS job
-    SET {_TAKEN}, claim_token = %(token)s, started_at = clock.now
-    FROM clock
-    WHERE job.id = %(job_id)s
-      AND CASE job.state WHEN 'waiting' THEN job.claim_token <> %(token)s ELSE FALSE END
-      AND job.queue = %(queue)s AND job.lane = %(lane)s
-      AND (%(loud_until)s::timestamptz IS NULL OR clock.now < %(loud_until)s)
-      AND NOT EXISTS (
-          SELECT FROM rate JOIN jobs_limit AS own ON own.key = rate.key
-          WHERE own.rate_limited_until > clock.now
-             OR own.starts[cardinality(own.starts) + 1 - rate.count] > clock.now - rate.period)
-      AND (%(queue_concurrency)s::int IS NULL OR %(queue_concurrency)s > (
-          SELECT count(*) FROM jobs_job AS other WHERE other.state = 'active' AND other.queue = %(queue)s))
-      AND (%(concurrency)s::int IS NULL OR %(concurrency)s > (
-          SELECT count(*) FROM jobs_job AS other
-          WHERE other.state = 'active' AND other.concurrency_key = %(concurrency_key)s))
-      AND {_MAY_START}
-      AND NOT EXISTS (
-          SELECT FROM jobs_queuecontrol AS control
-          WHERE control.name = %(queue)s
-            AND (control.paused_at IS NOT NULL OR control.rate_limited_until > clock.now))
-    RETURNING {_CLAIMED}
-), counted AS (
-    UPDATE jobs_limit AS own
-    SET kept_count = GREATEST(own.kept_count, rate.count),
-        starts = (own.starts || clock.now)[GREATEST(1, cardinality(own.starts) + 2
-                                                       - GREATEST(own.kept_count, rate.count)):]
-    FROM rate, clock
-    WHERE own.key = rate.key AND rate.count IS NOT NULL AND EXISTS (SELECT FROM claimed)
+    FOR UPDATE OF job SKIP LOCKED
 )
-SELECT * FROM claimed
+UPDATE jobs_job AS job
+SET {_TAKEN}, claim_token = free.token,
+    started_at = CASE job.state WHEN 'active' THEN job.started_at ELSE statement_timestamp() END
+FROM free WHERE job.id = free.id
+RETURNING {CLAIMED}
 """  # noqa: S608
-
 
 # Locks: the jobs' rows, for the length of this statement. Index: primary key.
 # Two at once: the second finds the state changed. The token fences: a run that lost its job finds no row. A job whose
@@ -227,12 +193,13 @@ WHERE job.id = run.job_id
 RETURNING job.id
 """
 
-# Locks: the rows it moves; rows that others hold are left for the next look. Index: job_delayed.
+# Locks: the rows that it moves; it skips rows that others hold. Index: job_delayed, from `since` on.
 # Two at once: SKIP LOCKED gives each row to one of them, and the state is checked again when the row is updated.
 PROMOTE_DUE = """
 WITH due AS (
     SELECT id FROM jobs_job
-    WHERE state = 'delayed' AND NOT is_held AND run_at <= statement_timestamp()
+    WHERE state = 'delayed' AND NOT is_held AND run_at BETWEEN %(since)s AND statement_timestamp()
+      AND id <> ALL (%(left_out)s::uuid[])
     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs_job AS job SET state = 'waiting'
@@ -240,29 +207,51 @@ FROM due WHERE job.id = due.id
 RETURNING job.id, job.queue, job.priority, job.lane
 """
 
-# Locks: nothing. Index: the first entries of job_delayed and job_expiring.
+# The earliest of both kinds within some seconds: what lies beyond is asked for later. Beside an old snapshot, the index
+# entries of jobs that have left these states stay, on both sides of that time.
+# Locks: nothing. Index: job_delayed and job_expiring, from a moment each to the next seconds.
 # Two at once: they read.
 NEXT_DUE = """
-SELECT EXTRACT(EPOCH FROM LEAST(
-    (SELECT run_at FROM jobs_job WHERE state = 'delayed' AND NOT is_held ORDER BY run_at LIMIT 1),
+SELECT
+    (SELECT run_at FROM jobs_job
+     WHERE state = 'delayed' AND NOT is_held AND run_at BETWEEN %(due_since)s AND horizon.at
+     ORDER BY run_at LIMIT 1),
     (SELECT expires_at FROM jobs_job
-     WHERE state IN ('waiting', 'delayed') AND expires_at IS NOT NULL ORDER BY expires_at LIMIT 1)
-) - clock_timestamp())::float8
+     WHERE state IN ('waiting', 'delayed') AND expires_at BETWEEN %(expired_since)s AND horizon.at
+     ORDER BY expires_at LIMIT 1),
+    clock_timestamp()
+FROM (SELECT statement_timestamp() + make_interval(secs => %(seconds)s) AS at) AS horizon
 """
 
-# Locks: the rows it moves, skipping those that others hold. Index: job_expiring.
+# The first delayed job, and the first job that expires, within a span of time.
+# Locks: nothing. Index: job_delayed or job_expiring, the entries of that span.
+# Two at once: they read.
+FIRST_DELAYED = """
+SELECT run_at FROM jobs_job
+WHERE state = 'delayed' AND NOT is_held AND run_at >= %(begin)s AND run_at < %(end)s ORDER BY run_at LIMIT 1
+"""
+FIRST_EXPIRING = """
+SELECT expires_at FROM jobs_job
+WHERE state IN ('waiting', 'delayed') AND expires_at >= %(begin)s AND expires_at < %(end)s
+ORDER BY expires_at LIMIT 1
+"""
+
+EXPIRED = "It expired before a worker could start it."
+
+# Locks: the rows that it cancels; it skips rows that others hold. Index: job_expiring, from `since` on.
 # Two at once: as above.
-CANCEL_EXPIRED = """
+CANCEL_EXPIRED = f"""
 WITH expired AS (
     SELECT id FROM jobs_job
-    WHERE state IN ('waiting', 'delayed') AND expires_at <= statement_timestamp()
+    WHERE state IN ('waiting', 'delayed') AND expires_at BETWEEN %(since)s AND statement_timestamp()
+      AND id <> ALL (%(left_out)s::uuid[])
     ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs_job AS job
-SET state = 'cancelled', finished_at = statement_timestamp(), error = 'It expired before a worker could start it.'
+SET state = 'cancelled', finished_at = statement_timestamp(), error = '{EXPIRED}'
 FROM expired WHERE job.id = expired.id
 RETURNING job.id
-"""
+"""  # noqa: S608
 
 # Locks: nothing but the new rows, and waits for whoever is inserting one with the same dedup key.
 # Index: primary key, job_one_live_per_dedup_key.
@@ -331,6 +320,13 @@ class Claim:
         return from_json(self.headers_json)
 
 
+class Found(list[Claim]):
+    """What a claim has found, in the order in which the jobs are to start."""
+
+    # Whether nothing else could have been claimed in the queue at that moment.
+    is_all = False
+
+
 _PRIORITIES = list(range(10))
 _NO_FLOOR = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -343,7 +339,7 @@ def claim_next(
     tasks: Sequence[str],
     worker_id: UUID,
     floors: Mapping[int, datetime] | None = None,
-) -> list[Claim]:
+) -> Found:
     """Claims the most urgent waiting jobs of a queue that have no limits, at most `count`, for a worker that knows
     these tasks. Durably committed; call it outside of any transaction.
 
@@ -358,39 +354,55 @@ def claim_next(
         "worker_id": worker_id,
     }
     if queue in PACED_QUEUES:
-        return []
+        return Found()
     if floors:
-        return _claimed_next(CLAIM_ABOVE, parameters, floors)
-    return _claimed_next(CLAIM_NEXT, parameters, {})
+        rows = rows_of(CLAIM_ABOVE, {**parameters, **_as_parameters(floors)})
+        found = Found(_in_order(row[:-1] for row in rows))
+        # Of one priority alone.
+        is_only = all(row[-1] == 1 for row in rows)
+    else:
+        found, is_only = Found(_in_order(rows_of(CLAIM_NEXT, parameters))), True
+    found.is_all = is_only and len(found) < count
+    return found
 
 
 def claim_oldest(
     queue: str,
     *,
     age: timedelta,
+    count: int = 1,
     token: str,
     tasks: Sequence[str],
     worker_id: UUID,
     floors: Mapping[int, datetime] | None = None,
-) -> list[Claim]:
-    """As `claim_next`: the one that has waited longest, whatever its priority, if that is longer than `age`."""
+) -> Found:
+    """As `claim_next`: those that have waited longest, and longer than `age`, of the priority that has the oldest."""
     if queue in PACED_QUEUES:
-        return []
+        return Found()
     parameters: dict[str, Any] = {
         "queue": queue,
-        "count": 1,
+        "count": count,
         "token": token,
         "tasks": tasks,
         "worker_id": worker_id,
         "age": age,
     }
-    return _claimed_next(CLAIM_OLDEST, parameters, floors or {})
+    rows = rows_of(CLAIM_OLDEST, {**parameters, **_as_parameters(floors or {})})
+    return Found(_in_order(row[:-1] for row in rows))
 
 
-def _claimed_next(statement: str, parameters: dict[str, Any], floors: Mapping[int, datetime]) -> list[Claim]:
-    parameters["priorities"] = _PRIORITIES
-    parameters["floors"] = [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES]
-    return _in_order(rows_of(statement, parameters))
+def _as_parameters(floors: Mapping[int, datetime]) -> dict[str, Any]:
+    return {
+        "priorities": _PRIORITIES,
+        "floors": [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES],
+    }
+
+
+def first_priority(queue: str, *, floors: Mapping[int, datetime], tasks: Sequence[str]) -> int | None:
+    """The most urgent priority in which a job without limits waits above its floor, though others hold its row or the
+    queue is paused; None where there is none."""
+    found = rows_of(FIRST_ABOVE, {"queue": queue, "tasks": tasks, **_as_parameters(floors)})
+    return found[0][0] if found else None
 
 
 def _in_order(rows: Iterable[Any]) -> list[Claim]:
@@ -403,9 +415,22 @@ def queues_with_waiting(queues: Sequence[str]) -> list[str]:
     return [row[0] for row in rows_of(QUEUES_WITH_WAITING, {"queues": names})] if names else []
 
 
-def first_due(queue: str, *, priority: int, begin: datetime, end: datetime, tasks: Sequence[str]) -> datetime | None:
-    """When the first of the waiting jobs without limits was due that were due from `begin` on, and before `end`."""
-    found = rows_of(FIRST_DUE, {"queue": queue, "priority": priority, "begin": begin, "end": end, "tasks": tasks})
+def first_due(
+    queue: str, *, lane: str = "", priority: int, begin: datetime, end: datetime, tasks: Collection[str] | None
+) -> datetime | None:
+    """When the first of the waiting jobs of a lane was due that were due from `begin` on, and before `end`. `tasks` is
+    None for all."""
+    found = rows_of(
+        FIRST_DUE,
+        {
+            "queue": queue,
+            "lane": lane,
+            "priority": priority,
+            "begin": begin,
+            "end": end,
+            "tasks": None if tasks is None else list(tasks),
+        },
+    )
     return found[0][0] if found else None
 
 
@@ -417,6 +442,11 @@ def first_tasks(queues: Sequence[str], *, limit: int = 20) -> list[tuple[str, st
 def claimed_before(*, token: str, worker_id: UUID) -> list[Claim]:
     """What a call of `claim_next` or `claim_oldest` has claimed whose answer was lost."""
     return _in_order(rows_of(CLAIMED_BEFORE, {"token": token, "worker_id": worker_id}))
+
+
+def claimed_as(wanted: Mapping[UUID, str]) -> list[Claim]:
+    """Those of these jobs that run under these tokens."""
+    return [Claim(*row) for row in rows_of(CLAIMED_AS, {"job_ids": list(wanted), "tokens": list(wanted.values())})]
 
 
 def claim(
@@ -443,52 +473,20 @@ def claim(
     }
     # What was claimed before is to be found first; else limits are asked first, which most of these jobs have.
     rows = rows_of(CLAIM, parameters) if repeated else []
-    left = _waiting(wanted.keys() - {row[0] for row in rows})
-    controls = QueueControl.objects.in_bulk({values["queue"] for values in left}) if left else {}
-    free = []
-    for values in left:
-        control, token = controls.get(values["queue"]), wanted[values["id"]]
-        if values["lane"] or is_granted(values["queue"], control):
-            rows += _claim_limited(values, control, {**parameters, "job_id": values["id"], "token": token})
-        else:
-            free.append(values["id"])
+    found = {row[0] for row in rows}
+    limited, free = sorted_out({job_id: token for job_id, token in wanted.items() if job_id not in found})
+    if limited:
+        rows += claim_limited(limited, worker_id=worker_id, tasks=tasks)
     if free:
         rows += rows_of(CLAIM, {**parameters, "job_ids": free, "tokens": [wanted[job_id] for job_id in free]})
     return [Claim(*row) for row in rows]
 
 
-def _waiting(job_ids: Collection[UUID]) -> list[dict[str, Any]]:
-    """Those of the jobs that wait, whether they have limits or not. By their ids alone, see the head of this module."""
-    rows = (
-        Job.objects.filter(pk__in=job_ids).annotate(now=Now()).values("id", "state", "queue", "lane", "now", *COLUMNS)
-    )
-    return [row for row in rows if row["state"] == "waiting"]
-
-
-def _claim_limited(values: dict[str, Any], control: QueueControl | None, parameters: dict[str, Any]) -> list[Any]:
-    """Claims one job, if its limits let it start."""
-    limits = Limits.of(in_force(values["queue"], control), values)
-    if limits.quiet_until(values["now"]) is not None:
-        return []
-    rates = limits.rates.values()
-    parameters |= {
-        "queue": values["queue"],
-        "lane": values["lane"],
-        "locks": limits.locks,
-        "rate_keys": list(limits.rates),
-        "rate_counts": [rate and rate.count for rate in rates],
-        "rate_periods": [rate and rate.period for rate in rates],
-        "queue_concurrency": limits.queue_concurrency,
-        "concurrency_key": limits.concurrency_key,
-        "concurrency": limits.concurrency,
-        "loud_until": limits.loud_until(values["now"]),
-    }
-    with connections[router.db_for_write(Job)].cursor() as cursor:
-        cursor.execute(CLAIM_LIMITED, parameters)
-        while cursor.nextset():
-            # The last answer is that of the claim.
-            pass
-        return cursor.fetchall()
+def claim_granted(
+    candidates: Sequence[Candidate], *, worker_id: UUID, tasks: Collection[str] | None = None
+) -> list[Claim]:
+    """Claims those of these jobs that their limits let start, as `claim` does."""
+    return [Claim(*row) for row in claim_limited(candidates, worker_id=worker_id, tasks=tasks)]
 
 
 def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
@@ -555,17 +553,33 @@ class Due(NamedTuple):
     lane: str
 
 
-def promote_due(*, limit: int) -> list[Due]:
-    """Moves delayed jobs whose time has come to waiting; returns them."""
-    return [Due(*row) for row in rows_of(PROMOTE_DUE, {"limit": limit})]
+def promote_due(*, since: datetime, limit: int, left_out: Collection[UUID] = ()) -> list[Due]:
+    """Moves delayed jobs whose time has come, at `since` or later, to waiting, but for some; returns them."""
+    parameters = {"since": since, "limit": limit, "left_out": list(left_out)}
+    return [Due(*row) for row in rows_of(PROMOTE_DUE, parameters)]
 
 
-def seconds_to_next_due() -> float | None:
-    """How long until the next delayed job is due or a job expires, by the database's clock; None where none will."""
-    seconds: float | None = rows_of(NEXT_DUE, {})[0][0]
-    return seconds
+class Next(NamedTuple):
+    """When the next delayed job is due and the next job expires, and the time now, by the database's clock."""
+
+    due_at: datetime | None
+    expires_at: datetime | None
+    now: datetime
 
 
-def cancel_expired(*, limit: int) -> list[UUID]:
-    """Cancels jobs that expired before they were started; returns their ids."""
-    return [row[0] for row in rows_of(CANCEL_EXPIRED, {"limit": limit})]
+def next_due(*, due_since: datetime, expired_since: datetime, seconds: float) -> Next:
+    """The earliest moments from these on, at most so many seconds ahead."""
+    parameters = {"due_since": due_since, "expired_since": expired_since, "seconds": seconds}
+    return Next(*rows_of(NEXT_DUE, parameters)[0])
+
+
+def first_between(statement: str, begin: datetime, end: datetime) -> datetime | None:
+    """The answer of FIRST_DELAYED or FIRST_EXPIRING."""
+    found = rows_of(statement, {"begin": begin, "end": end})
+    return found[0][0] if found else None
+
+
+def cancel_expired(*, since: datetime, limit: int, left_out: Collection[UUID] = ()) -> list[UUID]:
+    """Cancels jobs that expired, at `since` or later, before they were started, but for some; returns their ids."""
+    parameters = {"since": since, "limit": limit, "left_out": list(left_out)}
+    return [row[0] for row in rows_of(CANCEL_EXPIRED, parameters)]

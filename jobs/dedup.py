@@ -11,14 +11,17 @@ from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models import DateTimeField, Q, Value
+from django.db.models.constants import OnConflict
 from django.db.models.functions import Now
+from django.db.models.sql import InsertQuery
 
 from jobs import follow_ups, publish
 from jobs.ids import parse_id
 from jobs.limits import COLUMNS
 from jobs.models import LIVE, DedupWindow, Job
+from jobs.options import is_text
 from jobs.states import Cause, State
 from jobs.transitions import transition
 
@@ -63,7 +66,7 @@ class Dedup:
         """Takes the three options out of a call's; raises ValueError where they make no sense, alone or together."""
         key, seconds = options.pop("dedup_key", None), options.pop("dedup_seconds", None)
         latest = options.pop("dedup_latest", None)
-        if key is not None and (not isinstance(key, str) or not key or len(key) > 255 or "\0" in key):
+        if key is not None and not is_text(key, 255):
             raise ValueError(f"dedup_key={key!r}: expected a text of 1 to 255 characters.")
         if seconds is not None and not _is_a_time(seconds):
             raise ValueError(
@@ -149,12 +152,23 @@ def _first(job: Job, using: str) -> Placed:
     """Inserts, or finds the job that is in the way; a holder that just ends in between costs another round."""
     rows = Job.objects.using(using)
     for _ in range(_ROUNDS):
-        rows.bulk_create([job], ignore_conflicts=True)
+        if _is_inserted(job, using):
+            return Placed(job.pk, is_written=True)
         found = rows.filter(_in_the_way(job)).values_list("pk", flat=True)
         if found:
-            job_id = job.pk if job.pk in found else found[0]
-            return Placed(job_id, is_written=job_id == job.pk)
+            return Placed(job.pk if job.pk in found else found[0], is_written=False)
     raise _unsettled(job)
+
+
+def _is_inserted(job: Job, using: str) -> bool:
+    """Inserts a job, unless its id or its dedup key is taken; returns whether it did. Django's own way to leave out
+    what is there does not tell."""
+    query = InsertQuery(Job, on_conflict=OnConflict.IGNORE)
+    query.insert_values(Job._meta.concrete_fields, [job])
+    ((statement, parameters),) = query.get_compiler(using=using).as_sql()
+    with connections[using].cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return bool(cursor.rowcount)
 
 
 def _throttled(job: Job, key: str, length: timedelta, using: str) -> Placed:
@@ -180,7 +194,8 @@ def _latest(job: Job, using: str) -> Placed:
     """Takes the place of a job that has never started, or of whatever was to succeed one that has, or is in a flow."""
     rows = Job.objects.using(using)
     for _ in range(_ROUNDS):
-        rows.bulk_create([job], ignore_conflicts=True)
+        if _is_inserted(job, using):
+            return Placed(job.pk, is_written=True)
         # The lock waits for a claim, an end or another caller; then the row is read as they left it.
         found = list(
             rows.select_for_update()
@@ -191,7 +206,7 @@ def _latest(job: Job, using: str) -> Placed:
             continue
         holder = next((row for row in found if row.pk == job.pk), found[0])
         if holder.pk == job.pk:
-            return Placed(job.pk, is_written=True)
+            return Placed(job.pk, is_written=False)
         if _is_in_flow(job):
             # Its flow would wait for a job that is not its own: the caller refuses it.
             return Placed(holder.pk, is_written=False)

@@ -19,6 +19,7 @@ JOBS: dict[str, Any] = {
     "JOBS_LOG_LINES": 1000,
     "JOBS_LOG_BYTES": 256 * 1024,
     "JOBS_PAYLOAD_MAX_BYTES": 256 * 1024,
+    "JOBS_RESULT_MAX_BYTES": 1024 * 1024,
 }
 
 # Without these, messages of other producers are not where the ledger looks for them, or are kept twice.

@@ -17,11 +17,11 @@ import redis
 from celery import current_app
 from django.conf import settings
 from django.core.checks import ERROR, WARNING, run_checks
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from jobs import health, selectors
+from jobs import dead_letters, health, selectors, settle
 from jobs.doorbell import Doorbell
 from jobs.models import QueueControl, Worker
 from jobs.queues import QUEUES
@@ -80,7 +80,7 @@ def examine() -> Iterator[tuple[str, list[Finding]]]:
             findings.extend(examine_one())
         except (DatabaseError, InterfaceError, redis.RedisError, OSError) as error:
             if isinstance(error, DatabaseError | InterfaceError):
-                connection.close()
+                connections[settle.ledger()].close()
             findings.append(Finding(Level.ERROR, f"Could not be looked at: {error}".strip(), _SEE_SERVERS))
         except (ValueError, TypeError, AttributeError) as error:
             # A setting that is nonsense, such as the address of a broker that is no Redis.
@@ -108,7 +108,7 @@ def versions() -> Iterator[Finding]:
 @examination("Servers")
 def servers() -> Iterator[Finding]:
     """PostgreSQL and Redis: in reach, and set so that they keep what they were given."""
-    with connection.cursor() as cursor:
+    with connections[settle.ledger()].cursor() as cursor:
         names = ("server_version", "fsync", "full_page_writes", "synchronous_commit", "max_connections")
         cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
         found = dict(cursor.fetchall())
@@ -120,12 +120,12 @@ def servers() -> Iterator[Finding]:
                 f"PostgreSQL runs with {name} = off: a crash loses or corrupts what was committed.",
                 f"Set {name} = on, unless this is a throw-away stack.",
             )
-    needed = sum(2 * worker.concurrency + 4 for worker in selectors.living_workers()) + _OTHER_CONNECTIONS
+    needed = sum(2 * worker.concurrency + 5 for worker in selectors.living_workers()) + _OTHER_CONNECTIONS
     if int(found["max_connections"]) < needed:
         yield Finding(
             Level.WARNING,
             f"PostgreSQL takes {found['max_connections']} connections; the workers that live may want {needed}.",
-            "Raise max_connections, or put PgBouncer in session mode before it.",
+            "Raise max_connections, or put PgBouncer before it (docs/deployment.md).",
         )
     if missing := health.why_not_ready():
         yield Finding(Level.ERROR, missing, "Run: python manage.py migrate")
@@ -166,7 +166,7 @@ def _redis() -> Iterator[Finding]:
 def clocks() -> Iterator[Finding]:
     """This process and every worker against the database, whose clock decides."""
     before = datetime.now(UTC)
-    with connection.cursor() as cursor:
+    with connections[settle.ledger()].cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         theirs = cursor.fetchone()[0]
     after = datetime.now(UTC)
@@ -248,6 +248,12 @@ def _too_many_messages() -> Iterator[Finding]:
     """More in Redis than the workers could use."""
     with redis.Redis.from_url(settings.CELERY_BROKER_URL, socket_timeout=_PATIENCE_SECONDS) as client:
         counts = Doorbell(client).message_counts(QUEUES)
+    if put_aside := dead_letters.count():
+        yield Finding(
+            Level.WARNING,
+            f"Messages of other producers that were no jobs: {put_aside}.",
+            "Look at them: python manage.py jobs dead-letters. Put them back by --return, remove them by --drop.",
+        )
     for queue, most in selectors.most_messages().items():
         if counts[queue] > most:
             yield Finding(

@@ -6,7 +6,9 @@ first. A ring that is doubled is still one; one that is lost costs a worker a se
 often. Nothing here is matched to jobs, so nothing here can disagree with them.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,6 +21,8 @@ from redis.retry import Retry
 
 from jobs.ids import InvalidJobId, parse_id
 
+logger = logging.getLogger(__name__)
+
 # Nobody listens for longer at once.
 LISTEN_SECONDS = 1.0
 # What Redis raises where it is away.
@@ -26,6 +30,8 @@ REDIS_AWAY = (redis.RedisError, BrokerError, OSError)
 RING = "ring"
 # Jobs without limits that are named at the doorbell of a queue, at most.
 MOST_NAMED = 16
+# Jobs with limits that are named to the leader, at most.
+MOST_TOLD = 500
 # Those who lead are woken by these: delayed jobs that are due sooner than the next look, and jobs with limits.
 DUE, PACED = "due", "paced"
 # Rings of the queues that are named last stay where they are.
@@ -77,6 +83,16 @@ def message_lists(queue: str) -> list[str]:
     return [f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}" for step in options["priority_steps"]]
 
 
+def client_within(seconds: float) -> "redis.Redis":
+    """A client of the broker whose every step ends within so many seconds, without a second try."""
+    return redis.Redis.from_url(
+        settings.CELERY_BROKER_URL,
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
 class Doorbell:
     """A connection to Redis, made when it is first needed. Every method raises one of `REDIS_AWAY`."""
 
@@ -93,17 +109,15 @@ class Doorbell:
     @classmethod
     def within(cls, seconds: float) -> "Doorbell":
         """One whose every step ends within so many seconds, without a second try."""
-        client = redis.Redis.from_url(
-            settings.CELERY_BROKER_URL,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return cls(client)
+        return cls(client_within(seconds))
 
     def close(self) -> None:
         """Lets go of Redis."""
         self._redis.close()
+
+    def ping(self) -> None:
+        """Whether Redis answers."""
+        self._redis.ping()
 
     def ring(self, queue: str, priority: int) -> None:
         """Says that a job without limits waits in a queue."""
@@ -117,23 +131,51 @@ class Doorbell:
         """Wakes the leader."""
         self._redis.zadd(key_of(name), {RING: 0})
 
+    def tell(self, job_id: UUID) -> None:
+        """Wakes the leader, and names a job with limits, unless so many are named already."""
+        self._name(keys=[key_of(PACED)], args=[str(job_id), 0, MOST_TOLD])
+
     def listen(self, queues: Iterable[str], seconds: float) -> Taken | None:
         """Waits until there is something at the doorbell of one of these queues, and takes it."""
         keys = {key_of(queue): queue for queue in queues}
-        answer: Any = self._redis.bzpopmin(list(keys), timeout=min(max(0.01, seconds), LISTEN_SECONDS))
+        with self._mending(keys):
+            answer: Any = self._redis.bzpopmin(list(keys), timeout=min(max(0.01, seconds), LISTEN_SECONDS))
         return None if answer is None else _taken(keys[answer[0].decode()], answer[1])
 
     def take(self, queues: Iterable[str], count: int, *, rung: Iterable[str] = ()) -> list[Taken]:
         """Takes what is there at this moment, at most so much, the queues in this order. Leaves the rings of those of
         which it is known that they have work."""
         keys = {key_of(queue): queue for queue in queues}
-        answer: Any = self._take(keys=list(keys), args=[count, *(key_of(queue) for queue in rung)])
+        with self._mending(keys):
+            answer: Any = self._take(keys=list(keys), args=[count, *(key_of(queue) for queue in rung)])
         return [_taken(keys[key.decode()], member) for key, member in answer]
 
     def grant(self, queue: str, priorities: Mapping[UUID, int]) -> None:
         """Lets these jobs start. A job that is granted again is still there once."""
         if priorities:
-            self._redis.zadd(key_of(queue), {str(job_id): priority for job_id, priority in priorities.items()})
+            with self._mending([key_of(queue)]):
+                self._redis.zadd(key_of(queue), {str(job_id): priority for job_id, priority in priorities.items()})
+
+    def withdraw(self, granted: Mapping[str, Collection[UUID]]) -> None:
+        """Takes back what was granted, by queue, in one round trip."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for queue, job_ids in granted.items():
+                pipeline.zrem(key_of(queue), *map(str, job_ids))
+            pipeline.execute()
+
+    @contextmanager
+    def _mending(self, keys: Iterable[str]) -> Iterator[None]:
+        """Deletes what somebody else has put in the place of a doorbell: else nobody would ever hear it again. The
+        error is raised all the same, and the next try finds it mended."""
+        try:
+            yield
+        except redis.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                for key in keys:
+                    if self._redis.type(key) not in (b"zset", b"none"):
+                        logger.error("Redis's key %s was no doorbell: deleted.", key)
+                        self._redis.delete(key)
+            raise
 
     def granted(self, queues: Iterable[str]) -> dict[str, set[UUID]]:
         """The jobs whose grants nobody has taken yet."""

@@ -14,6 +14,8 @@ from django.utils import timezone
 from kombu import Queue as KombuQueue
 
 from jobs import canvas, correlation, own_limits, publish
+from jobs import options as call_options
+from jobs.bounds import MOST_ATTEMPTS
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
@@ -26,39 +28,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from jobs.task import JobTask
-
-# Options of Celery's that mean nothing here: the ledger decides how, when and where a message travels.
-_IRRELEVANT = frozenset(
-    [
-        "add_to_parent",
-        "argsrepr",
-        "callbacks",
-        "compression",
-        "confirm_timeout",
-        "connection",
-        "declare",
-        "delivery_mode",
-        "errbacks",
-        "expiration",
-        "immediate",
-        "kwargsrepr",
-        "mandatory",
-        "origin",
-        "producer",
-        "publisher",
-        "replaced_task_nesting",
-        "reply_to",
-        "result_cls",
-        "retries",
-        "retry",
-        "retry_policy",
-        "route_name",
-        "router",
-        "serializer",
-        "shadow",
-        "timeout",
-    ]  # one per line is long
-)
 
 
 class PayloadNotJSON(TypeError):
@@ -125,7 +94,7 @@ def check_arguments(task: "JobTask", args: Any, kwargs: Any, job: Job) -> None:
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise TypeError("Positional arguments are a JSON list, arguments by name a JSON object.")
     task.__header__(*args, **kwargs)
-    checked_json(task.name, [args, kwargs, job.headers, job.follow_ups])
+    check_size(task.name, checked_json(task.name, [args, kwargs, job.headers, job.follow_ups], wrapped=2))
 
 
 def job_of(
@@ -136,6 +105,7 @@ def job_of(
         # Called by name: what `Task.apply_async` would have done.
         task.__header__(*args, **kwargs)
         options = over_declared(task, options)
+    call_options.check(task.name, options)
     place_in_flow = canvas.take_place(options)
     awaited_flow_id = options.pop("awaited_flow_id", None)
     stamps = options.pop("stamped_headers", None) or []
@@ -158,7 +128,7 @@ def job_of(
         id=own_id,
         task=task.name,
         queue=queue.name,
-        priority=app.conf.task_default_priority if priority is None else _checked_priority(priority),
+        priority=app.conf.task_default_priority if priority is None else priority,
         args=list(args),
         kwargs=kwargs,
         headers=headers,
@@ -166,7 +136,7 @@ def job_of(
         state=str(state),
         run_at=run_at,
         expires_at=_expires_at(app, options.pop("expires", None)),
-        max_attempts=task.attempts_allowed(queue) if max_attempts is None else max(1, int(max_attempts)),
+        max_attempts=_declared_attempts(task, queue) if max_attempts is None else max_attempts,
         soft_time_limit_seconds=soft_seconds,
         time_limit_seconds=hard_seconds,
         # A member's result is wanted, whatever the task says.
@@ -182,10 +152,12 @@ def job_of(
         correlation_id=options.pop("correlation_id", None) or correlation.current() or own_id.hex,
         **limits,
     )
-    checked_json(task.name, [job.args, job.kwargs, job.headers, job.follow_ups])
-    unknown = [name for name, value in options.items() if name not in _IRRELEVANT and value is not None]
+    _check_payload(task, job)
+    unknown = [name for name, value in options.items() if name not in call_options.IRRELEVANT and value is not None]
     if unknown:
-        raise TypeError(f"{task.name}: unknown options {', '.join(sorted(unknown))}.")
+        raise TypeError(f"{task.name}: unknown options {', '.join(sorted(map(str, unknown)))}.")
+    if job.owner_id is not None:
+        call_options.check_owner(task.name, job.owner_id, using=router.db_for_write(Job))
     return job
 
 
@@ -260,29 +232,42 @@ def _follow_ups(options: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_shared(job: Job, job_id: UUID, using: str) -> None:
     """A job of a flow that would be one with another: that one belongs elsewhere, and the flow would wait in vain."""
-    same = Job.objects.using(using).filter(pk=job.pk, flow_id=job.flow_id, awaited_flow_id=job.awaited_flow_id)
-    if not same.exists():
+    same = Job.objects.using(using).filter(pk=job_id)
+    wanted = (job.pk, job.flow_id, job.flow_path, job.awaited_flow_id)
+    if wanted not in same.values_list("pk", "flow_id", "flow_path", "awaited_flow_id"):
         raise NotSupported(
             f"{job.task}: job {job_id} is there already, by dedup_key={job.dedup_key!r} or by its id, so it cannot "
             "belong to this flow. Leave the key out of the members of a chord or a flow."
         )
 
 
-def _checked_priority(priority: Any) -> int:
-    if not isinstance(priority, int) or not 0 <= priority <= 9:
-        raise ValueError(f"priority={priority!r}: expected 0 to 9, where a lower number runs sooner.")
-    return priority
+def _declared_attempts(task: "JobTask", queue: Queue) -> int | None:
+    attempts = task.attempts_allowed(queue)
+    if attempts is not None and attempts > MOST_ATTEMPTS:
+        raise ValueError(f"{task.name}: it declares {attempts:,} runs of a job: expected at most {MOST_ATTEMPTS:,}.")
+    return attempts
 
 
-def checked_json(name: str, payload: Any) -> str:
+def _check_payload(task: "JobTask", job: Job) -> None:
+    payload = [job.args, job.kwargs, job.headers, job.follow_ups]
+    check_size(task.name, checked_json(task.name, payload, wrapped=2))
+    for name, steps in job.follow_ups.items():
+        if name != "due":
+            call_options.check_canvas(task.name, steps)
+
+
+def checked_json(name: str, payload: Any, *, wrapped: int) -> str:
     """The payload as JSON. Refuses what PostgreSQL could not keep, before anything is written."""
     try:
-        text = as_json(payload)
+        return as_json(payload, wrapped=wrapped)
     except NotKept as error:
         raise PayloadNotJSON(
             f"{name}: the arguments cannot be kept: {error}. Pass ids, and load objects in the task."
         ) from error
-    size, limit = len(text.encode()), settings.JOBS_PAYLOAD_MAX_BYTES
+
+
+def check_size(name: str, *texts: str) -> None:
+    """Raises PayloadTooLarge where these parts of a call are too large together."""
+    size, limit = sum(len(text.encode()) for text in texts), settings.JOBS_PAYLOAD_MAX_BYTES
     if size > limit:
         raise PayloadTooLarge(f"{name}: the arguments are {size} bytes, more than {limit}. Pass ids, not contents.")
-    return text

@@ -2,7 +2,7 @@
 
 The job that is to come is in the ledger from the beginning, *delayed* and *held*: that it comes is one compare-and-set
 of its state, so it comes once. Whether a flow is over is asked of its members' rows. Who writes a member's end looks
-right after its commit; whoever dies in between, the dispatcher looks at all open flows twice a second.
+right after its commit; whoever dies in between, the dispatcher looks at all open flows once a second.
 """
 
 import logging
@@ -20,9 +20,10 @@ from django.db.models.functions import Now
 
 from jobs import bulk, canvas, enqueue, follow_ups, own_limits, publish, replacing, settle
 from jobs.callers import refuse_unsafe
+from jobs.ends import end
 from jobs.ids import new_id
 from jobs.models import LIVE, Flow, Job
-from jobs.patience import DATABASE_AWAY
+from jobs.patience import DATABASE_AWAY, may_pass
 from jobs.states import Cause, State
 from jobs.transitions import transition
 
@@ -33,6 +34,13 @@ OnFailure = Flow.OnFailure
 _BATCH = 1000
 # What Celery hands from task to task as the body of their chord. Here it only says that there is one.
 _BODY = {"task": "celery.accumulate"}
+
+
+class ChildRefused(ValueError):
+    """One of the children of a flow is wrong; the cause says how."""
+
+    def __init__(self, index: int, cause: Exception) -> None:
+        super().__init__(f"child {index}, counted from 0, was refused. {type(cause).__name__}: {cause}")
 
 
 def fan_out(
@@ -50,7 +58,8 @@ def fan_out(
     goes on as `then` under its own id: nothing after the call is run, and the job is *delayed*, with a progress made
     of its children's, until they have ended. To cancel the job that is held is to cancel the children.
 
-    Raises what enqueueing raises; then nothing was written. With a parent such an error fails the parent.
+    Raises ChildRefused for a child that is wrong, and what enqueueing `then` raises; then nothing was written. With a
+    parent such an error fails the parent.
     """
     on_failure = OnFailure(on_failure).value
     if parent is not None:
@@ -128,7 +137,7 @@ def close_if_ended(flow_id: UUID) -> bool:
     try:
         outer = _close(flow_id)
     except Exception as error:  # whatever it is, it would come again at every look
-        if _may_pass(error):
+        if may_pass(error):
             raise
         logger.exception("Flow %s has ended, but its results cannot be handed over.", flow_id)
         outer = _close(flow_id, refused=error)
@@ -168,13 +177,6 @@ def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
         for job in waiting:
             fail_held(job, error, cause)
         return {job.flow_id for job in waiting if job.flow_id is not None}
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether it may be gone at the next look: PostgreSQL is away, or somebody holds a row. What exceeds a limit of
-    PostgreSQL's (class 54 of its codes), as a list of 256 MB does, comes as the same kind of error."""
-    code = getattr(error.__cause__, "sqlstate", None) or ""
-    return isinstance(error, DATABASE_AWAY) and not code.startswith("54")
 
 
 def member_ended(flow_id: UUID | None) -> None:
@@ -236,27 +238,45 @@ def _lineage(job: Job | None) -> dict[str, Any]:
 
 def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None:
     """Writes a flow's members. Those in a row that differ in their arguments alone are written together, a batch at a
-    time: memory does not grow with their number."""
+    time: memory does not grow with their number. Raises ChildRefused."""
     app = current_app._get_current_object()
-    options: dict[str, Any] = {}
-    alike: bulk.Alike | None = None
+    writer = _Writer(app, flow, lineage)
     for index, child in enumerate(maybe_signature(child, app=app) for child in children):
+        try:
+            writer.add(index, child)
+        except (TypeError, ValueError, LookupError) as error:
+            raise ChildRefused(index, error) from error
+    writer.write()
+
+
+class _Writer:
+    def __init__(self, app: Any, flow: Flow, lineage: dict[str, Any]) -> None:
+        self._app, self._flow, self._lineage = app, flow, lineage
+        self._options: dict[str, Any] = {}
+        self._alike: bulk.Alike | None = None
+
+    def add(self, index: int, child: Any) -> None:
+        """One more member, which may be written later with those that follow."""
         own = dict(child.options or {})
         is_plain = type(child) is Signature and not own.keys() & {"task_id", "dedup_key"}
-        if alike is not None and not (
-            is_plain and (child.task, own) == (alike.task.name, options) and len(alike.rows) < _BATCH
+        if self._alike is not None and not (
+            is_plain and (child.task, own) == (self._alike.task.name, self._options) and len(self._alike.rows) < _BATCH
         ):
-            alike.write()
-            alike = None
+            self.write()
         if not is_plain:
-            _apply(child, index, flow, lineage)
-            continue
-        if alike is None:
-            options = own
-            alike = bulk.Alike(replacing.task_named(app, child.task), {**options, **lineage, **_membership(flow, 0)})
-        alike.add(tuple(child.args), dict(child.kwargs), flow_path=[index])
-    if alike is not None:
-        alike.write()
+            _apply(child, index, self._flow, self._lineage)
+            return
+        if self._alike is None:
+            self._options = own
+            options = {**own, **self._lineage, **_membership(self._flow, 0)}
+            self._alike = bulk.Alike(replacing.task_named(self._app, child.task), options)
+        self._alike.add(tuple(child.args), dict(child.kwargs), flow_path=[index])
+
+    def write(self) -> None:
+        """Writes what was not written yet."""
+        if self._alike is not None:
+            self._alike.write()
+            self._alike = None
 
 
 def _apply(child: Any, index: int, flow: Flow, lineage: dict[str, Any], *, args: Any = (), **options: Any) -> None:
@@ -311,6 +331,4 @@ def release(job: Job, results: list[Any]) -> None:
 def fail_held(job: Job, error: str, cause: ChordError) -> None:
     """Fails a held job, in the transaction that closes its flow."""
     backend: Any = current_app.backend
-    settle.fail_locked(
-        job, error=error, exception=backend.prepare_exception(cause), cause=cause, because=Cause.MEMBER_FAILED
-    )
+    end(job, Cause.MEMBER_FAILED, error=error, exception=backend.prepare_exception(cause), raised=cause)

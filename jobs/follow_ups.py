@@ -32,17 +32,22 @@ def insert(job: Job, follow_ups: Mapping[str, Any], root_id: UUID | None, result
     The slot that a job holds in a flow goes on to the next step of its chain.
     """
     for number, link in enumerate(follow_ups.get("link", [])):
-        _enqueue(job.pk, root_id, link, (result,), {"task_id": str(derived_id(job.pk, "link", number))})
+        own_id = _own_id(link) or derived_id(job.pk, "link", number)
+        _enqueue(job.pk, root_id, link, (result,), {"task_id": str(own_id)})
     chain = follow_ups.get("chain", [])
     if not chain:
         return
     options: dict[str, Any] = {"chain": chain[:-1]}
-    if not chain[-1].get("options", {}).get("task_id"):
+    if not _own_id(chain[-1]):
         options["task_id"] = str(derived_id(job.pk, "chain"))
     if job.flow_id is not None:
         options.update(canvas.hand_on(canvas.Place(job.flow_id, job.flow_path or []), chain[-1]))
     if _enqueue(job.pk, root_id, chain[-1], (result,), options) and job.flow_id is not None:
         Job.objects.filter(pk=job.pk).update(flow_id=None, flow_path=None)
+
+
+def _own_id(step: Mapping[str, Any]) -> Any:
+    return (step.get("options") or {}).get("task_id")
 
 
 def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause: BaseException | None) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -9,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import redis
-from django.db import DatabaseError, connection, connections
+from django.db import DatabaseError, InterfaceError, connections, router
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
@@ -30,6 +31,10 @@ REDIS_PATIENCE_SECONDS = 0.3
 # A hung server keeps the thread that asked it: never more than these at once in a process.
 _MOST_QUESTIONS = 8
 _MOST_NAMED = 5
+# Jobs may wait so long for a worker that is being replaced.
+_PATIENCE_SECONDS = 30.0
+# The answer of a look is that of others who ask within this.
+SHARED_SECONDS = 1.0
 
 Answer = TypeVar("Answer")
 _questions = threading.BoundedSemaphore(_MOST_QUESTIONS)
@@ -44,6 +49,8 @@ class Health:
     """The state of the whole system, for probes and monitors."""
 
     reasons: list[str] = field(default_factory=list)
+    # What somebody has wanted so, and is to be remembered: it degrades nothing.
+    warnings: list[str] = field(default_factory=list)
     statuses: list[QueueStatus] = field(default_factory=list)
     tick_ages_seconds: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(DUTIES))
 
@@ -57,6 +64,7 @@ class Health:
         return {
             "status": "ok" if self.is_ok else "degraded",
             "reasons": self.reasons,
+            "warnings": self.warnings,
             "queues": {status.name: _counts(status) for status in self.statuses if status.is_declared},
             **{
                 name: {"tick_age_seconds": None if age is None else round(age, 1)}
@@ -65,26 +73,53 @@ class Health:
         }
 
 
+class Shared(Generic[Answer]):
+    """One look for all that ask at the same time, and for those that ask within a second after it."""
+
+    def __init__(self, look: Callable[[], Answer]) -> None:
+        self._look = look
+        self._lock = threading.Lock()
+        self._found: list[Answer] = []
+        self._until = 0.0
+
+    def get(self) -> Answer:
+        """What that look has found. Nobody is to change it."""
+        with self._lock:
+            if not self._found or time.monotonic() >= self._until:
+                self._found = [self._look()]
+                self._until = time.monotonic() + SHARED_SECONDS
+            return self._found[0]
+
+
 def check() -> Health:
     """Asks PostgreSQL and Redis at the same time and judges what they say.
 
-    Never raises. Takes milliseconds; 3.3 s at the most, when both servers are frozen.
+    Never raises. Takes milliseconds; 3.3 s at the most, when both servers are frozen. Many that ask at once share one
+    look, whose answer holds for a second.
     """
+    return _health.get()
+
+
+def _check() -> Health:
     ledger = Question("PostgreSQL", _read_ledger)
     broker = Question("Redis", _message_counts)
     health = Health()
     most_messages: dict[str, int] = {}
     try:
-        statuses, ages_seconds, stuck, broken, unknown, most_messages = ledger.answer(DATABASE_PATIENCE_SECONDS)
+        statuses, ages_seconds, late, stuck, broken, unknown, most_messages = ledger.answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
         health.statuses = list(statuses.values())
-        health.reasons += [
-            reason for status in health.statuses if status.is_declared for reason in _queue_reasons(status)
+        health.reasons += [reason for status in health.statuses for reason in _queue_reasons(status)]
+        health.warnings += [
+            f"{status.name}: paused, with {status.paused} jobs waiting." for status in health.statuses if status.paused
         ]
         health.tick_ages_seconds = {name: ages_seconds.get(name) for name in DUTIES}
         health.reasons += _tick_reasons(health.tick_ages_seconds)
+        # Where nobody leads, none of them is done, and that is said already.
+        if (health.tick_ages_seconds["dispatcher"] or 0) <= TICK_AGE_LIMIT_SECONDS:
+            health.reasons += [_late_reason(*one) for one in late]
         health.reasons += [
             f"{worker.node}: {worker.stuck_count} of {worker.concurrency} slots are stuck in runs past a time limit "
             "or cancelled."
@@ -111,11 +146,18 @@ def check() -> Health:
 
 def why_not_ready() -> str | None:
     """Why this process should get no requests: database away, or migrations of this version not applied yet."""
+    return _readiness.get()
+
+
+def _why_not_ready() -> str | None:
     try:
         missing = Question("PostgreSQL", _unapplied_migrations).answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
         return str(error)
     return f"Migrations are not applied: {', '.join(missing)}." if missing else None
+
+
+_health, _readiness = Shared(_check), Shared(_why_not_ready)
 
 
 def why_no_broker() -> str | None:
@@ -157,7 +199,7 @@ class Question(Generic[Answer]):
     def _run(self) -> None:
         try:
             answer: Answer | Exception = self._ask()
-        except (DatabaseError, redis.RedisError, OSError, ValueError) as error:
+        except (DatabaseError, InterfaceError, redis.RedisError, OSError, ValueError) as error:
             # The last for an address that names no Redis.
             answer = error
         finally:
@@ -169,23 +211,27 @@ class Question(Generic[Answer]):
 def _read_ledger() -> tuple[
     dict[str, QueueStatus],
     dict[str, float | None],
+    list[tuple[str, float | None, str]],
     list[Worker],
     list[str],
     dict[str, set[str]],
     dict[str, int],
 ]:
+    workers = list(selectors.living_workers())
     return (
-        selectors.queue_statuses(),
+        selectors.queue_statuses(workers),
         selectors.tick_ages_seconds(),
-        list(selectors.stuck_workers()),
+        selectors.late_duties(after_seconds=TICK_AGE_LIMIT_SECONDS),
+        # With threads that outlived the time limit of their job.
+        [worker for worker in workers if worker.stuck_count],
         cron.broken_schedules(),
-        selectors.unknown_tasks(),
-        selectors.most_messages(),
+        selectors.unknown_tasks(workers),
+        selectors.most_messages(workers),
     )
 
 
 def _unapplied_migrations() -> list[str]:
-    applied = MigrationRecorder(connection).applied_migrations()
+    applied = MigrationRecorder(connections[router.db_for_write(Worker)]).applied_migrations()
     return sorted(f"{app}.{name}" for app, name in _migrations_of_this_version() - applied.keys())
 
 
@@ -211,7 +257,17 @@ def _counts(status: QueueStatus) -> dict[str, Any]:
 
 
 def _queue_reasons(status: QueueStatus) -> list[str]:
+    if not status.is_declared:
+        is_stranded = status.has_waited_longer(_PATIENCE_SECONDS)
+        return [f"{status.name}: {status.waiting} jobs wait in a queue that nobody declares."] if is_stranded else []
     reasons = []
+    if status.has_no_worker and status.has_waited_longer(_PATIENCE_SECONDS):
+        reasons.append(f"{status.name}: {status.waiting} jobs wait, and no living worker takes from it.")
+    if status.has_waited_longer(status.oldest_threshold_seconds):
+        reasons.append(
+            f"{status.name}: the oldest job has waited for {status.oldest_waiting_seconds:.0f} s "
+            f"(threshold {status.oldest_threshold_seconds} s)."
+        )
     if status.has_too_many_waiting:
         reasons.append(f"{status.name}: {status.waiting} jobs waiting (threshold {status.waiting_threshold_count}).")
     if status.has_too_many_failed:
@@ -238,3 +294,10 @@ def _tick_reasons(ages_seconds: dict[str, float | None]) -> list[str]:
         elif age > TICK_AGE_LIMIT_SECONDS:
             reasons.append(f"The {name} last ticked {age:.0f} s ago (limit {TICK_AGE_LIMIT_SECONDS} s).")
     return reasons
+
+
+def _late_reason(name: str, age_seconds: float | None, error: str) -> str:
+    since = "has never succeeded" if age_seconds is None else f"last succeeded {age_seconds:.0f} s ago"
+    # What was raised may quote arguments, which are nobody's business here.
+    kind = error.partition(":")[0]
+    return f"The dispatcher's duty {name} {since}{f' ({kind}: see the logs of the workers)' if kind else ''}."

@@ -12,8 +12,8 @@ _NAMESPACE = UUID("5f0c1d0e-6b1e-4a57-9b5e-0f6c2f6a7d11")
 class InvalidJobId(ValueError):
     """A `task_id` that is no UUID: the ledger's key is one, so the job could not be stored."""
 
-    def __init__(self, value: object) -> None:
-        super().__init__(f"task_id={value!r} is not a UUID. Leave task_id out, or pass a UUID as a string.")
+    def __init__(self, value: object, *, name: str = "task_id") -> None:
+        super().__init__(f"{name}={value!r:.100} is not a UUID. Leave {name} out, or pass a UUID as a string.")
 
 
 def new_id() -> UUID:

@@ -18,7 +18,7 @@ from uuid import UUID
 from django.db.models import F
 from django.db.models.functions import Greatest, Now
 
-from jobs.models import Job, Limit, QueueControl
+from jobs.models import Job, Limit, QueueControl, RateStart
 from jobs.queues import PACED_QUEUES, QUEUES, Queue
 from jobs.quiet_hours import QuietHours
 from jobs.rates import InvalidLimit, Rate
@@ -181,20 +181,23 @@ def obstacle(job: Job) -> Obstacle | None:
             for name, until in pauses.items()
             if until is not None and until > now
         ),
-        *_too_many_starts(limits, rows, now),
+        *_too_many_starts(limits, now),
         *_quiet(limits, now),
         *_held(limits),
     ]
     return max(found, key=lambda one: one.until or now, default=None)
 
 
-def _too_many_starts(limits: Limits, rows: Mapping[str, Limit], now: datetime) -> Iterator[Obstacle]:
+def _too_many_starts(limits: Limits, now: datetime) -> Iterator[Obstacle]:
     for key, rate in limits.rates.items():
-        starts = rows[key].starts if key in rows else []
-        if rate is not None and len(starts) >= rate.count:
-            until = starts[-rate.count] + rate.period
-            if until > now:
-                yield Obstacle(text=f"{_named(key).capitalize()} has had its {rate} starts.", until=until)
+        starts = RateStart.objects.filter(key=key).order_by("number")
+        last = starts.last() if rate is not None else None
+        if rate is None or last is None or last.number < rate.count:
+            continue
+        # Where that before so many others is kept no more, the oldest that is, as the claim has it.
+        first = starts.filter(number__gt=last.number - rate.count).first()
+        if first is not None and (until := first.started_at + rate.period) > now:
+            yield Obstacle(text=f"{_named(key).capitalize()} has had its {rate} starts.", until=until)
 
 
 def _quiet(limits: Limits, now: datetime) -> Iterator[Obstacle]:

@@ -125,15 +125,24 @@ def live(queues: Iterable[str]) -> list[Live]:
     walked = {(row.queue, row.state): row for row in LiveCount.objects.all()}
     names = sorted({*queues, *(row[0] for row in _rows(WAITING_QUEUES, {}))})
     found = []
-    for queue, state, count, oldest_at in _rows(COUNT_SOME, {"queues": names, "limit": COUNTED_AT_ONCE + 1}):
-        row = walked.get((queue, state))
-        if count <= COUNTED_AT_ONCE or row is None:
+    some = _rows(COUNT_SOME, {"queues": names, "limit": COUNTED_AT_ONCE + 1})
+    too_many_delayed = _delayed(some) > COUNTED_AT_ONCE and any(state == "delayed" for _, state in walked)
+    for queue, state, count, oldest_at in some:
+        is_cut_off = too_many_delayed if state == "delayed" else count > COUNTED_AT_ONCE and (queue, state) in walked
+        if not is_cut_off:
             found.append(Live(queue, state, count, oldest_at))
     told = {(one.queue, one.state) for one in found}
     for key, row in walked.items():
-        if key not in told:
+        # What is left of an earlier walk, where all of a state can be counted at once, is old.
+        is_cut_off = too_many_delayed if row.state == "delayed" else key not in told
+        if is_cut_off:
             found.append(Live(row.queue, row.state, row.count, row.oldest_at, row.counted_at))
     return found
+
+
+def _delayed(some: Iterable[Any]) -> int:
+    """How many delayed jobs were counted, of all queues together."""
+    return sum(count for _, state, count, _ in some if state == "delayed")
 
 
 class Walk:
@@ -162,10 +171,9 @@ class Walk:
         names = [row[0] for row in _rows(WAITING_QUEUES, {})]
         some = _rows(COUNT_SOME, {"queues": names, "limit": COUNTED_AT_ONCE + 1})
         many = [(queue, state) for queue, state, count, _ in some if count > COUNTED_AT_ONCE]
-        delayed = sum(count for _, state, count, _ in some if state == "delayed")
         self._queues = [queue for queue, state in many if state == "waiting"]
         waiting = Q(state="waiting", queue__in=self._queues)
-        if delayed > COUNTED_AT_ONCE:
+        if _delayed(some) > COUNTED_AT_ONCE:
             self._queues.append(_ALL)
             waiting |= Q(state="delayed")
         LiveCount.objects.exclude(waiting).delete()
@@ -196,6 +204,8 @@ class Walk:
         for queue, count in self._counts.items():
             found = {"count": count, "oldest_at": self._oldest_at, "counted_at": Now()}
             LiveCount.objects.update_or_create(queue=queue, state=state, defaults=found)
+        if state == "delayed":
+            LiveCount.objects.filter(state=state).exclude(queue__in=self._counts).delete()
         self._queues.pop(0)
         self._after, self._counts, self._oldest_at = None, Counter(), None
 

@@ -70,7 +70,10 @@ class Job(models.Model):
     concurrency_key = models.CharField(max_length=128, null=True, blank=True, help_text="Running jobs, by it")
     concurrency_limit = models.PositiveIntegerField(null=True, blank=True, help_text="Jobs of the key at once")
     quiet_hours = models.CharField(max_length=64, null=True, blank=True, help_text="When it does not start")
-    lane = models.TextField(blank=True, default="", db_default="", help_text="Its own limits, in one text")
+    # In the order of bytes, whatever the database's: the leader walks through lanes in the order of Python.
+    lane = models.TextField(
+        blank=True, default="", db_default="", db_collation="C", help_text="Its own limits, in one text"
+    )
 
     dedup_key = models.CharField(max_length=255, null=True, blank=True)
     successor = payload_field(
@@ -144,9 +147,9 @@ class Job(models.Model):
                 fields=["queue", "lane", "priority", "run_at", "id"], condition=Q(state="waiting"), name="job_waiting"
             ),
             models.Index(fields=["is_held", "run_at"], condition=Q(state="delayed"), name="job_delayed"),
-            models.Index(fields=["worker_id"], condition=Q(state="active"), name="job_active"),
+            models.Index(fields=["worker_id", "started_at"], condition=Q(state="active"), name="job_active"),
             models.Index(
-                fields=["concurrency_key"],
+                fields=["concurrency_key", "started_at"],
                 condition=Q(state="active", concurrency_key__isnull=False),
                 name="job_active_of_key",
             ),
@@ -284,13 +287,18 @@ class Worker(models.Model):
 
 
 class Duty(models.Model):
-    """A duty that one process at a time does for all: its holder's lease, and when it last ticked."""
+    """A duty that one process at a time does for all: its holder's lease, and when it last ticked. Of those that the
+    dispatcher's leader does, when each last succeeded, and what it last raised."""
 
-    name = models.CharField(primary_key=True, max_length=32)
+    name = models.CharField(primary_key=True, max_length=64)
     holder_id = models.UUIDField(null=True, blank=True)
     term = models.PositiveBigIntegerField(default=0, help_text="Counts the changes of holder")
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     ticked_at = models.DateTimeField(null=True, blank=True)
+    succeeded_at = models.DateTimeField(null=True, blank=True)
+    failed_at = models.DateTimeField(null=True, blank=True)
+    error = models.TextField(blank=True, default="", help_text="What it last raised")
+    every_seconds = models.FloatField(null=True, blank=True, help_text="How often it is to be done")
 
     class Meta:
         verbose_name_plural = "duties"
@@ -308,6 +316,7 @@ class QueueControl(models.Model):
         "quiet_hours",
         "waiting_threshold_count",
         "failed_threshold_count",
+        "oldest_threshold_seconds",
         "keep_completed_count",
         "keep_failed_count",
     )
@@ -319,6 +328,7 @@ class QueueControl(models.Model):
     )
     waiting_threshold_count = models.PositiveIntegerField(null=True, blank=True)
     failed_threshold_count = models.PositiveIntegerField(null=True, blank=True)
+    oldest_threshold_seconds = models.PositiveIntegerField(null=True, blank=True)
     keep_completed_count = models.PositiveIntegerField(null=True, blank=True)
     keep_failed_count = models.PositiveIntegerField(null=True, blank=True)
     rate_limit = models.CharField(max_length=16, null=True, blank=True)
@@ -350,16 +360,16 @@ class QueueControl(models.Model):
 
 
 class Limit(models.Model):
-    """What one limit has seen, over all workers: the latest starts under its key. Claims lock it, one after the other.
+    """What all workers share of one limit. Claims lock it, one after the other, and seldom write it.
 
     Keys are made by `jobs.limits`: of a queue, of a rate key or of a concurrency key.
     """
 
     key = models.CharField(primary_key=True, max_length=160)
-    starts = ArrayField(
-        models.DateTimeField(), default=list, db_default=[], help_text="Oldest first, as many as a limit asks for"
-    )
     kept_count = models.PositiveIntegerField(default=0, db_default=0, help_text="How many starts are kept at most")
+    running_since = models.DateTimeField(
+        null=True, blank=True, help_text="Nothing that runs under the key was started earlier; empty where unknown"
+    )
     rate_limited_until = models.DateTimeField(
         null=True, blank=True, help_text="A job has raised RateLimited: nothing starts until then"
     )
@@ -367,6 +377,22 @@ class Limit(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class RateStart(models.Model):
+    """A start that counts for the rate of a key; numbered, so that the start before so many others is found at once.
+
+    Rows are added and removed, and never written again: beside an old snapshot, each version of a row would be in the
+    way of all later claims.
+    """
+
+    pk = models.CompositePrimaryKey("key", "number")
+    key = models.CharField(max_length=160, help_text="That of the limit")
+    number = models.PositiveBigIntegerField()
+    started_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.number}"
 
 
 class DedupWindow(models.Model):

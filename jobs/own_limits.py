@@ -8,7 +8,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jobs.bounds import LONGEST_KEY_CHARACTERS
 from jobs.limits import COLUMNS, lane_of
+from jobs.options import is_text
 from jobs.quiet_hours import QuietHours
 from jobs.rates import InvalidLimit, Rate
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from jobs.models import Job
     from jobs.task import JobTask
 
-_LONGEST_KEY_CHARACTERS = 128
 _MOST_AT_ONCE = 10_000
 
 
@@ -83,8 +84,8 @@ def _checked(own: dict[str, Any], task_name: str) -> dict[str, Any]:
 def _check_key(name: str, key: Any) -> None:
     if key is None:
         return
-    if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY_CHARACTERS or "\0" in key:
-        raise InvalidLimit(f"{name}={key!r}: expected a text of 1 to {_LONGEST_KEY_CHARACTERS} characters.")
+    if not is_text(key, LONGEST_KEY_CHARACTERS):
+        raise InvalidLimit(f"{name}={key!r}: expected a text of 1 to {LONGEST_KEY_CHARACTERS} characters.")
 
 
 def _check_count(limit: Any) -> None:

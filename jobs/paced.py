@@ -3,119 +3,133 @@
 Above each statement stands what it locks, which index serves it, and why two of them at once are safe.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from jobs.limits import COLUMNS
+from jobs.limits import COLUMNS, concurrency_key, queue_key
 from jobs.rates import Rate
 from jobs.statements import rows_of
 
 _LANE_COLUMNS = ", ".join(COLUMNS)
 
-# Locks: nothing. Index: job_waiting, of which it reads one entry per lane, however many jobs stand in it; of jobs
-# without limits of their own those of the queues alone that are granted. Two at once: they read.
-WAITING_LANES = f"""
-WITH RECURSIVE own AS (
-    SELECT following.*
-    FROM unnest(%(queues)s::text[], %(lanes)s::text[]) AS wanted (queue, lane) CROSS JOIN LATERAL (
-        SELECT queue, lane, {_LANE_COLUMNS} FROM jobs_job
-        WHERE state = 'waiting' AND jobs_job.queue = wanted.queue AND lane > wanted.lane
-        ORDER BY lane LIMIT 1) AS following
+# Where jobs wait between the levels that are known: of each gap the levels from its begin to its end, both left out.
+# Locks: nothing. Index: job_waiting, of which it reads one entry per level, however many jobs stand in it.
+# Two at once: they read.
+UNKNOWN_LEVELS = f"""
+WITH RECURSIVE found AS (
+    SELECT gap.queue, gap.end_lane, gap.end_priority, following.*
+    FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(priorities)s::int[], %(end_lanes)s::text[],
+                %(end_priorities)s::int[]) AS gap (queue, lane, priority, end_lane, end_priority)
+    CROSS JOIN LATERAL (
+        SELECT lane, priority, run_at, {_LANE_COLUMNS} FROM jobs_job
+        WHERE state = 'waiting' AND jobs_job.queue = gap.queue AND (lane, priority) > (gap.lane, gap.priority)
+          AND (lane, priority) < (gap.end_lane, gap.end_priority)
+        ORDER BY lane, priority, run_at, id LIMIT 1) AS following
     UNION ALL
-    SELECT following.*
-    FROM own CROSS JOIN LATERAL (
-        SELECT queue, lane, {_LANE_COLUMNS} FROM jobs_job
-        WHERE state = 'waiting' AND jobs_job.queue = own.queue AND lane > own.lane
-        ORDER BY lane LIMIT 1) AS following
+    SELECT found.queue, found.end_lane, found.end_priority, following.*
+    FROM found CROSS JOIN LATERAL (
+        SELECT lane, priority, run_at, {_LANE_COLUMNS} FROM jobs_job
+        WHERE state = 'waiting' AND jobs_job.queue = found.queue AND (lane, priority) > (found.lane, found.priority)
+          AND (lane, priority) < (found.end_lane, found.end_priority)
+        ORDER BY lane, priority, run_at, id LIMIT 1) AS following
 )
-SELECT *, statement_timestamp() FROM (
-    SELECT * FROM (SELECT * FROM own LIMIT %(limit)s) AS following
-    UNION ALL
-    SELECT queue, '', NULL, NULL, NULL, NULL, NULL FROM unnest(%(granted)s::text[]) AS queue
-    WHERE EXISTS (SELECT FROM jobs_job WHERE state = 'waiting' AND jobs_job.queue = queue.queue AND lane = '')) AS lane
+SELECT queue, lane, priority, run_at, {_LANE_COLUMNS} FROM found LIMIT %(limit)s
 """  # noqa: S608
 
-# Locks: nothing. Index: primary key.
+# The next jobs of some levels of a queue, of tasks that its workers know.
+# Locks: nothing. Index: job_waiting, from the floor of each level.
+# Two at once: they read.
+NEXT = """
+SELECT wanted.number, job.id, job.run_at
+FROM unnest(%(lanes)s::text[], %(priorities)s::int[], %(floors)s::timestamptz[])
+    WITH ORDINALITY AS wanted (lane, priority, floor, number)
+CROSS JOIN LATERAL (
+    SELECT id, run_at FROM jobs_job
+    WHERE state = 'waiting' AND queue = %(queue)s AND lane = wanted.lane AND priority = wanted.priority
+      AND run_at >= wanted.floor AND (expires_at IS NULL OR expires_at > statement_timestamp())
+      AND id <> ALL (%(without)s::uuid[]) AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
+    ORDER BY run_at, id LIMIT %(limit)s) AS job
+ORDER BY wanted.number, job.run_at, job.id
+"""
+
+# Locks: nothing. Index: primary key; see the head of `jobs.claims` for the CASE.
+# Two at once: they read.
+NAMED = f"""
+SELECT id, queue, lane, priority, run_at, task, {_LANE_COLUMNS} FROM jobs_job
+WHERE id = ANY (%(job_ids)s::uuid[]) AND CASE state WHEN 'waiting' THEN TRUE ELSE FALSE END
+"""  # noqa: S608
+
+# Of each rate, the oldest of the starts that count: how many of them do, no more than are of use, and the earliest; and
+# until when nothing starts under its key. Where it has no count, only the latter.
+# Locks: nothing. Index: primary keys, of jobs_ratestart the last entry of each key and those that are counted.
 # Two at once: they read. What they read may have changed when they use it: the claim decides.
 FREE_STARTS = """
-SELECT rate.key, GREATEST(0, rate.count - counted.number), counted.earliest + rate.period
+SELECT CASE WHEN counted.is_used_up THEN 0 ELSE LEAST(rate.count, %(most)s) - counted.number END,
+    counted.earliest + rate.period,
+    CASE WHEN own.rate_limited_until > statement_timestamp() THEN own.rate_limited_until END
 FROM unnest(%(keys)s::text[], %(counts)s::int[], %(periods)s::interval[])
     WITH ORDINALITY AS rate (key, count, period, place)
 LEFT JOIN jobs_limit AS own ON own.key = rate.key
+LEFT JOIN LATERAL (
+    SELECT number FROM jobs_ratestart AS start WHERE start.key = rate.key ORDER BY number DESC LIMIT 1
+) AS latest ON TRUE
 CROSS JOIN LATERAL (
-    SELECT count(*) AS number, min(start) AS earliest
-    FROM unnest(own.starts) AS start WHERE start > statement_timestamp() - rate.period) AS counted
+    SELECT count(*) AS number, min(started_at) AS earliest,
+        latest.number >= rate.count AND bool_or(is_oldest) AS is_used_up
+    FROM (
+        SELECT started_at, row_number() OVER (ORDER BY number) = 1 AS is_oldest
+        FROM (
+            SELECT number, started_at FROM jobs_ratestart AS start
+            WHERE start.key = rate.key AND start.number > latest.number - rate.count
+            ORDER BY number LIMIT LEAST(rate.count, %(most)s)) AS following) AS start
+    WHERE start.started_at > statement_timestamp() - rate.period) AS counted
 ORDER BY rate.place
 """
 
-# Locks: nothing. Index: job_waiting, from the head of each lane.
+# Those of some jobs that still wait, and the moment at which they did.
+# Locks: nothing. Index: primary key; see the head of `jobs.claims` for the CASE.
 # Two at once: they read.
-MOST_URGENT = """
-SELECT job.id, wanted.number, job.priority
-FROM unnest(%(queues)s::text[], %(lanes)s::text[]) WITH ORDINALITY AS wanted (queue, lane, number)
+STILL_WAITING = """
+SELECT ARRAY(
+    SELECT id FROM jobs_job
+    WHERE id = ANY (%(job_ids)s::uuid[]) AND CASE state WHEN 'waiting' THEN TRUE ELSE FALSE END
+), statement_timestamp()
+"""
+
+# From where on running jobs are counted. A clock that was put back is behind it: then, from the beginning.
+_SINCE = """CASE WHEN own.running_since <= statement_timestamp() THEN own.running_since ELSE '-infinity' END"""
+
+# How many jobs run under each key, and in each queue.
+# Locks: nothing. Index: job_active_of_key and job_active, from the moment before which nothing that runs was started.
+# Two at once: they read, as above.
+RUNNING = f"""
+SELECT wanted.lock, counted.number
+FROM unnest(%(locks)s::text[], %(keys)s::text[]) AS wanted (lock, key)
+LEFT JOIN jobs_limit AS own ON own.key = wanted.lock
+CROSS JOIN LATERAL (SELECT {_SINCE}) AS known (since)
 CROSS JOIN LATERAL (
-    SELECT id, priority, run_at FROM jobs_job
-    WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane
-      AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
-      AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
-    ORDER BY priority, run_at, id LIMIT %(limit)s) AS job
-ORDER BY job.priority, job.run_at, job.id
-"""
-
-# Locks: nothing. Index: job_waiting, from the head of each priority of each lane.
-# Two at once: they read.
-LONGEST_WAITING = """
-SELECT id, number, priority FROM (
-    SELECT job.id, wanted.number, level.priority, job.run_at,
-        row_number() OVER (PARTITION BY wanted.queue ORDER BY job.run_at, job.id) AS place
-    FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(below)s::int[])
-        WITH ORDINALITY AS wanted (queue, lane, below, number)
-    CROSS JOIN LATERAL generate_series(wanted.below + 1, 9) AS level (priority)
+    SELECT count(*) AS number FROM jobs_job
+    WHERE state = 'active' AND concurrency_key = wanted.key
+      AND started_at >= known.since) AS counted
+UNION ALL
+SELECT wanted.lock, counted.number
+FROM unnest(%(queue_locks)s::text[], %(queues)s::text[]) AS wanted (lock, queue)
+LEFT JOIN jobs_limit AS own ON own.key = wanted.lock
+CROSS JOIN LATERAL (SELECT {_SINCE}) AS known (since)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS number
+    FROM jobs_worker AS worker
     CROSS JOIN LATERAL (
-        SELECT id, run_at FROM jobs_job
-        WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = level.priority
-          AND run_at < statement_timestamp() - %(age)s
-          AND (expires_at IS NULL OR expires_at > statement_timestamp()) AND id <> ALL (%(without)s::uuid[])
-          AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
-        ORDER BY run_at, id LIMIT %(limit)s) AS job) AS old
-WHERE place <= %(limit)s ORDER BY run_at, id
-"""
-
-
-def waiting_lanes(
-    *, after: Mapping[str, str], limit: int, granted: Collection[str]
-) -> tuple[list[dict[str, Any]], datetime | None]:
-    """Lanes in which jobs wait, with the columns that the jobs of a lane have in common, and when it was so.
-
-    Of each queue those of jobs with limits of their own after this one, in the order of the index; `limit` of them at
-    most, and fewer when the last was reached. Besides, each time, the lanes of jobs without, of the granted queues. No
-    moment where nothing waits.
-    """
-    names = ("queue", "lane", *COLUMNS, "now")
-    parameters = {"queues": list(after), "lanes": list(after.values()), "limit": limit, "granted": list(granted)}
-    lanes = [dict(zip(names, row, strict=True)) for row in rows_of(WAITING_LANES, parameters)]
-    return lanes, lanes[0]["now"] if lanes else None
-
-
-class FreeStarts(NamedTuple):
-    """How many starts a rate has left at this moment, and when it has one more; None where it has all of them."""
-
-    free: int
-    more_at: datetime | None
-
-
-def free_starts(rates: Collection[tuple[str, Rate]]) -> dict[tuple[str, Rate], FreeStarts]:
-    """What is left of each of these keys' rates."""
-    parameters = {
-        "keys": [key for key, _ in rates],
-        "counts": [rate.count for _, rate in rates],
-        "periods": [rate.period for _, rate in rates],
-    }
-    rows = rows_of(FREE_STARTS, parameters) if rates else []
-    return {rate: FreeStarts(free, more_at) for rate, (_, free, more_at) in zip(rates, rows, strict=True)}
+        SELECT FROM jobs_job
+        WHERE state = 'active' AND worker_id = worker.id AND queue = wanted.queue
+          AND started_at >= known.since
+        OFFSET 0) AS job
+    WHERE worker.settled_at IS NULL) AS counted
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,48 +140,127 @@ class Lane:
     name: str = ""
 
 
-class Waiting(NamedTuple):
-    """A waiting job."""
+class Place(NamedTuple):
+    """A lane and a priority of a queue: its order is that of the index."""
 
-    job_id: UUID
-    lane: Lane
+    queue: str
+    lane: str
     priority: int
 
 
-def most_urgent(
-    lanes: Sequence[Lane], *, limit: int, without: Collection[UUID], tasks: Collection[str] | None = None
-) -> list[Waiting]:
-    """The most urgent waiting jobs of some lanes, at most `limit` of each; the most urgent first.
+class Gap(NamedTuple):
+    """What lies in a queue between two levels, both left out."""
 
-    Of these tasks alone, where they are named.
-    """
-    named = None if tasks is None else list(tasks)
-    return _of_lanes(MOST_URGENT, lanes, {"limit": limit, "without": list(without), "tasks": named})
+    queue: str
+    lane: str
+    priority: int
+    end_lane: str
+    end_priority: int
 
 
-def longest_waiting(
-    below: Mapping[Lane, int],
+class Level(NamedTuple):
+    """Where jobs wait, since when the first of them, and the columns that the jobs of a lane have in common."""
+
+    place: Place
+    first_at: datetime
+    own: dict[str, Any]
+
+
+class Waiting(NamedTuple):
+    """A waiting job; its order is that in which jobs of a level start."""
+
+    run_at: datetime
+    job_id: UUID
+
+
+class Named(NamedTuple):
+    """A waiting job of which the leader was told."""
+
+    job: Waiting
+    level: Level
+    task: str
+
+
+def unknown_levels(gaps: Sequence[Gap], *, limit: int) -> list[Level]:
+    """The levels in these gaps in which jobs wait, at most `limit`."""
+    columns = [list(column) for column in zip(*gaps, strict=True)] if gaps else [[]] * 5
+    names = ("queues", "lanes", "priorities", "end_lanes", "end_priorities")
+    rows = rows_of(UNKNOWN_LEVELS, {**dict(zip(names, columns, strict=True)), "limit": limit}) if gaps else []
+    return [_level(*row) for row in rows]
+
+
+def _level(queue: str, lane: str, priority: int, run_at: datetime, *own: Any) -> Level:
+    return Level(Place(queue, lane, priority), run_at, {**dict(zip(COLUMNS, own, strict=True)), "lane": lane})
+
+
+def next_jobs(
+    queue: str,
+    floors: Mapping[Place, datetime],
     *,
-    age: timedelta,
     limit: int,
     without: Collection[UUID],
-    tasks: Collection[str] | None = None,
-) -> list[Waiting]:
-    """The jobs of some lanes that have waited longest, and longer than `age`; of each lane, below a priority.
-
-    The oldest first, and at most `limit` of each queue.
-    """
+    tasks: Collection[str] | None,
+) -> dict[Place, list[Waiting]]:
+    """The next jobs of some levels of a queue, of these tasks, at most `limit` of each; none that were due before the
+    floor of their level. `tasks` is None for all."""
+    places = list(floors)
     parameters = {
-        "below": list(below.values()),
-        "age": age,
+        "queue": queue,
+        "lanes": [place.lane for place in places],
+        "priorities": [place.priority for place in places],
+        "floors": list(floors.values()),
         "limit": limit,
         "without": list(without),
         "tasks": None if tasks is None else list(tasks),
     }
-    return _of_lanes(LONGEST_WAITING, list(below), parameters) if below else []
+    found: dict[Place, list[Waiting]] = {place: [] for place in places}
+    for number, job_id, run_at in rows_of(NEXT, parameters):
+        found[places[number - 1]].append(Waiting(run_at, job_id))
+    return found
 
 
-def _of_lanes(statement: str, lanes: Sequence[Lane], parameters: dict[str, Any]) -> list[Waiting]:
-    named = {"queues": [lane.queue for lane in lanes], "lanes": [lane.name for lane in lanes]}
-    rows = rows_of(statement, {**named, **parameters})
-    return [Waiting(job_id, lanes[number - 1], priority) for job_id, number, priority in rows]
+def named_jobs(job_ids: Collection[UUID]) -> list[Named]:
+    """Those of these jobs that wait."""
+    rows = rows_of(NAMED, {"job_ids": list(job_ids)}) if job_ids else []
+    return [
+        Named(Waiting(run_at, job_id), _level(queue, lane, priority, run_at, *own), task)
+        for job_id, queue, lane, priority, run_at, task, *own in rows
+    ]
+
+
+class FreeStarts(NamedTuple):
+    """How many starts a rate has left at this moment, and when it has one more; both None where the key has no rate.
+    Until when nothing starts under the key; None where nothing keeps it from starting."""
+
+    free: int | None
+    more_at: datetime | None
+    halted_until: datetime | None
+
+
+def free_starts(rates: Collection[tuple[str, Rate | None]], *, most: int) -> dict[tuple[str, Rate | None], FreeStarts]:
+    """What is left of each of these keys' rates, as far as so many starts."""
+    parameters = {
+        "most": most,
+        "keys": [key for key, _ in rates],
+        "counts": [rate and rate.count for _, rate in rates],
+        "periods": [rate and rate.period for _, rate in rates],
+    }
+    rows = rows_of(FREE_STARTS, parameters) if rates else []
+    return {rate: FreeStarts(*row) for rate, row in zip(rates, rows, strict=True)}
+
+
+def still_waiting(job_ids: Collection[UUID]) -> tuple[set[UUID], datetime]:
+    """Those of these jobs that wait, and the moment at which they did, by the database's clock."""
+    [(waiting, now)] = rows_of(STILL_WAITING, {"job_ids": list(job_ids)})
+    return set(waiting), now
+
+
+def running(*, keys: Collection[str], queues: Collection[str]) -> Counter[str]:
+    """How many jobs run with each of these concurrency keys, and in each of these queues; by the keys of `Limit`."""
+    parameters = {
+        "keys": list(keys),
+        "locks": [concurrency_key(key) for key in keys],
+        "queues": list(queues),
+        "queue_locks": [queue_key(queue) for queue in queues],
+    }
+    return Counter(dict(rows_of(RUNNING, parameters)) if keys or queues else {})

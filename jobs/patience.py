@@ -10,10 +10,40 @@ from django.db import InterfaceError, OperationalError, connections
 logger = logging.getLogger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
+# What PostgreSQL says of a statement that it has ended itself, by the codes of its errors.
+_ENDED = {
+    "40001": "Two transactions were in each other's way",
+    "40P01": "Two transactions waited for each other",
+    "55P03": "Somebody else has held a lock for too long",
+    "57014": "A statement took longer than PostgreSQL's statement_timeout",
+    "25P03": "A transaction was idle for longer than PostgreSQL's idle_in_transaction_session_timeout",
+    "25006": "PostgreSQL takes no writes",
+    "53100": "PostgreSQL's disk is full",
+    "53300": "PostgreSQL takes no more connections",
+}
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 T = TypeVar("T")
+
+
+def what_happened(error: BaseException) -> str:
+    """What has become of a statement, for the log: PostgreSQL is away, or has ended it for a reason of its own."""
+    text = str(error).strip()
+    return f"{_ENDED.get(code_of(error), 'PostgreSQL does not answer')} ({text})"
+
+
+def code_of(error: BaseException) -> str:
+    """PostgreSQL's code of an error; empty where it has none, as where it did not answer."""
+    return getattr(error.__cause__, "sqlstate", None) or getattr(error, "sqlstate", None) or ""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error may be gone at the next try: PostgreSQL is away, or somebody holds a row.
+
+    What exceeds a limit of PostgreSQL's (class 54 of its codes), as a list of 256 MB does, comes as the same kind.
+    """
+    return isinstance(error, DATABASE_AWAY) and not code_of(error).startswith("54")
 
 
 def patiently(work: Callable[[bool], T], *, seconds: float) -> T:
@@ -33,7 +63,7 @@ def patiently(work: Callable[[bool], T], *, seconds: float) -> T:
                 connection.close()
             if time.monotonic() + pause > deadline:
                 raise
-            logger.warning("PostgreSQL does not answer (%s); trying again in %.1f s.", str(error).strip(), pause)
+            logger.warning("%s; trying again in %.1f s.", what_happened(error), pause)
         time.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         repeated = True

@@ -5,8 +5,11 @@ import math
 import re
 from typing import Any
 
+from django.conf import settings
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
+
+from jobs.bounds import DEEPEST_NESTING, MESSAGE_BYTES, TRACEBACK_BYTES, is_deeper, shortened
 
 # What Celery takes for a date, a decimal or the like.
 _MARKS = {"__type__", "__value__"}
@@ -36,12 +39,19 @@ def _unmarked(value: dict[str, Any]) -> Any:
         return value
 
 
-def as_json(value: Any) -> str:
-    """The value as the ledger keeps it. Raises NotKept before PostgreSQL would, which ends the caller's transaction."""
+def as_json(value: Any, *, wrapped: int = 0) -> str:
+    """The value as the ledger keeps it. Raises NotKept before PostgreSQL would, which ends the caller's transaction.
+
+    `wrapped`: so many lists and objects around it are not the caller's, and may come on top of those that it may have.
+    """
     try:
         text = json.dumps(value, cls=kombu_json.JSONEncoder, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise NotKept(f"not JSON ({error})") from error
+    deepest = DEEPEST_NESTING + wrapped
+    # As many as there are can be inside of each other; what is in texts only counts too many.
+    if text.count("[") + text.count("{") > deepest and is_deeper(value, deepest):
+        raise NotKept(f"more than {DEEPEST_NESTING} lists and objects inside of each other")
     if _NUL.search(text):
         raise NotKept("a NUL character, which PostgreSQL cannot store")
     if "\\ud" in text:
@@ -52,9 +62,28 @@ def as_json(value: Any) -> str:
     return text
 
 
+def result_json(value: Any) -> str:
+    """A result as the ledger keeps it. Raises NotKept for no JSON, and for more than `JOBS_RESULT_MAX_BYTES`."""
+    text = as_json(value)
+    size, limit = len(text.encode()), settings.JOBS_RESULT_MAX_BYTES
+    if size > limit:
+        raise NotKept(f"the result is {size:,} bytes, more than {limit:,}: keep it elsewhere, and return where")
+    return text
+
+
 def from_json(text: str) -> Any:
     """The value that was kept."""
     return json.loads(text, cls=PayloadDecoder)
+
+
+def in_a_message(text: str) -> str:
+    """An error as it is kept: what PostgreSQL cannot store is shown, and what is too long is cut in the middle."""
+    return shortened(storable(text), MESSAGE_BYTES)
+
+
+def in_a_traceback(text: str | None) -> str:
+    """A traceback as it is kept."""
+    return shortened(storable(text or ""), TRACEBACK_BYTES)
 
 
 def storable(value: Any) -> Any:

@@ -35,8 +35,9 @@ LATE_SECONDS = 2.0
 class Ring:
     """What Redis is told after a commit: that a queue has work, or that the leader has.
 
-    It names a job only where that is *late*: it was due some seconds before others can see it. Workers that pass over
-    the part of a queue in which nothing waits any more would find such a job seconds later.
+    It names a job to the leader. To workers it names one only where that is *late*: it was due some seconds before
+    others can see it. Workers that pass over the part of a queue in which nothing waits any more would find such a job
+    seconds later.
     """
 
     queue: str
@@ -45,13 +46,15 @@ class Ring:
     leader: str | None = None
     job_id: UUID | None = field(default=None, compare=False)
     due_at: float = field(default_factory=time.time, compare=False)
+    # The job that it names is one of many that became waiting together.
+    is_of_many: bool = False
 
     @classmethod
-    def of(cls, job: Job) -> Self:
+    def of(cls, job: Job, *, is_of_many: bool = False) -> Self:
         """The ring for a job that waits. The leader decides when one with limits may start."""
         leader = PACED if job.lane or job.queue in PACED_QUEUES else None
         due_at = job.run_at.timestamp() if isinstance(job.run_at, datetime) else time.time()
-        return cls(job.queue, job.priority, leader, job.pk, due_at)
+        return cls(job.queue, job.priority, leader, job.pk, due_at, is_of_many)
 
     @classmethod
     def for_waiting(cls, queue: str, priority: int, lane: str) -> Self:
@@ -65,12 +68,18 @@ class Ring:
 
     def send(self, doorbell: Doorbell) -> None:
         """Sends it. Raises what Redis raises; then it may or may not have arrived."""
-        if self.leader is not None:
+        is_late = time.time() - self.due_at > LATE_SECONDS
+        if self.leader is None:
+            if self.job_id is not None and is_late:
+                doorbell.ring_for(self.queue, self.job_id, self.priority)
+            else:
+                doorbell.ring(self.queue, self.priority)
+            return
+        is_named = self.leader == PACED and self.job_id is not None
+        if not is_named or self.is_of_many:
             doorbell.wake(self.leader)
-        elif self.job_id is not None and time.time() - self.due_at > LATE_SECONDS:
-            doorbell.ring_for(self.queue, self.job_id, self.priority)
-        else:
-            doorbell.ring(self.queue, self.priority)
+        if is_named and self.job_id is not None and (is_late or not self.is_of_many):
+            doorbell.tell(self.job_id)
 
 
 class Publisher:

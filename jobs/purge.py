@@ -4,7 +4,7 @@ from django.db.models import QuerySet
 
 from jobs import audit, settle
 from jobs.audit import Actor
-from jobs.dispatcher.retention import unneeded
+from jobs.dispatcher.retention import delete, unneeded
 from jobs.job_filter import JobFilter
 from jobs.models import ENDED, Job
 
@@ -20,15 +20,18 @@ def purge(*, wanted: JobFilter, actor: Actor) -> int:
     """Removes them, with their attempts and log lines; returns how many. Statistics stay.
 
     A batch at a time, each in one transaction with its record, which has the ids. Killed in the middle, what was
-    removed is recorded. Jobs that others have locked, an operator's retry for example, are left.
+    removed is recorded. Jobs that others have locked, an operator's retry for example, are left, and so are those that
+    cannot be removed, which the log names.
     """
-    removed = 0
+    removed, last = 0, None
     while True:
         with settle.atomic():
-            locked = purgeable(wanted).select_for_update(skip_locked=True, of=("self",)).order_by("pk")
+            found = purgeable(wanted) if last is None else purgeable(wanted).filter(pk__gt=last)
+            locked = found.select_for_update(skip_locked=True, of=("self",)).order_by("pk")
             ids = list(locked.values_list("pk", flat=True)[:_BATCH])
             if not ids:
                 return removed
-            Job.objects.filter(pk__in=ids).only("pk").delete()
-            audit.record_removal(actor=actor, job_ids=ids, reason=wanted.in_words())
-        removed += len(ids)
+            kept = delete(ids)
+            gone = [job_id for job_id in ids if job_id not in kept]
+            audit.record_removal(actor=actor, job_ids=gone, reason=wanted.in_words())
+        removed, last = removed + len(gone), ids[-1]

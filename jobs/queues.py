@@ -34,6 +34,8 @@ class Queue:
     keep_failed_count: int = 500
     waiting_threshold_count: int = 1000
     failed_threshold_count: int = 50
+    # Of the job that has waited longest.
+    oldest_threshold_seconds: int = 86_400
     rate_limit: str = NO_LIMIT
     concurrency_limit: int = 0
     quiet_hours: str = NO_LIMIT

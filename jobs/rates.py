@@ -8,7 +8,7 @@ from typing import Self
 _RATE = re.compile(r"([1-9]\d{0,8})(?:/([smh]))?", re.ASCII)
 _PERIODS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
 _UNITS = {period: unit for unit, period in _PERIODS.items()}
-# All starts within a period are kept in one row, which each start writes anew: 8 bytes for each of them.
+# All starts within a period are kept, each in a row of its own.
 MOST = 10_000
 
 

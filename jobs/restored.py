@@ -4,6 +4,7 @@ from celery.exceptions import WorkerLostError
 from django.db.models.functions import Now
 
 from jobs import selectors, settle
+from jobs.ends import end
 from jobs.models import Attempt, Job, Worker
 from jobs.states import Cause, State
 from jobs.transitions import transition
@@ -35,8 +36,7 @@ def fail() -> int:
     with settle.atomic():
         _bury_workers()
         for job in Job.objects.filter(state=State.ACTIVE).select_for_update():
-            settle.keep_attempt(job, Attempt.Outcome.FAILED, ERROR)
-            settle.fail_locked(job, error=ERROR, cause=WorkerLostError(ERROR))
+            end(job, Cause.FAILED, error=ERROR, raised=WorkerLostError(ERROR), outcome=Attempt.Outcome.FAILED)
             failed_count += 1
     return failed_count
 

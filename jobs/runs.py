@@ -11,7 +11,7 @@ from django.db import close_old_connections, connections
 from jobs import correlation, settle
 from jobs.claims import Claim
 from jobs.settle import Run
-from jobs.worker import notes
+from jobs.worker import notes, soft_limits
 
 if TYPE_CHECKING:
     from jobs.task import JobTask
@@ -34,6 +34,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         close_old_connections()
     correlation.assume(claim.correlation_id)
     notes.listen()
+    soft_limits.guard()
     args[:] = claim.args
     kwargs.clear()
     kwargs.update(claim.kwargs)
@@ -48,6 +49,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         is_lost=False,
         asked_at=0.0,
         settled=False,
+        has_left_body=False,
         # What `add_to_chord` and the body may want to know: that the job is a member, and of what.
         group=claim.group_id or None,
         chord={"task": "celery.accumulate"} if claim.flow_id else None,

@@ -15,7 +15,7 @@ from jobs import settle
 from jobs.cron import rows, ticks
 from jobs.cron.plans import Broken, Plan, Plans, in_words
 from jobs.models import Duty
-from jobs.patience import DATABASE_AWAY
+from jobs.patience import DATABASE_AWAY, what_happened
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class LedgerScheduler(DatabaseScheduler):
                 pause = _SHORTEST_PAUSE_SECONDS
         except (DatabaseError, InterfaceError) as error:
             # An error that came out of here would end beat.
-            logger.warning("PostgreSQL does not answer (%s); looking again.", str(error).strip())
+            logger.warning("%s; looking again.", what_happened(error))
             connections.close_all()
             return _OUTAGE_PAUSE_SECONDS
         return pause

@@ -4,6 +4,7 @@ States are compared with literals (the driver binds on the client's side), so th
 """
 
 from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,12 +14,13 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from jobs import claims, live_counts, statistics
+from jobs.doorbell import MOST_NAMED
 from jobs.models import LIVE, Duty, Job, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
 FAILED_WINDOW = timedelta(hours=1)
-_LEAST_MESSAGES = 16
+_LEAST_GRANTS = 16
 
 
 @dataclass(kw_only=True)
@@ -45,6 +47,7 @@ class QueueStatus:
     oldest_waiting_seconds: float | None = None
     waiting_threshold_count: int = 0
     failed_threshold_count: int = 0
+    oldest_threshold_seconds: int = 0
     worker_nodes: list[str] = field(default_factory=list)
     # Of the states in which there are too many to count them at once: how long ago the number was true.
     counted_seconds_ago: dict[str, float] = field(default_factory=dict)
@@ -64,11 +67,16 @@ class QueueStatus:
         """Whether jobs are due that no living worker takes."""
         return not self.worker_nodes and self.waiting + self.paused > 0
 
+    def has_waited_longer(self, seconds: float) -> bool:
+        """Whether the oldest job has waited for longer than this, and not because its queue is paused."""
+        return not self.is_paused and self.waiting > 0 and (self.oldest_waiting_seconds or 0) >= seconds
 
-def queue_statuses() -> dict[str, QueueStatus]:
+
+def queue_statuses(workers: Collection[Worker] | None = None) -> dict[str, QueueStatus]:
     """Every declared queue in the order of its declaration, then undeclared ones that ever had jobs.
 
-    A handful of queries, and milliseconds, however many jobs wait.
+    A handful of queries, and milliseconds, however many jobs wait. `workers` are those that live, if known, as for all
+    that follow.
     """
     controls = {control.name: control for control in QueueControl.objects.all()}
     statuses = {name: _declared(queue, controls.get(name)) for name, queue in QUEUES.items()}
@@ -86,7 +94,7 @@ def queue_statuses() -> dict[str, QueueStatus]:
         status.completed += completed
         status.failed += failed
         status.failed_last_hour_count += failed_lately
-    for worker in living_workers():
+    for worker in _living(workers):
         for name in worker.queues:
             if name in statuses:
                 statuses[name].worker_nodes.append(worker.node)
@@ -98,41 +106,46 @@ def living_workers() -> QuerySet[Worker]:
     return Worker.objects.filter(dead_at__isnull=True, lease_expires_at__gt=Now()).order_by("node")
 
 
-def most_messages() -> dict[str, int]:
-    """How many messages of each queue are of use in Redis at once: twice the slots of the workers that take from it,
-    and sixteen at least."""
+def _living(workers: Collection[Worker] | None) -> Iterable[Worker]:
+    return living_workers() if workers is None else workers
+
+
+def most_messages(workers: Collection[Worker] | None = None) -> dict[str, int]:
+    """How many messages of each queue may lie in Redis at once: grants, a ring, and jobs without limits that were
+    named."""
+    return {name: count + MOST_NAMED + 1 for name, count in most_grants(workers).items()}
+
+
+def most_grants(workers: Collection[Worker] | None = None) -> dict[str, int]:
+    """How many grants of each queue are of use in Redis at once: twice the slots of the workers that take from it, and
+    sixteen at least."""
     slots = Counter[str]()
-    for worker in living_workers():
+    for worker in _living(workers):
         slots.update(dict.fromkeys(worker.queues, worker.concurrency))
-    return {name: max(_LEAST_MESSAGES, 2 * slots[name]) for name in QUEUES}
+    return {name: max(_LEAST_GRANTS, 2 * slots[name]) for name in QUEUES}
 
 
-def known_tasks() -> dict[str, set[str] | None]:
+def known_tasks(workers: Collection[Worker] | None = None) -> dict[str, set[str] | None]:
     """The tasks that a living worker of each queue knows; None where one does not say which it knows."""
     known: dict[str, set[str] | None] = {name: set() for name in QUEUES}
-    for worker in living_workers():
+    for worker in _living(workers):
         for name in worker.queues:
             tasks = known.get(name)
             known[name] = tasks | set(worker.tasks) if tasks is not None and worker.tasks else None
     return known
 
 
-def unknown_tasks() -> dict[str, set[str]]:
+def unknown_tasks(workers: Collection[Worker] | None = None) -> dict[str, set[str]]:
     """Tasks of waiting jobs that no living worker of their queue knows, by queue; queues without a worker left out.
 
     Looks at the first jobs of each priority, which those are sooner or later: nobody claims them.
     """
-    known = {name: tasks for name, tasks in known_tasks().items() if tasks}
+    known = {name: tasks for name, tasks in known_tasks(workers).items() if tasks}
     found: dict[str, set[str]] = {}
     for queue, task in claims.first_tasks(list(known)):
         if task not in (known[queue] or ()):
             found.setdefault(queue, set()).add(task)
     return found
-
-
-def stuck_workers() -> QuerySet[Worker]:
-    """Living workers with threads that outlived the time limit of their job."""
-    return living_workers().filter(stuck_count__gt=0)
 
 
 def unfinished_jobs_of(*, owner_id: int, start_at: datetime, end_at: datetime) -> QuerySet[Job]:
@@ -158,6 +171,24 @@ def tick_ages_seconds() -> dict[str, float | None]:
     return {name: None if age is None else max(0.0, age.total_seconds()) for name, age in ages}
 
 
+def late_duties(*, after_seconds: float) -> list[tuple[str, float | None, str]]:
+    """Duties of the leader that have not succeeded in time: the name of each, for how many seconds, None where it never
+    has, and what it last raised, if it did so since.
+
+    In time is within twice as long as they are to be done, and `after_seconds` more. Only where a leader is at work.
+    """
+    duties = Duty.objects.filter(every_seconds__isnull=False).annotate(
+        succeeded_age=_since(F("succeeded_at")), failed_age=_since(F("failed_at"))
+    )
+    found: list[tuple[str, float | None, str]] = []
+    for duty in duties.order_by("name"):
+        age = None if duty.succeeded_age is None else duty.succeeded_age.total_seconds()
+        has_failed = duty.failed_age is not None and (age is None or duty.failed_age.total_seconds() < age)
+        if age is None or age > 2 * (duty.every_seconds or 0) + after_seconds or (has_failed and age > after_seconds):
+            found.append((duty.name, age, duty.error if has_failed else ""))
+    return found
+
+
 def _declared(queue: Queue, control: QueueControl | None) -> QueueStatus:
     in_force = control.over(queue) if control else queue
     return QueueStatus(
@@ -168,6 +199,7 @@ def _declared(queue: Queue, control: QueueControl | None) -> QueueStatus:
         limits=in_force.limits,
         waiting_threshold_count=in_force.waiting_threshold_count,
         failed_threshold_count=in_force.failed_threshold_count,
+        oldest_threshold_seconds=in_force.oldest_threshold_seconds,
     )
 
 

@@ -18,6 +18,7 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable, UniqueViolation
 
 from jobs import audit, dedup, enqueue, flows, follow_ups, own_limits, publish, settle
 from jobs.audit import Actor
+from jobs.ends import end
 from jobs.models import LIVE, Attempt, BulkAction, Job, QueueControl
 from jobs.queues import queue_named
 from jobs.redaction import redact, restored
@@ -289,12 +290,9 @@ def run_again_locked(job: Job, **changes: Any) -> None:
 
 def cancel_locked(job: Job, words: str) -> None:
     """Cancels a locked job. The kept attempt of an active one names the run that is to end."""
-    if not transition(Job.objects.filter(pk=job.pk), Cause.CANCELLED, finished_at=Now(), error=words):
+    outcome = Attempt.Outcome.CANCELLED if job.state == State.ACTIVE else None
+    if job.state not in LIVE or not end(job, Cause.CANCELLED, error=words, outcome=outcome):
         raise ActionRefused(f"Job {job.pk} is {job.state}: only a delayed, waiting or active job can be cancelled.")
-    if job.state == State.ACTIVE:
-        settle.keep_attempt(job, Attempt.Outcome.CANCELLED, words)
-    dedup.succeed(job.pk)
-    follow_ups.after_stop(job)
 
 
 def _refuse_held(job: Job) -> None:

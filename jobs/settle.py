@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -21,8 +22,9 @@ from django.db.models.functions import Greatest, Now
 from django.db.models.sql import UpdateQuery
 from django.db.models.sql.constants import ROW_COUNT
 
-from jobs import claims, dedup, follow_ups, limits, publish, signals
+from jobs import claims, follow_ups, limits, publish, signals
 from jobs.claims import Claim
+from jobs.ends import end, keep_attempt
 from jobs.errors import JobCancelled, LeaseLost
 from jobs.models import LIVE, Attempt, Job
 from jobs.patience import DATABASE_AWAY
@@ -89,25 +91,14 @@ def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
     if claim is not None and not claim.follow_ups and claims.complete({run.job_id: (run.token, kept)}):
         _announce_completed(run)
         return True
-    changes = {
-        "finished_at": Now(),
-        "result": kept,
-        "progress_percent": 100,
-        "error": "",
-        "exception": None,
-        "traceback": "",
-    }
     with atomic():
-        landed = bool(transition(run.row(), Cause.COMPLETED, **changes))
-        if landed:
-            dedup.succeed(run.job_id)
-            job = Job.objects.only("id", "flow_id", "flow_path", "follow_ups", "queue").get(pk=run.job_id)
-            if claim is None:
-                follow_ups.after_stop(job)
-            else:
-                follow_ups.insert(job, claim.follow_ups, claim.root_id, result)
-            _announce_completed(run)
-    return landed
+        job = run.row().select_for_update().first()
+        if job is None:
+            return False
+        follow = None
+        if claim is not None:
+            follow = partial(follow_ups.insert, job, claim.follow_ups, claim.root_id, result)
+        return end(job, Cause.COMPLETED, follow=follow, result=kept, progress_percent=100)
 
 
 def fail(
@@ -115,11 +106,16 @@ def fail(
 ) -> bool:
     """The run failed for good. `exception` as Celery stores it; `cause`: the exception itself, where it is at hand."""
     with atomic():
-        job = _record(run, Attempt.Outcome.FAILED, error, traceback)
-        if job is None:
-            return False
-        fail_locked(job, error=error, exception=exception, traceback=traceback, cause=cause)
-    return True
+        job = run.row().select_for_update().first()
+        return job is not None and end(
+            job,
+            Cause.FAILED,
+            error=error,
+            exception=exception,
+            traceback=traceback,
+            raised=cause,
+            outcome=Attempt.Outcome.FAILED,
+        )
 
 
 def retry(run: Run, *, delay: Any, error: str, exception: Any = None, traceback: str = "", **changes: Any) -> bool:
@@ -127,9 +123,10 @@ def retry(run: Run, *, delay: Any, error: str, exception: Any = None, traceback:
     run_at = Now() + timedelta(seconds=delay) if isinstance(delay, (int, float)) else delay
     one_more = Greatest(F("max_attempts"), F("attempt") + 1)
     with atomic():
-        job = _record(run, Attempt.Outcome.RETRIED, error, traceback)
+        job = run.row().select_for_update().first()
         if job is None:
             return False
+        keep_attempt(job, Attempt.Outcome.RETRIED, error, traceback)
         transition(
             run.row(),
             Cause.RETRIED,
@@ -149,13 +146,8 @@ def retry(run: Run, *, delay: Any, error: str, exception: Any = None, traceback:
 def cancel(run: Run, *, reason: str) -> bool:
     """The run was ended on somebody's wish."""
     with atomic():
-        job = _record(run, Attempt.Outcome.CANCELLED, reason)
-        if job is None:
-            return False
-        transition(run.row(), Cause.CANCELLED, finished_at=Now(), error=reason)
-        dedup.succeed(job.pk)
-        follow_ups.after_stop(job)
-    return True
+        job = run.row().select_for_update().first()
+        return job is not None and end(job, Cause.CANCELLED, error=reason, outcome=Attempt.Outcome.CANCELLED)
 
 
 def stop(jobs: QuerySet[Job], *, reason: str) -> int:
@@ -163,12 +155,8 @@ def stop(jobs: QuerySet[Job], *, reason: str) -> int:
     with atomic():
         locked = list(jobs.filter(state__in=LIVE).select_for_update(skip_locked=True, of=("self",)))
         for job in locked:
-            if job.state == State.ACTIVE:
-                keep_attempt(job, Attempt.Outcome.CANCELLED, reason)
-            follow_ups.after_stop(job)
-        ids = [job.pk for job in locked]
-        transition(Job.objects.filter(pk__in=ids), Cause.CANCELLED, finished_at=Now(), error=reason)
-        dedup.succeed(*ids)
+            outcome = Attempt.Outcome.CANCELLED if job.state == State.ACTIVE else None
+            end(job, Cause.CANCELLED, error=reason, outcome=outcome)
     return len(locked)
 
 
@@ -180,26 +168,45 @@ def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
     """
     again = failed = 0
     with atomic():
-        for job in jobs.filter(state="active").select_for_update(skip_locked=True, of=("self",)):
-            keep_attempt(job, Attempt.Outcome.STALLED, evidence)
-            queue = QUEUES.get(job.queue)
-            stalls: dict[str, Any] = {"stalled_count": F("stalled_count") + 1}
-            if queue is not None and job.stalled_count >= queue.max_stalls:
-                error = f"Its worker died {job.stalled_count + 1} times while running it. The last time: {evidence}"
-                fail_locked(job, error=error, cause=WorkerLostError(error), **stalls)
-                failed += 1
+        for job_id in jobs.filter(state="active").values_list("pk", flat=True):
+            try:
+                with atomic():
+                    cause = _lose_one(jobs.filter(pk=job_id), evidence)
+            except DATABASE_AWAY:
+                raise
+            except Exception:  # whatever is wrong with one of them, the others are not lost with it
+                logger.exception("id=%s could not be taken from its worker; the next look tries again.", job_id)
             else:
-                transition(Job.objects.filter(pk=job.pk), Cause.STALLED, run_alone=True, **stalls)
-                signals.announce(signals.job_stalled, job, error=evidence)
-                publish.after_commit(publish.Ring.of(job))
-                again += 1
+                again += cause is Cause.STALLED
+                failed += cause is Cause.FAILED
     return again, failed
 
 
-def give_back(run: Run) -> bool:
-    """The run left nothing behind, through no fault of its task: the job waits again, and nothing is counted."""
+def _lose_one(jobs: QuerySet[Job], evidence: str) -> Cause | None:
+    """What became of the one active job among these; None where it is that no more, or somebody has locked it."""
+    job = jobs.filter(state="active").select_for_update(skip_locked=True, of=("self",)).first()
+    if job is None:
+        return None
+    keep_attempt(job, Attempt.Outcome.STALLED, evidence)
+    queue = QUEUES.get(job.queue)
+    stalls: dict[str, Any] = {"stalled_count": F("stalled_count") + 1}
+    if queue is not None and job.stalled_count >= queue.max_stalls:
+        error = f"Its worker died {job.stalled_count + 1} times while running it. The last time: {evidence}"
+        end(job, Cause.FAILED, error=error, raised=WorkerLostError(error), **stalls)
+        return Cause.FAILED
+    transition(Job.objects.filter(pk=job.pk), Cause.STALLED, run_alone=True, **stalls)
+    signals.announce(signals.job_stalled, job, error=evidence)
+    publish.after_commit(publish.Ring.of(job))
+    return Cause.STALLED
+
+
+def give_back(run: Run, *, skip_locked: bool = False) -> bool:
+    """The run left nothing behind, through no fault of its task: the job waits again, and nothing is counted.
+
+    `skip_locked`: False, too, where somebody else has locked the job at this moment.
+    """
     with atomic():
-        job = run.row().select_for_update().first()
+        job = run.row().select_for_update(skip_locked=skip_locked).first()
         if job is None:
             return False
         transition(run.row(), Cause.HANDED_BACK)
@@ -244,7 +251,8 @@ def report(run: Run, *, repeated: bool = False, **changes: Any) -> bool:
     query = cast(UpdateQuery, run.row().query.chain(UpdateQuery))
     query.add_update_values(changes)
     try:
-        return bool(query.get_compiler(connection=connection).execute_sql(ROW_COUNT))
+        with _patient_for_a_second(connection):
+            return bool(query.get_compiler(connection=connection).execute_sql(ROW_COUNT))
     except DATABASE_AWAY as error:
         is_stale = connection.connection is not None and not connection.is_usable()
         connection.close()
@@ -270,12 +278,29 @@ def reporting_inside() -> Iterator[None]:
 def _connection_beside() -> BaseDatabaseWrapper:
     connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
     if connection is None:
-        connection = connections.create_connection(ledger())
-        # A transaction of this very thread may hold the row: then the report is dropped, instead of waiting for ever.
-        options = {**connection.settings_dict["OPTIONS"], "options": "-c lock_timeout=1s"}
-        connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
-        _beside.connection = connection
+        _beside.connection = connection = connections.create_connection(ledger())
     return connection
+
+
+@contextmanager
+def _patient_for_a_second(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """A transaction of that connection's own, in which a statement that waits for a lock for longer fails.
+
+    A transaction of this very thread may hold the row: then the report is dropped, instead of waiting for ever. The
+    bound ends with the transaction, so that it holds behind PgBouncer too, which knows nothing of a session's options.
+    """
+    if connection.in_atomic_block:
+        # Only in tests, whose jobs no other connection sees.
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN; SET LOCAL lock_timeout = '1s'")
+        try:
+            yield
+        except BaseException:
+            connection.close()
+            raise
+        cursor.execute("COMMIT")
 
 
 def _is_there(rows: QuerySet[Any], *, unless_known: bool) -> bool:
@@ -296,47 +321,6 @@ def close_beside() -> None:
     connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
     if connection is not None:
         connection.close()
-
-
-def _record(run: Run, outcome: Attempt.Outcome, error: str, traceback: str = "") -> Job | None:
-    """Locks the row and keeps the history of a run that did not simply succeed; None where the run owns it no more."""
-    job = run.row().select_for_update().first()
-    if job is not None:
-        keep_attempt(job, outcome, error, traceback)
-    return job
-
-
-def keep_attempt(job: Job, outcome: Attempt.Outcome, error: str, traceback: str = "") -> None:
-    """Keeps the history of the run of a job that the current transaction has locked while it was active."""
-    Attempt.objects.create(
-        job=job,
-        number=job.attempt,
-        outcome=outcome,
-        worker_id=job.worker_id,
-        claim_token=job.claim_token,
-        started_at=job.started_at,
-        error=error,
-        traceback=traceback,
-    )
-
-
-def fail_locked(
-    job: Job,
-    *,
-    error: str,
-    exception: Any = None,
-    traceback: str = "",
-    cause: BaseException | None,
-    because: Cause = Cause.FAILED,
-    **changes: Any,
-) -> None:
-    """Fails a job that the current transaction has locked while it was active, or held: every final failure passes
-    here."""
-    ended = {"finished_at": Now(), "error": error, "exception": exception, "traceback": traceback}
-    transition(Job.objects.filter(pk=job.pk), because, **ended, **changes)
-    dedup.succeed(job.pk)
-    follow_ups.after_failure(job, error=error, traceback=traceback, exception=exception, cause=cause)
-    signals.announce(signals.job_failed, job, error=error, traceback=traceback)
 
 
 def _announce_completed(run: Run) -> None:

@@ -1,11 +1,18 @@
 """Raw SQL on the ledger's database. Each statement says what it locks, which index serves it, and why two of them at
 once are safe; states are literals there, so that the planner may use the partial indexes."""
 
+import time
 from typing import Any
 
 from django.db import connections, router
 
 from jobs.models import Job
+
+# What a claim returns.
+CLAIMED = """job.id, job.claim_token, job.task, job.queue, job.priority, job.run_at, job.started_at,
+          job.args::text, job.kwargs::text, job.follow_ups::text, job.headers::text, job.attempt, job.max_attempts,
+          job.time_limit_seconds, job.soft_time_limit_seconds, job.ignore_result, job.correlation_id, job.root_id,
+          job.parent_id, job.flow_id, job.group_id"""
 
 
 def rows_of(statement: str, parameters: dict[str, Any]) -> list[Any]:
@@ -13,3 +20,10 @@ def rows_of(statement: str, parameters: dict[str, Any]) -> list[Any]:
     with connections[router.db_for_write(Job)].cursor() as cursor:
         cursor.execute(statement, parameters)
         return cursor.fetchall()
+
+
+def round_trip_seconds() -> float:
+    """How long a question takes that reads nothing: the machine and the way to the database alone."""
+    began = time.monotonic()
+    rows_of("SELECT 1", {})
+    return time.monotonic() - began

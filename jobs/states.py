@@ -37,6 +37,7 @@ class Cause(StrEnum):
     RELEASED = "released"
     MEMBER_FAILED = "member failed"
     REOPENED = "reopened"
+    SET_ASIDE = "set aside"
 
 
 class Transition(NamedTuple):
@@ -73,6 +74,9 @@ TRANSITIONS = (
     Transition(State.ACTIVE, Cause.HELD, State.DELAYED),
     Transition(State.DELAYED, Cause.RELEASED, State.WAITING),
     Transition(State.DELAYED, Cause.MEMBER_FAILED, State.FAILED),
+    Transition(State.DELAYED, Cause.SET_ASIDE, State.FAILED),
+    Transition(State.WAITING, Cause.SET_ASIDE, State.FAILED),
+    Transition(State.ACTIVE, Cause.SET_ASIDE, State.FAILED),
     Transition(State.FAILED, Cause.REOPENED, State.DELAYED),
     Transition(State.CANCELLED, Cause.REOPENED, State.DELAYED),
 )

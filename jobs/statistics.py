@@ -160,7 +160,7 @@ def totals(*, failed_for: timedelta) -> Iterator[tuple[str, int, int, int]]:
 
 
 def of_owners(owner_ids: Collection[int], *, start_at: datetime, end_at: datetime) -> list[OwnerCounts]:
-    """What ended of these users' jobs in a span of time, its end not included; oldest first.
+    """What ended of these users' jobs in a span of time, its end not included; by quarter, owner and task.
 
     Both ends of the span are whole quarters of an hour, as the beginnings of days are in every time zone. Of the jobs
     that failed in one quarter, the reason of the last is kept.
@@ -181,7 +181,7 @@ def of_owners(owner_ids: Collection[int], *, start_at: datetime, end_at: datetim
         one.failed += failed
         one.cancelled += cancelled
         one.error = error or one.error
-    return list(found.values())
+    return sorted(found.values(), key=lambda one: (one.quarter, one.owner_id, one.task))
 
 
 def _sums_of_stats() -> dict[str, Any]:

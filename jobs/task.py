@@ -1,5 +1,6 @@
 """JobTask: the base class of every task in the project. Its API is Celery's."""
 
+import asyncio
 import logging
 import time
 from datetime import datetime
@@ -13,19 +14,23 @@ from celery.exceptions import Ignore, ImproperlyConfigured, Reject, Retry, SoftT
 from celery.result import AsyncResult
 from django.db import connections
 
-from jobs import canvas, runs, settle
+from jobs import canvas, enqueue, runs, settle
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent
+from jobs.options import check
 from jobs.patience import DATABASE_AWAY, patiently
-from jobs.payloads import as_json
+from jobs.payloads import as_json, storable
 from jobs.queues import QUEUES, Queue
 from jobs.worker.notes import own_notes
 
 logger = logging.getLogger(__name__)
 
 _ASK_SECONDS = 0.5
-_COMMIT_PATIENCE_SECONDS = 20
+# As for an end: see `jobs.backend`.
+_COMMIT_PATIENCE_SECONDS = 600
 # Read through properties, so that a running job's own limits come before the task's, and the queue's come last.
 _DECLARED = ("queue", "priority", "max_retries", "retry_backoff")
+# A job is the worker's until its end is written. Celery would call the slot free when the run begins.
+_NOT_DECLARED = ("acks_late",)
 
 
 class JobTask(DjangoTask):
@@ -41,6 +46,7 @@ class JobTask(DjangoTask):
     # How the worker takes its messages, and what Celery knows of a claimed job.
     Strategy = "jobs.worker.arrivals:strategy"
     Request = "jobs.worker.requests:JobRequest"
+    acks_late = True
     retry_jitter = False
     # Celery keeps it only where a task declares it; a retry after a hard time limit asks for it.
     retry_backoff_max = 600
@@ -58,10 +64,24 @@ class JobTask(DjangoTask):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        cls._take_declared()
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Celery's `task_annotations`, which set attributes of the class."""
+        super().annotate()
+        cls._take_declared()
+
+    @classmethod
+    def _take_declared(cls) -> None:
         declared = {name: cls.__dict__[name] for name in _DECLARED if name in cls.__dict__}
-        for name in declared:
+        for name in (*declared, *(name for name in _NOT_DECLARED if name in cls.__dict__ and cls is not JobTask)):
             delattr(cls, name)
         cls._declared = {**cls._declared, **declared}
+
+    def _declare(self, name: str, value: Any) -> None:
+        """An assignment to the task itself: for jobs that this process enqueues from now on."""
+        self.__dict__["_declared"] = {**self._declared, name: value}
 
     # -- What the task declares, what its queue adds ---------------------------------------------------------------
     @property
@@ -69,10 +89,18 @@ class JobTask(DjangoTask):
         """The queue that the task declares; None sends it where `task_routes` say, else to the default queue."""
         return self._declared.get("queue")
 
+    @queue.setter
+    def queue(self, value: str | None) -> None:
+        self._declare("queue", value)
+
     @property
     def priority(self) -> int | None:
         """The priority that the task declares."""
         return self._declared.get("priority")
+
+    @priority.setter
+    def priority(self, value: int | None) -> None:
+        self._declare("priority", value)
 
     @property
     def max_retries(self) -> int | None:
@@ -83,11 +111,19 @@ class JobTask(DjangoTask):
         )
         return None if allowed is None else allowed - 1
 
+    @max_retries.setter
+    def max_retries(self, value: int | None) -> None:
+        self._declare("max_retries", value)
+
     @property
     def retry_backoff(self) -> Any:
         """Seconds before the first automatic retry: the task's, else the queue's. Doubles with each retry."""
         queue = QUEUES.get(self.queue or "default")
         return self._declared.get("retry_backoff", queue.backoff_seconds if queue else False)
+
+    @retry_backoff.setter
+    def retry_backoff(self, value: Any) -> None:
+        self._declare("retry_backoff", value)
 
     def attempts_allowed(self, queue: Queue | None) -> int | None:
         """How many runs a job of this task has in a queue; None is without end."""
@@ -128,7 +164,7 @@ class JobTask(DjangoTask):
         if getattr(request, "claim", None) is None:
             raise Ignore("not claimed")
         try:
-            return self._run_atomically(*args, **kwargs) if self.atomic else self.run(*args, **kwargs)
+            return self._run_atomically(*args, **kwargs) if self.atomic else self._run_body(*args, **kwargs)
         except (Ignore, Reject) as error:
             # Celery's tracer tells the backend nothing of these two.
             self.backend.mark_as_left(request.id, error, request)
@@ -147,6 +183,16 @@ class JobTask(DjangoTask):
             connections.close_all()
             raise error.__context__ from error
 
+    def _run_body(self, *args: Any, **kwargs: Any) -> Any:
+        """The body. What comes after it is out of reach of its soft time limit."""
+        try:
+            return self.run(*args, **kwargs)
+        except (asyncio.CancelledError, GeneratorExit) as error:
+            # Past every `except Exception`, so a thread would end without a word; it is this job's failure.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self.request.has_left_body = True
+
     def _run_atomically(self, *args: Any, **kwargs: Any) -> Any:
         """The body, and the completion of its job, in one fenced transaction: its database effects happen exactly once.
 
@@ -161,7 +207,7 @@ class JobTask(DjangoTask):
         try:
             with settle.atomic():
                 try:
-                    result = self.run(*args, **kwargs)
+                    result = self._run_body(*args, **kwargs)
                 except BaseException as error:
                     if not isinstance(error, Ignore) or getattr(request, "replacement", None) is None:
                         raised = error
@@ -182,7 +228,7 @@ class JobTask(DjangoTask):
                 # What the body raised, a Retry for example, and not what rolling back on a broken connection raised.
                 raise raised from None
             states = ["completed"] if replaced is None else ["waiting", "delayed"]
-            if written and patiently(lambda _: request.run.landed(state__in=states), seconds=_COMMIT_PATIENCE_SECONDS):
+            if written and self._has_landed(states, error):
                 logger.exception("id=%s completed, but a callback after its commit failed", request.id)
             elif isinstance(error, DATABASE_AWAY):
                 raise Interrupted("the connection to PostgreSQL broke; nothing of this run was kept") from error
@@ -192,6 +238,14 @@ class JobTask(DjangoTask):
         if replaced is not None:
             raise replaced
         return result
+
+    def _has_landed(self, states: list[str], error: Exception) -> bool:
+        """Whether a commit of this run that raised was made all the same, waiting until PostgreSQL says so."""
+        try:
+            return patiently(lambda _: self.request.run.landed(state__in=states), seconds=_COMMIT_PATIENCE_SECONDS)
+        except DATABASE_AWAY:
+            # Nobody knows. Where it was not made, the job waits again; where it was, that is refused.
+            raise Interrupted("PostgreSQL went away at the commit, and did not come back") from error
 
     def progress(self, done: float, total: float = 100, message: str = "") -> None:
         """Says how far the job is: `done` of `total`, with a short message. Cheap: at most two writes a second.
@@ -205,7 +259,7 @@ class JobTask(DjangoTask):
         if run is None:
             return
         percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
-        changes: dict[str, Any] = {"progress_percent": percent, "progress_message": message[:255]}
+        changes: dict[str, Any] = {"progress_percent": percent, "progress_message": storable(message)[:255]}
         if own_notes().may_write(request, **changes) and not settle.report(run, **changes):
             request.is_lost = True
         if request.is_lost:
@@ -242,7 +296,7 @@ class JobTask(DjangoTask):
         if isinstance(sig, _chain) and not sig.tasks:
             raise ImproperlyConfigured("Cannot replace with an empty chain")
         if type(sig) is Signature:
-            as_json([sig.args, sig.kwargs])
+            as_json([sig.args, sig.kwargs], wrapped=2)
         self.request.replacement = sig if type(sig) is Signature else canvas.FanOut(children=[sig])
         raise Ignore(f"replaced by {sig.task}")
 
@@ -255,7 +309,8 @@ class JobTask(DjangoTask):
         signature = super().signature_from_request(request, *args, **options)
         if getattr(request, "claim", None) is not None:
             # Here the body can be told; at its end nobody would listen.
-            as_json([signature.args, signature.kwargs])
+            check(self.name, signature.options)
+            enqueue.check_size(self.name, as_json([signature.args, signature.kwargs], wrapped=2))
             signature.apply_async = partial(_note_retry, request, signature)
         return signature
 

@@ -12,7 +12,7 @@ from jobs.models import ENDED, LIVE, AuditEntry, Job, QueueControl, Worker
 from jobs.queues import QUEUES
 from jobs.states import State
 
-# A leader ticks twice a second, and is replaced within seconds where it dies.
+# A leader ticks once a second, and is replaced within seconds where it dies.
 _LEADERLESS_SECONDS = 15.0
 
 

@@ -2,11 +2,13 @@
 
 A test names the point in a file before it enqueues the job: CRASH_POINTS is the folder, the job's id the name of the
 file, its text the point. CRASH_VICTIM says who dies: the pool process ("process") or all of the worker ("worker"). A
-claim is made by the main process, with which all of the worker dies.
+claim is made by the main process, with which all of the worker dies. With CRASH_DRAINING, a folder, the worker gets
+SIGTERM at the point, and the death comes when it takes no more jobs.
 """
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -18,6 +20,7 @@ from django.contrib.auth.models import Group
 
 from jobs import claims, flows, runs, settle
 from jobs.backend import LedgerBackend
+from jobs.worker.claimer import Claimer
 
 
 def reached(point: str, job_id: object) -> None:
@@ -25,8 +28,27 @@ def reached(point: str, job_id: object) -> None:
     file = Path(os.environ["CRASH_POINTS"]) / str(job_id)
     if file.exists() and file.read_text() == point:
         file.unlink()
+        if "CRASH_DRAINING" in os.environ:
+            _drain()
         is_process = os.environ["CRASH_VICTIM"] == "process" and not point.startswith("claim")
         os.kill(os.getpid() if is_process else 0, signal.SIGKILL)
+
+
+def _drain() -> None:
+    # The main process leads the group, and says by a file of its pid that it claims no more.
+    main = os.getpgid(0)
+    os.kill(main, signal.SIGTERM)
+    while not (Path(os.environ["CRASH_DRAINING"]) / str(main)).exists():
+        time.sleep(0.01)
+
+
+def _tells_that_it_drains(stop: Callable[..., Any]) -> Any:
+    @wraps(stop)
+    def and_tell(claimer: Any) -> Any:
+        stop(claimer)
+        (Path(os.environ["CRASH_DRAINING"]) / str(os.getpid())).touch()
+
+    return and_tell
 
 
 def _around(function: Callable[..., Any], step: str, after: str, job_id_of: Callable[..., object]) -> Any:
@@ -92,3 +114,5 @@ if "CRASH_POINTS" in os.environ:
     LedgerBackend.mark_as_done = _around(  # type: ignore[method-assign]
         LedgerBackend.mark_as_done, "answer", "committed", lambda backend, task_id, *_: task_id
     )
+if "CRASH_DRAINING" in os.environ:
+    Claimer.stop = _tells_that_it_drains(Claimer.stop)  # type: ignore[method-assign]

@@ -1,7 +1,9 @@
 """Processes of the project that start by a fork of one that has loaded what all of them load.
 
-Importing Celery and Django takes half a second of processor time, and the tests start hundreds of workers. Nothing that
-is loaded beforehand has read settings or environment: each process does that for itself.
+Importing Celery and Django takes half a second of processor time, the project's settings, models, pages and tasks take
+another one, and the tests start hundreds of workers. So there are two processes to fork from. One has loaded libraries,
+and has read neither settings nor environment: each of its children does that for itself. The other has loaded the
+project in the environment that most processes of a test run have, and its children have no other.
 """
 
 import contextlib
@@ -11,9 +13,12 @@ import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
+
+from devstack.home import BASE_DIR
 
 _LOADED = [
     "av",
@@ -39,8 +44,58 @@ _LOADED = [
     "redis",
     "tests.forks",
 ]
+# Variables that differ from test to test, and that no module reads which the second process has loaded.
+_READ_LATE = {
+    *("PYTEST_CURRENT_TEST", "PGAPPNAME", "OFTEN_KILLED", "KILLED_BATCHES", "SIGNALS_FILE"),
+    *("CRASH_POINTS", "CRASH_VICTIM", "CRASH_DRAINING", "BEAT_DIES_AT", "BEAT_HANGS", "BEAT_ENTRY", "SCRIPT"),
+}
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(_LOADED)
+
+
+class _Project:
+    """The process that has loaded the project."""
+
+    def __init__(self) -> None:
+        self._server = forkserver.ForkServer()
+        self._server.set_forkserver_preload([*_LOADED, "tests.loaded_project"])
+        self._env: dict[str, str] | None = None
+
+    def fits(self, env: Mapping[str, str]) -> bool:
+        """Whether a process with this environment may be its child. The first one that asks decides on the usual."""
+        wanted = {name: value for name, value in env.items() if name not in _READ_LATE}
+        if self._env is None:
+            self._env = wanted
+            self._start()
+        return wanted == self._env
+
+    def _start(self) -> None:
+        before = dict(os.environ)
+        _become(self._env or {})
+        try:
+            self._server.ensure_running()
+        finally:
+            _become(before)
+
+    @contextlib.contextmanager
+    def forks(self) -> Iterator[None]:
+        """In the block, `multiprocessing` forks from it."""
+        usual, forkserver.connect_to_new_process = (
+            forkserver.connect_to_new_process,
+            self._server.connect_to_new_process,
+        )
+        try:
+            yield
+        finally:
+            forkserver.connect_to_new_process = usual
+
+
+_project = _Project()
+
+
+def _become(env: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
 
 
 class Fork:
@@ -50,8 +105,10 @@ class Fork:
         self._process = _forks.Process(target=_run, args=(list(arguments), log, dict(env), folder))
         # The child would import this process's main module, and with it settings that are not its own.
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        is_usual = folder == BASE_DIR and _project.fits(env)
         try:
-            self._process.start()
+            with _project.forks() if is_usual else contextlib.nullcontext():
+                self._process.start()
         finally:
             sys.modules["__main__"] = main
         assert self._process.pid is not None
@@ -90,7 +147,6 @@ def _run(arguments: list[str], log: Path, env: dict[str, str], folder: Path) -> 
         os.dup2(output, stream)
     for text in (sys.stdout, sys.stderr):
         text.reconfigure(line_buffering=True, write_through=True)
-    os.environ.clear()
-    os.environ.update(env)
+    _become(env)
     sys.argv, sys.orig_argv = arguments, [sys.executable, "-m", *arguments]
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

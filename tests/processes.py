@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import connection, connections
+from psycopg.pq import TransactionStatus
 
 from devstack.home import BASE_DIR
 from tests.forks import Fork
@@ -109,6 +110,11 @@ class Process:
         else:
             self._process.terminate()
 
+    def drain(self) -> None:
+        """SIGTERM for the main process of a worker; returns when it takes no more jobs, while others still run."""
+        self.terminate()
+        wait_until(lambda: "takes no more jobs" in self.output, reason="it takes no more jobs")
+
     def wait(self, *, timeout: float = 30) -> int:
         """Waits for its end; returns the exit status."""
         return self._process.wait(timeout)
@@ -191,8 +197,17 @@ def processes(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Remembers a failure for the fixture above."""
+    """Remembers a failure for the fixture above, and keeps it from the tests that follow."""
     report: Any = yield
     if report.failed:
         item.stash[FAILED] = True
+        _drop_broken_connections()
     return report
+
+
+def _drop_broken_connections() -> None:
+    # A time-out interrupts a query anywhere; psycopg would answer each later one that another command is in progress.
+    for broken in connections.all(initialized_only=True):
+        inner: Any = broken.connection
+        if inner is not None and inner.info.transaction_status == TransactionStatus.ACTIVE:
+            broken.close()

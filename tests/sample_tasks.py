@@ -65,6 +65,23 @@ def leave_evaluated(self: Any, expression: str, how: str) -> None:
         raise self.replace(echo.s(value))
 
 
+@shared_task(bind=True, queue="default")
+def retry_evaluated(self: Any, countdown: str) -> None:
+    raise self.retry(countdown=eval(countdown), max_retries=3)
+
+
+@shared_task(bind=True, queue="default")
+def report_evaluated(self: Any, expression: str) -> None:
+    words = eval(expression)
+    self.progress(1, 2, words)
+    self.update_state(state=words)
+
+
+@shared_task(queue="default")
+def count_items(items: list[Any]) -> int:
+    return len(items)
+
+
 @shared_task(queue="default")
 def append_line(path: str, line: str, seconds: float = 0) -> str:
     """Leaves a line in a file for each run, before and after its work."""

@@ -14,7 +14,14 @@ from jobs.rendering import PAUSED
 from jobs.states import State
 
 
-class StateFilter(SimpleListFilter):
+class _TextFilter(SimpleListFilter):
+    def value(self) -> str | None:
+        """What was chosen; nothing where it cannot be in any row."""
+        value = super().value()
+        return None if value is not None and "\0" in value else value
+
+
+class StateFilter(_TextFilter):
     """By state, where waiting in a paused queue is a state of its own."""
 
     title = "state"
@@ -32,7 +39,7 @@ class StateFilter(SimpleListFilter):
         return queryset.filter(state=state) if state else queryset
 
 
-class QueueFilter(SimpleListFilter):
+class QueueFilter(_TextFilter):
     """By declared queue."""
 
     title = "queue"
@@ -45,7 +52,7 @@ class QueueFilter(SimpleListFilter):
         return queryset.filter(queue=self.value()) if self.value() else queryset
 
 
-class TaskFilter(SimpleListFilter):
+class TaskFilter(_TextFilter):
     """By registered task."""
 
     title = "task"

@@ -33,6 +33,7 @@ class QueueLimitsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in 
             "quiet_hours": "Quiet hours",
             "waiting_threshold_count": "Waiting jobs",
             "failed_threshold_count": "Failures in an hour",
+            "oldest_threshold_seconds": "Seconds of waiting",
             "keep_completed_count": "Completed jobs kept",
             "keep_failed_count": "Failed jobs kept",
         }
@@ -42,6 +43,7 @@ class QueueLimitsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in 
             "quiet_hours": 'Nothing starts then, as in 22:00-07:00 Europe/Berlin. "none" for none. Empty: as declared',
             "waiting_threshold_count": "From this many on, /health is degraded. Empty: as declared in jobs/queues.py",
             "failed_threshold_count": "From this many on, /health is degraded. Empty: as declared in jobs/queues.py",
+            "oldest_threshold_seconds": "Of the oldest job; from this many on, /health is degraded. Empty: as declared",
             "keep_completed_count": "And as many cancelled ones. All stay for an hour. Empty: as declared",
             "keep_failed_count": "All stay for an hour. Empty: as declared",
         }

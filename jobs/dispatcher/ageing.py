@@ -10,6 +10,8 @@ from datetime import timedelta
 OLD = timedelta(minutes=1)
 # Of so many starts, one is that of an old job.
 SHARE = 10
+# The others of these.
+OTHERS = SHARE - 1
 # The priority of a grant of an old job: the most urgent one.
 PRIORITY = 0
 # At once.
@@ -24,16 +26,16 @@ class Turns:
 
     def passed(self, name: str, count: int) -> None:
         """So many urgent jobs have started."""
-        self._passed[name] = min(self._passed[name] + count, SHARE * MOST_TURNS)
+        self._passed[name] = min(self._passed[name] + count, OTHERS * MOST_TURNS)
 
     def due(self, name: str) -> int:
         """How many old jobs may go ahead now."""
-        return self._passed[name] // SHARE
+        return self._passed[name] // OTHERS
 
     def taken(self, name: str, count: int) -> None:
         """So many old jobs went ahead."""
-        self._passed[name] -= SHARE * count
+        self._passed[name] -= OTHERS * count
 
     def nobody_waits(self, name: str) -> None:
-        """No old job waits behind urgent ones: whichever comes next has to let ten of them pass."""
+        """No old job waits behind urgent ones: the next one has to let nine of them pass."""
         self._passed.pop(name, None)

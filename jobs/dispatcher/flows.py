@@ -14,25 +14,29 @@ from jobs.models import LIVE, Flow, Job
 
 logger = logging.getLogger(__name__)
 
+SECONDS = 1.0
 PROGRESS_SECONDS = 1.0
 _BATCH = 500
 
 
-def run_once() -> None:
-    """Closes flows that are over, and cancels the members of flows whose held jobs were cancelled."""
-    _each(_over(), flows.close_if_ended)
-    _each(_abandoned(), _cancel_members)
+def run_once() -> bool:
+    """Closes flows that are over, and cancels the members of flows whose held jobs were cancelled. Returns whether
+    there were some: there may be more of them."""
+    return _each(_over(), flows.close_if_ended) + _each(_abandoned(), _cancel_members) > 0
 
 
-def _each(found: QuerySet[Flow, UUID], act: Callable[[UUID], object]) -> None:
-    """Acts on each of these flows, whatever becomes of the others. Raises only where the connection is broken."""
-    for flow_id in found[:_BATCH]:
+def _each(found: QuerySet[Flow, UUID], act: Callable[[UUID], object]) -> int:
+    """Acts on each of these flows, whatever becomes of the others; returns their number. Raises only where the
+    connection is broken."""
+    flow_ids = list(found[:_BATCH])
+    for flow_id in flow_ids:
         try:
             act(flow_id)
         except Exception:  # whatever is wrong with one flow, the others must not go without
             logger.exception("Flow %s is left for the next look.", flow_id)
             if not connections[settle.ledger()].is_usable():
                 raise
+    return len(flow_ids)
 
 
 def _cancel_members(flow_id: UUID) -> None:

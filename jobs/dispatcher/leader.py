@@ -22,8 +22,8 @@ _SHORTEST_SECONDS = 2.0
 _LONGEST_SECONDS = 8.0
 
 
-def hold() -> bool:
-    """Takes or renews the lease; returns whether this process leads for now."""
+def hold(*, ticks: bool = False) -> bool:
+    """Takes or renews the lease; returns whether this process leads for now. `ticks`: it has done what it is to do."""
     me = identity.incarnation()
     free = Q(holder_id=me) | Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lte=Now())
     lease = Duty.objects.filter(free, name=NAME)
@@ -31,7 +31,7 @@ def hold() -> bool:
         "term": Case(When(holder_id=me, then=F("term")), default=F("term") + 1),
         "holder_id": me,
         "lease_expires_at": Now() + timedelta(seconds=_lease_seconds()),
-        "ticked_at": Now(),
+        **({"ticked_at": Now()} if ticks else {}),
     }
     if lease.update(**held):
         return True

@@ -6,14 +6,19 @@ in Redis wakes it for an earlier one, and without Redis it looks as often as the
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
 
 from django.conf import settings
+from django.db import connections
 
-from jobs import claims
-from jobs.dispatcher import due
+from jobs.dispatcher.due import Due
 from jobs.dispatcher.pacing import Pacer
-from jobs.doorbell import DUE, PACED, REDIS_AWAY, Doorbell
+from jobs.dispatcher.record import DUE as DUTY_DUE
+from jobs.dispatcher.record import PACING, Record
+from jobs.doorbell import DUE, MOST_TOLD, PACED, REDIS_AWAY, Doorbell, Taken
 from jobs.worker.thread import DutyThread
 
 # Two looks are never closer together.
@@ -25,12 +30,16 @@ _LOCKED_SECONDS = 0.1
 class PromptThread(DutyThread):
     """Acts while this process leads the dispatcher."""
 
-    def __init__(self, *, leads: Callable[[], bool]) -> None:
+    def __init__(self, *, leads: Callable[[], bool], record: Record) -> None:
         super().__init__("jobs-prompt", _SHORTEST_SECONDS)
+        self._record = record
         self.pacer = Pacer()
+        self.due = Due()
         self.bells = Bells(leads=leads)
         self._leads = leads
         self._due_at = self._pace_at = 0.0
+        # Jobs with limits that have become waiting since the last look.
+        self._named: set[UUID] = set()
 
     def start(self) -> None:
         """Starts both threads."""
@@ -51,19 +60,32 @@ class PromptThread(DutyThread):
         if time.monotonic() >= self._due_at:
             # Set first: a look that fails has to wait as well.
             self._due_at = time.monotonic() + longest
-            self._due_at = time.monotonic() + min(longest, self._make_due())
+            with self._noted(DUTY_DUE):
+                self._due_at = time.monotonic() + min(longest, self._make_due())
         if time.monotonic() >= self._pace_at:
             self._pace_at = time.monotonic() + longest
-            self._pace_at = time.monotonic() + self.pacer.look()
+            with self._noted(PACING):
+                self._pace_at = time.monotonic() + self.pacer.look(self._named)
+                self._named = set()
         self._sleep()
+
+    @contextmanager
+    def _noted(self, duty: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it was, it is told where somebody looks
+            connections.close_all()
+            self._record.failed(duty, error, every_seconds=settings.JOBS_DISPATCH_SECONDS)
+            raise
+        self._record.succeeded(duty, every_seconds=settings.JOBS_DISPATCH_SECONDS)
 
     def _make_due(self) -> float:
         """Makes due what is due; returns in how many seconds there is more. Idle, it is one question."""
-        seconds = claims.seconds_to_next_due()
+        seconds = self.due.seconds_to_next()
         if seconds is not None and seconds <= 0:
-            if due.run_once():
+            if self.due.run_once():
                 return _SHORTEST_SECONDS
-            seconds = claims.seconds_to_next_due()
+            seconds = self.due.seconds_to_next()
             if seconds is not None and seconds <= 0:
                 # Somebody has locked what is left.
                 return _LOCKED_SECONDS
@@ -74,9 +96,13 @@ class PromptThread(DutyThread):
         if pause > 0:
             self.bells.rung.wait(pause)
         heard = self.bells.heard()
-        if DUE in heard:
+        if any(taken.queue == DUE for taken in heard):
             self._due_at = 0.0
-        if PACED in heard:
+        told = [taken.job_id for taken in heard if taken.queue == PACED]
+        if None in told:
+            self.pacer.levels.doubt()
+        self._named.update(job_id for job_id in told if job_id is not None)
+        if told:
             self._pace_at = min(self._pace_at, time.monotonic() + self.pacer.rest_seconds)
 
 
@@ -88,12 +114,14 @@ class Bells(threading.Thread):
         self.rung = threading.Event()
         self._leads = leads
         self._stopping = threading.Event()
-        self._heard: set[str] = set()
+        self._heard: deque[Taken] = deque(maxlen=2 * MOST_TOLD)
 
-    def heard(self) -> set[str]:
+    def heard(self) -> list[Taken]:
         """What was rung since the last time."""
         self.rung.clear()
-        heard, self._heard = self._heard, set()
+        heard = []
+        while self._heard:
+            heard.append(self._heard.popleft())
         return heard
 
     def run(self) -> None:
@@ -105,11 +133,12 @@ class Bells(threading.Thread):
                 continue
             try:
                 taken = doorbell.listen((DUE, PACED), _LISTEN_SECONDS)
+                more = doorbell.take((PACED,), MOST_TOLD) if taken is not None else []
             except REDIS_AWAY:
                 self._stopping.wait(_LISTEN_SECONDS)
                 continue
             if taken is not None:
-                self._heard.add(taken.queue)
+                self._heard.extend([taken, *more])
                 self.rung.set()
         doorbell.close()
 

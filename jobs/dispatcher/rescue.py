@@ -15,8 +15,7 @@ from jobs.models import Job, Worker
 
 logger = logging.getLogger(__name__)
 
-# Between two looks at those that have died lately, and how long each of them is looked at.
-_DEAD_SECONDS = 1.0
+# How long those that have died lately are looked at.
 _SETTLED_AFTER = timedelta(minutes=1)
 
 
@@ -29,7 +28,6 @@ class Rescuer:
 
     def __init__(self) -> None:
         self._awake_at = time.time()
-        self._look_at_dead_at = 0.0
         self._has_looked_everywhere = False
         self.wait()
 
@@ -54,9 +52,7 @@ class Rescuer:
         if not self._has_looked_everywhere:
             self._take_from_nobody()
             self._has_looked_everywhere = True
-        if time.monotonic() >= self._look_at_dead_at:
-            self._look_at_dead_at = time.monotonic() + _DEAD_SECONDS
-            self._take_from_the_dead()
+        self._take_from_the_dead()
 
     def _give_up_the_silent(self) -> None:
         silent = Worker.objects.filter(dead_at__isnull=True, lease_expires_at__lt=Now())

@@ -1,17 +1,23 @@
 """What is kept of the past: the last jobs of each queue that ended. All counts are in the statistics."""
 
+import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
+from uuid import UUID
 
+from django.db import connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from jobs import settle
-from jobs.models import ENDED, LIVE, DedupWindow, Flow, Job, Limit, QueueControl, Worker
+from jobs.models import ENDED, LIVE, DedupWindow, Flow, Job, Limit, QueueControl, RateStart, Worker
+from jobs.patience import DATABASE_AWAY
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 10.0
 LIMITS_SECONDS = 600.0
@@ -21,6 +27,10 @@ WORKERS_KEPT = timedelta(days=1)
 # Longer than the longest period of a rate: what is forgotten then limits nothing any more.
 LIMITS_KEPT = timedelta(days=1)
 _BATCH = 500
+# What cannot be removed is tried again after this.
+_PROTECTED_SECONDS = 3600.0
+_MOST_PROTECTED = 1000
+_protected: dict[UUID, float] = {}
 # A round ends with the batch in which it gets as long as this: the dispatcher's other duties wait for it.
 _ROUND_SECONDS = 0.2
 
@@ -64,14 +74,55 @@ def _queues_with_ended_jobs() -> Iterator[str]:
         name = ended.filter(queue__gt=name).first()
 
 
+class TooManyProtected(RuntimeError):
+    """So many ended jobs cannot be removed that retention is of no use: rows of the project point to them."""
+
+
 def _remove_jobs(queue: str, state: State, *, keep_count: int) -> int:
     with settle.atomic():
         # Locked, so that an operator who runs one of them again comes before or after.
-        locked = removable(queue, state, keep_count=keep_count).select_for_update(skip_locked=True, of=("self",))
-        ids = list(locked.values_list("pk", flat=True)[:_BATCH])
-        if ids:
-            Job.objects.filter(pk__in=ids).only("pk").delete()
+        found = removable(queue, state, keep_count=keep_count).exclude(pk__in=_left_alone())
+        ids = list(found.select_for_update(skip_locked=True, of=("self",)).values_list("pk", flat=True)[:_BATCH])
+        _protected.update(dict.fromkeys(delete(ids), time.monotonic() + _PROTECTED_SECONDS))
+    _refuse_too_many()
     return len(ids)
+
+
+def _left_alone() -> list[UUID]:
+    """Jobs that could not be removed a while ago."""
+    now = time.monotonic()
+    for job_id in [job_id for job_id, until in _protected.items() if until < now]:
+        del _protected[job_id]
+    _refuse_too_many()
+    return list(_protected)
+
+
+def _refuse_too_many() -> None:
+    if len(_protected) >= _MOST_PROTECTED:
+        raise TooManyProtected(f"{len(_protected):,} ended jobs cannot be removed: the log says why.")
+
+
+def delete(job_ids: Collection[UUID]) -> dict[UUID, str]:
+    """Removes jobs, with their attempts and log lines, in the current transaction.
+
+    Those that cannot be removed stay, because a row of the project points to them for example; returns why, for each.
+    """
+    if not job_ids:
+        return {}
+    try:
+        with settle.atomic():
+            Job.objects.filter(pk__in=job_ids).only("pk").delete()
+            # Else PostgreSQL would say so at the commit, and of all of them.
+            connections[settle.ledger()].check_constraints()
+    except DATABASE_AWAY:
+        raise
+    except Exception as error:  # whatever it is, it keeps no other job
+        if len(job_ids) > 1:
+            logger.info("Of %d jobs that are over, one cannot be removed: each is removed alone.", len(job_ids))
+            return {job_id: words for one in job_ids for job_id, words in delete([one]).items()}
+        logger.exception("id=%s cannot be removed.", *job_ids)
+        return dict.fromkeys(job_ids, f"{type(error).__name__}: {error}")
+    return {}
 
 
 def removable(queue: str, state: State, *, keep_count: int) -> QuerySet[Job]:
@@ -124,6 +175,7 @@ def remove_idle_limits() -> bool:
     with settle.atomic():
         locked = idle.order_by("used_at").select_for_update(skip_locked=True)
         keys = list(locked.values_list("pk", flat=True)[:_BATCH])
+        RateStart.objects.filter(key__in=keys).delete()
         return Limit.objects.filter(pk__in=keys).delete()[0] == _BATCH
 
 

@@ -28,8 +28,12 @@ class Audit:
         # Claims that this worker does not run any more, and since when.
         self._since: dict[str, float] = {}
 
+    def wait(self) -> None:
+        """PostgreSQL is back after an outage: runs that wait to write their ends get the time for it."""
+        self._since.clear()
+
     def run_once(self) -> None:
-        """One look: at what has been over for half a lease, the longest first, and then never again."""
+        """One look: at what has been over for half a lease, the longest first, until its row says so too."""
         now = time.monotonic()
         mine = dict(claimed)
         over = mine.keys() - running_tokens()
@@ -40,12 +44,13 @@ class Audit:
         ripe = [token for token, since in self._since.items() if now - since > settings.JOBS_LEASE_SECONDS / 2]
         # Where many jobs end, more of them are asked for at once.
         for part in _parts(ripe[: max(_ROWS_AT_ONCE, len(ripe) // 4)]):
-            self._settle({mine[token]: token for token in part})
-            for token in part:
+            kept = self._settle({mine[token]: token for token in part})
+            for token in set(part) - kept:
                 claimed.pop(token, None)
                 self._since.pop(token, None)
 
-    def _settle(self, tokens: dict[UUID, str]) -> None:
+    def _settle(self, tokens: dict[UUID, str]) -> set[str]:
+        """Returns the tokens of those that are locked by somebody at this moment, and not settled."""
         # By their ids alone: asked for the state, PostgreSQL might read all that is active, or was.
         rows = Job.objects.filter(pk__in=tokens).values_list("pk", "state", "claim_token")
         lost = [pk for pk, state, token in rows if state == "active" and token == tokens[pk]]
@@ -53,6 +58,9 @@ class Audit:
             jobs = Job.objects.filter(pk__in=lost, worker_id=identity.incarnation(), claim_token__in=tokens.values())
             again, failed = settle.lose(jobs, evidence="its worker has no run of it any more")
             logger.warning("Owned %d jobs without running them: %d run again, %d failed.", len(lost), again, failed)
+            left = Job.objects.filter(pk__in=lost).values_list("pk", "state", "claim_token")
+            return {token for pk, state, token in left if state == "active" and token == tokens[pk]}
+        return set()
 
 
 def _parts(tokens: list[str]) -> list[list[str]]:

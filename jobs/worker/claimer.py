@@ -15,13 +15,17 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from jobs import claims
-from jobs.claims import Claim
-from jobs.dispatcher.ageing import OLD, SHARE
+from jobs.claims import Claim, Found
+from jobs.dispatcher.ageing import OLD, OTHERS
 from jobs.doorbell import REDIS_AWAY, Doorbell, Taken
+from jobs.limited_claims import sorted_out
+from jobs.models import Job, Worker
+from jobs.patience import DATABASE_AWAY
 from jobs.queues import QUEUES
 from jobs.worker import identity
 from jobs.worker.floors import Floors
 from jobs.worker.intake import Intake
+from jobs.worker.requests import claimed
 from jobs.worker.strangers import Stranger
 from jobs.worker.thread import DutyThread
 
@@ -31,11 +35,13 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 # While there is enough to do, what lies in Redis is asked for so often.
 _HEAR_SECONDS = 0.02
-# A grant that could not be used for so long is forgotten: whoever leads gives it anew.
+# A grant that could not be used for so long is forgotten: the leader gives those of jobs with limits anew.
 _GRANT_SECONDS = 1.0
 # What all a queue's waiting jobs are being claimed by others looks like: none. It is asked for once more after this.
 _SECOND_LOOK_SECONDS = 0.01
 _AWAY_SECONDS = 0.2
+# A claim whose connection has broken may still be under way in PostgreSQL: it is asked for again after these.
+_ASK_AGAIN_SECONDS = (2.0, 10.0, 60.0)
 _WALK_SECONDS = 0.02
 # Between two questions for jobs that have waited for long, where there were none.
 _YOUNG_SECONDS = 1.0
@@ -63,7 +69,7 @@ class Claimer(DutyThread):
         self._grants: deque[Granted] = deque()
         # Queues in which jobs wait, as far as is known, in the order of their turns.
         self._busy: deque[str] = deque()
-        # Since the last job of a queue that went ahead because of its age.
+        # Of a queue, since the last jobs that went ahead because of their age; beyond nine, more of these are due.
         self._starts: Counter[str] = Counter()
         self._turn = self._claim_turn = 0
         self._floors: dict[str, Floors] = {}
@@ -73,9 +79,14 @@ class Claimer(DutyThread):
         self._deaf_until = 0.0
         # What to ask where the answer to a claim was lost.
         self._unanswered: Callable[[], list[Claim]] | None = None
+        # And what to ask later, when such a claim may have been committed after all.
+        self._late: Callable[[], list[Claim]] | None = None
+        self._doubtful: list[tuple[float, Callable[[], list[Claim]]]] = []
         self._strangers: deque[Stranger] = deque()
         # A queue whose jobs were all young a moment ago has no old ones.
         self._young_until: dict[str, float] = {}
+        # The queues that the worker's row names.
+        self._told_queues = set(worker.app.amqp.queues.consume_from)
         self.intake = Intake(worker, slot_is_free=self.rouse)
 
     # -- What the worker's other parts call -----------------------------------------------------------------------
@@ -86,6 +97,11 @@ class Claimer(DutyThread):
         """
         self._strangers.append(Stranger(task, message, body, ack, reject))
         self._roused.set()
+
+    def let_strangers_go(self) -> None:
+        """The worker ends: messages that are no jobs yet go back to Redis. In the main thread, after `stop`."""
+        while self._strangers:
+            self._strangers.popleft().go_back()
 
     def rouse(self) -> None:
         """Something has changed: it is worth while to look. Safe in any thread."""
@@ -106,15 +122,22 @@ class Claimer(DutyThread):
 
     def _answer(self) -> None:
         if self._unanswered is not None:
-            self.intake.put(self._unanswered())
-            self._unanswered = None
+            self._put_new(self._unanswered())
+            now = time.monotonic()
+            self._doubtful += [(now + seconds, self._late or self._unanswered) for seconds in _ASK_AGAIN_SECONDS]
+            self._unanswered = self._late = None
+        for one in [one for one in self._doubtful if one[0] <= time.monotonic()]:
+            self._put_new(one[1]())
+            self._doubtful.remove(one)
+
+    def _put_new(self, found: list[Claim]) -> None:
+        self.intake.put(claim for claim in found if claim.token not in claimed)
 
     def _round(self) -> None:
         self._answer()
         self.intake.give_back()
-        while self._strangers:
-            self._strangers[0].become_a_job()
-            self._strangers.popleft()
+        self._adopt_strangers()
+        self._tell_queues()
         queues = self._queues()
         free = self.intake.free_count
         # Grants wait for slots that are free: what was claimed ahead would always be before them.
@@ -132,11 +155,29 @@ class Claimer(DutyThread):
             # The walk below floors goes on while nothing else is to be done.
             is_walking = any(self._floors_of(name).are_used for name in queues)
             self._listen(queues, _WALK_SECONDS if is_walking else self._look_at - time.monotonic())
+            if self._grants:
+                # One grant seldom comes alone.
+                self._hear(queues, free + self._spare_count)
             return
         if now >= self._hear_at:
             self._hear_at = now + _HEAR_SECONDS
-            self._hear(queues, max(1, free))
+            self._hear(queues, max(1, free + self._spare_count - len(self._grants)))
         self._claim(free, free + ahead, queues)
+
+    @property
+    def _spare_count(self) -> int:
+        """How many grants to hold for the slots that are free next, where jobs with limits are short and alone."""
+        return self.intake.slot_count if self.intake.ahead_count and not self._busy else 0
+
+    def _adopt_strangers(self) -> None:
+        while self._strangers and not self._stopping.is_set():
+            # Taken out first: at the worker's end, the main thread takes the others.
+            stranger = self._strangers.popleft()
+            try:
+                stranger.become_a_job()
+            except DATABASE_AWAY:
+                self._strangers.appendleft(stranger)
+                raise
 
     def _queues(self) -> list[str]:
         """Those that this worker consumes at this moment, as `cancel_consumer` and `add_consumer` leave them."""
@@ -144,6 +185,13 @@ class Claimer(DutyThread):
         if self._stopping.is_set() or consumer is None or not consumer.strategies:
             return []
         return [name for name in list(self._worker.app.amqp.queues.consume_from) if name in QUEUES]
+
+    def _tell_queues(self) -> None:
+        """Writes down what `cancel_consumer` or `add_consumer` has changed: the leader grants jobs of these queues."""
+        queues = set(self._worker.app.amqp.queues.consume_from)
+        if queues != self._told_queues:
+            Worker.objects.filter(pk=identity.incarnation()).update(queues=sorted(queues))
+            self._told_queues = queues
 
     def _pause(self, seconds: float) -> None:
         self._roused.wait(max(0.0, seconds))
@@ -215,9 +263,7 @@ class Claimer(DutyThread):
     # -- Claiming ------------------------------------------------------------------------------------------------
     def _claim(self, free: int, most: int, queues: Collection[str]) -> None:
         """One claim: of what was granted, as far as slots are free, or of the queue whose turn it is."""
-        old = time.monotonic() - _GRANT_SECONDS
-        while self._grants and self._grants[0].heard_at < old:
-            self._grants.popleft()
+        self._forget_old_grants()
         self._claim_turn += 1
         # A job with limits is never claimed ahead: its start would be counted, and the job perhaps given back.
         if self._grants and free > 0 and (self._claim_turn % 2 or not self._busy):
@@ -227,17 +273,40 @@ class Claimer(DutyThread):
             if queue in queues:
                 self._claim_next(queue, most)
 
+    def _forget_old_grants(self) -> None:
+        old = [one for one in self._grants if one.heard_at < time.monotonic() - _GRANT_SECONDS]
+        if old and any(floors.are_used for floors in self._floors.values()):
+            # Nobody names a job without limits once more, and it may wait below the floors.
+            self._see_to([one.job_id for one in old])
+        for _ in old:
+            self._grants.popleft()
+
+    def _see_to(self, job_ids: Collection[UUID]) -> None:
+        """Jobs without limits that were named become waiting late: claims from their floors are to find them, in their
+        order."""
+        rows = Job.objects.filter(pk__in=job_ids).values_list("state", "lane", "queue", "priority", "run_at")
+        for state, lane, queue, priority, run_at in rows:
+            if state == "waiting" and lane == "":
+                self._floors_of(queue).lower(priority, run_at)
+                self._is_busy(queue)
+
     def _claim_granted(self, most: int) -> None:
         granted = [self._grants.popleft() for _ in range(min(most, len(self._grants)))]
-        tokens = {one.job_id: identity.new_token() for one in granted}
+        candidates, named = sorted_out({one.job_id: identity.new_token() for one in granted})
+        if named:
+            self._see_to(named)
+        if not candidates:
+            return
+        tokens = {one.job_id: one.token for one in candidates}
         common: dict[str, Any] = {"tasks": self._tasks, "worker_id": identity.incarnation()}
         self._unanswered = partial(claims.claim, tokens, repeated=True, **common)
-        found = claims.claim(tokens, **common)
-        self._unanswered = None
+        self._late = partial(claims.claimed_as, tokens)
+        found = claims.claim_granted(candidates, **common)
+        self._unanswered = self._late = None
         self.intake.put(found)
 
     def _claim_next(self, queue: str, most: int) -> None:
-        """Claims from the head of a queue, which stays busy as long as something is found there."""
+        """Claims from the head of a queue, which stays busy as long as more may be there."""
         # Another queue's turn comes sooner where fewer are claimed at once; where jobs are short, it comes at once.
         sources = 1 if self.intake.ahead_count else 1 + len(self._busy) + bool(self._grants)
         count = max(1, most // sources)
@@ -245,29 +314,34 @@ class Claimer(DutyThread):
         if not found and queue in self._rung:
             self._roused.wait(_SECOND_LOOK_SECONDS)
             found = self._claim_from(queue, count)
-        if found:
-            self.intake.put(found)
+        self.intake.put(found)
+        if found and not found.is_all:
             self._busy.append(queue)
         else:
+            # Whoever makes a job waiting from now on rings.
             self._rung.discard(queue)
 
-    def _claim_from(self, queue: str, count: int) -> list[Claim]:
-        """The next jobs of a queue. Every tenth start is that of the job that has waited longest."""
+    def _claim_from(self, queue: str, count: int) -> Found:
+        """The next jobs of a queue. While old jobs wait, every tenth start is that of the one that waited longest."""
         token, worker_id = identity.new_token(), identity.incarnation()
         common: dict[str, Any] = {"token": token, "tasks": self._tasks, "worker_id": worker_id}
         self._unanswered = partial(claims.claimed_before, token=token, worker_id=worker_id)
-        found: list[Claim] = []
+        found = Found()
         floors = self._floors_of(queue)
-        if self._starts[queue] >= SHARE and time.monotonic() >= self._young_until.get(queue, 0.0):
-            found = claims.claim_oldest(queue, age=OLD, floors=floors.current(), **common)
-            self._starts[queue] = 0
+        may_have_old = time.monotonic() >= self._young_until.get(queue, 0.0)
+        turns = min(count, self._starts[queue] // OTHERS) if may_have_old else 0
+        if turns:
+            found = claims.claim_oldest(queue, count=turns, age=OLD, floors=floors.current(), **common)
+            self._starts[queue] -= OTHERS * len(found)
             if not found:
+                self._starts[queue], may_have_old = 0, False
                 self._young_until[queue] = time.monotonic() + _YOUNG_SECONDS
         if not found:
             began = time.monotonic()
             found = claims.claim_next(queue, count=count, floors=floors.current(), **common)
             floors.learn(found, seconds=time.monotonic() - began)
-            self._starts[queue] += len(found)
+            if may_have_old:
+                self._starts[queue] += len(found)
         self._unanswered = None
         return found
 

@@ -17,6 +17,7 @@ from celery.worker import loops
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
+from jobs import dead_letters
 from jobs.doorbell import REDIS_AWAY, Doorbell
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,26 @@ class LedgerConsumer(Consumer):
     def _lose(self, connection: Any) -> None:
         if connection is self.connection:
             raise BrokerHangs("Redis does not answer")
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """A body that nobody can read is put aside."""
+        dead_letters.keep_read(message, f"{type(exc).__name__}: {exc}")
+        super().on_decode_error(message, exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """So is what names no task,"""
+        dead_letters.keep_read(message, "it names no task")
+        super().on_unknown_message(body, message)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """a task that this worker does not know,"""
+        dead_letters.keep_read(message, f"no worker knows the task {exc}")
+        super().on_unknown_task(body, message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """and what is not the call of a task."""
+        dead_letters.keep_read(message, f"{type(exc).__name__}: {exc}")
+        super().on_invalid_task(body, message, exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Lets go of the connection. Celery would wait five seconds for each of its sockets."""
@@ -143,7 +164,7 @@ class _Probe:
         while True:
             doorbell = Doorbell.within(_PROBE_SECONDS)
             try:
-                doorbell.message_counts(["default"])
+                doorbell.ping()
                 self.answered.set()
                 return
             except REDIS_AWAY:

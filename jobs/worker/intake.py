@@ -119,12 +119,17 @@ class Intake:
             # Those before it are long after all.
             self._usual_seconds = _LONG_SECONDS
             claim = waiting.claim
+            run = Run(claim.job_id, claim.token)
             try:
-                settle.give_back(Run(claim.job_id, claim.token))
+                is_locked = not settle.give_back(run, skip_locked=True) and run.owns()
             except DATABASE_AWAY:
                 self._waiting.appendleft(waiting)
                 raise
-            arriving.pop(claim.token, None)
+            if is_locked and patience_seconds:
+                # Somebody else has locked it, and the others need not wait: it starts here, or goes back later.
+                self._waiting.append(_Waiting(claim, time.monotonic()))
+            else:
+                arriving.pop(claim.token, None)
 
     def _hand_over(self, claim: Claim) -> None:
         consumer = self._worker.consumer

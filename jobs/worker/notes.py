@@ -23,7 +23,7 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from jobs import settle
 from jobs.models import LogLine
-from jobs.patience import DATABASE_AWAY
+from jobs.patience import DATABASE_AWAY, what_happened
 from jobs.settle import Run
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Notes:
                 if self._progress:
                     self._there_is_something.set()
             except DATABASE_AWAY as error:
-                logger.warning("Notes of jobs wait in memory: PostgreSQL does not answer (%s).", str(error).strip())
+                logger.warning("Notes of jobs wait in memory: %s.", what_happened(error))
                 self._there_is_something.set()
             except DatabaseError:
                 # Whatever is wrong with one of them, later ones and the jobs go on.

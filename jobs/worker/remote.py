@@ -12,7 +12,7 @@ from django.db import connections
 
 from jobs import services
 from jobs.ids import InvalidJobId, parse_id
-from jobs.patience import DATABASE_AWAY
+from jobs.patience import DATABASE_AWAY, what_happened
 from jobs.worker.requests import started
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None
         except InvalidJobId:
             known = False
         except DATABASE_AWAY as error:
-            return {"error": f"Nothing was revoked: PostgreSQL does not answer ({str(error).strip()})."}
+            return {"error": f"Nothing was revoked: {what_happened(error)}."}
         finally:
             # The main thread forks pool processes: it keeps no connection that they would inherit.
             connections.close_all()

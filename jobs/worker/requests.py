@@ -1,13 +1,15 @@
 """What this worker has claimed and not yet settled, as Celery's requests."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 from uuid import UUID
 
+from billiard.einfo import ExceptionInfo
 from celery.worker import state
 from celery.worker.request import Request
+from django.db import connections
 
 from jobs.claims import Claim
 from jobs.redaction import redacted_repr
@@ -19,16 +21,17 @@ _UNREADABLE = "…"
 def headers_of(claim: Claim) -> dict[str, Any]:
     """What a claimed job looks like to Celery: the headers of the message that it would have been, and the claim."""
     return {
-        "lang": "py",
         "shadow": None,
-        "eta": None,
-        "expires": None,
         "group": None,
         "group_index": None,
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
         **claim.headers,
+        # When it starts, the row has decided.
+        "lang": "py",
+        "eta": None,
+        "expires": None,
         "task": claim.task,
         "id": str(claim.job_id),
         "root_id": claim.root_id and str(claim.root_id),
@@ -66,6 +69,19 @@ class ClaimedMessage:
         return cls(headers_of(claim), delivery_of(claim), {"priority": claim.priority})
 
 
+def _reads_every_end(on_success: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a run that left its thread by an exception such as SystemExit, the pool gives that in the place of an end.
+
+    Celery cannot read it, and would keep the slot. The run is lost, as where a pool process ends itself.
+    """
+
+    @wraps(on_success)
+    def read(self: "JobRequest", end: Any, **options: Any) -> Any:
+        return self.on_failure(end) if isinstance(end, ExceptionInfo) else on_success(self, end, **options)
+
+    return read
+
+
 class JobRequest(Request):
     """Celery's request for a claimed job. Monitors see its arguments, shortened and without secrets.
 
@@ -91,6 +107,18 @@ class JobRequest(Request):
     def kwargsrepr(self) -> str:
         """The arguments by name."""
         return self._texts[1]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Celery makes a class for each task, with an `on_success` of its own.
+        cls.on_success = _reads_every_end(cls.on_success)
+
+    def _success_was_stored(self) -> Any:
+        try:
+            return super()._success_was_stored()
+        finally:
+            # Celery asks in the main thread, which forks pool processes: they are to inherit no connection.
+            connections.close_all()
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What `inspect active` and Flower are told."""

@@ -49,6 +49,7 @@ class Shutdown:
         self._begun = False
         self._begins_anew = False
         self._at_once = threading.Event()
+        self._takes_no_more = threading.Event()
 
     def install(self) -> None:
         """Takes the place of Celery's handlers. Call it in the main thread, after Celery has set its own."""
@@ -87,20 +88,29 @@ class Shutdown:
         # What it is claiming at this moment is started as well.
         self._claimer.join(_LAST_CLAIM_SECONDS)
         consumer = self.worker.consumer
-        if consumer is not None and consumer.task_consumer is not None:
-            consumer.call_soon(consumer.task_consumer.cancel)
+        takes_messages = consumer is not None and consumer.task_consumer is not None
+        if takes_messages:
+            consumer.call_soon(self._take_no_more, consumer)
         grace_seconds = settings.JOBS_GRACE_SECONDS
         logger.info("Ending: takes no more jobs; %d still run and have %g s.", len(running_tokens()), grace_seconds)
         deadline = time.monotonic() + grace_seconds
         while time.monotonic() < deadline and not self._at_once.wait(_LOOK_SECONDS):
             running = running_tokens()
-            if not running and not self._begins_anew:
+            if not running and not self._begins_anew and (self._takes_no_more.is_set() or not takes_messages):
                 state.should_stop = os.EX_OK
                 return
             if running <= self._limits.stuck:
                 # Celery would wait for those threads.
                 break
         self._hand_back()
+
+    def _take_no_more(self, consumer: Any) -> None:
+        """In the main thread, which takes messages."""
+        try:
+            consumer.task_consumer.cancel()
+            self._claimer.let_strangers_go()
+        finally:
+            self._takes_no_more.set()
 
     def _hand_back(self) -> None:
         """Ends the pool processes, gives their jobs back, and is gone. Threads cannot be stopped: they go with us."""

@@ -8,8 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 from celery import bootsteps
-from celery.concurrency import prefork
+from celery.concurrency import prefork, solo
+from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.signals import worker_process_init, worker_shutdown
+from django.core.exceptions import ImproperlyConfigured
 
 from jobs.worker import identity
 
@@ -29,6 +31,18 @@ class LedgerStep(bootsteps.StartStopStep):
         super().__init__(worker, **options)
         identity.assume(uuid4())
         self.threads: list[Any] = []
+
+    def create(self, worker: Any) -> None:
+        """Called before the pool forks."""
+        from jobs.worker.pool import LedgerPool
+
+        if isinstance(worker.pool, prefork.TaskPool):
+            worker.pool.Pool = LedgerPool
+        elif not isinstance(worker.pool, (solo.TaskPool, ThreadPool)):
+            raise ImproperlyConfigured(
+                f"{type(worker.pool).__module__} is no pool for the ledger: start the worker with --pool=prefork, "
+                "--pool=threads or --pool=solo."
+            )
 
     def start(self, worker: Any) -> None:
         """Writes the worker's row, so that its claims count, then keeps its lease and does the dispatcher's duties."""
@@ -70,7 +84,8 @@ class LedgerStep(bootsteps.StartStopStep):
         self.threads = [
             lease.LeaseThread(slot_count=lambda: claims.intake.slot_count),
             dispatcher,
-            PromptThread(leads=lambda: dispatcher.leads),
+            dispatcher.slow,
+            PromptThread(leads=lambda: dispatcher.leads, record=dispatcher.record),
             claims,
         ]
         for thread in self.threads:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from celery.app.task import Task
 
+from jobs import dead_letters
+from jobs.doorbell import REDIS_AWAY
 from jobs.ids import id_of_message
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY
@@ -31,11 +33,16 @@ class Stranger(NamedTuple):
             self._enqueue()
         except DATABASE_AWAY:
             raise
-        except Exception:  # whatever is wrong with it, nobody else waits for it
-            logger.exception("A message of another producer is no job of %s; it is dropped.", self.task.name)
+        except Exception as error:  # whatever is wrong with it, nobody else waits for it
+            logger.exception("A message of another producer is no job of %s.", self.task.name)
+            dead_letters.keep_read(self.message, f"{type(error).__name__}: {error}")
             self.reject(*told)
         else:
             self.ack(*told)
+
+    def go_back(self) -> None:
+        """Puts the message back into Redis. In the main thread: the connection is its own."""
+        self.message.reject_log_error(logger, REDIS_AWAY, requeue=True)
 
     def _enqueue(self) -> None:
         headers, body = self.message.headers or {}, self.body or {}

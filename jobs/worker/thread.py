@@ -5,6 +5,8 @@ import threading
 
 from django.db import DatabaseError, InterfaceError, connections
 
+from jobs.patience import what_happened
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +37,7 @@ class DutyThread(threading.Thread):
                 self.run_once()
                 failed = False
             except (DatabaseError, InterfaceError) as error:
-                logger.warning("%s: PostgreSQL does not answer (%s); trying again.", self.name, str(error).strip())
+                logger.warning("%s: %s; trying again.", self.name, what_happened(error))
                 failed = True
                 connections.close_all()
             except Exception:  # a duty that ended would be missed by all; whatever it was, go on

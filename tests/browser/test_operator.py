@@ -7,13 +7,26 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
+from accounts.models import User
 from jobs.models import BulkAction, Duty, QueueControl
+from tests.browser.conftest import PASSWORD
 from tests.jobs.factories import make_events, make_job, make_worker, state_of
 from tests.processes import Processes
+from tests.variants import variant
 from tests.waiting import wait_until
 
 # The first page compiles all templates, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(180)
+
+
+def test_who_logs_in_through_the_form_comes_to_the_page_that_was_asked_for(page: Page, admin: User) -> None:
+    page.goto("/admin/queues/")
+    page.get_by_label("Email").fill(admin.email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    # A pattern with stars would be content with the login page, whose address ends the same.
+    page.wait_for_url(re.compile(r"^[^?]+/admin/queues/$"))
+    expect(page.get_by_role("heading", name="Queues")).to_be_visible()
 
 
 def test_the_dashboard_follows_the_queues_without_reloading(admin_page: Page) -> None:
@@ -113,24 +126,24 @@ def test_an_empty_filter_is_confirmed_by_a_box_that_must_be_ticked(admin_page: P
         "/admin/statistics/",
         "/admin/jobs/job/",
         "/admin/jobs/job/{}/change/",
-        "/admin/jobs/job/{}/edit/",
-        "/admin/jobs/job/many/?kind=run+again&error=x",
-        "/admin/jobs/auditentry/",
-        "/admin/jobs/worker/",
+        variant("/admin/jobs/job/{}/edit/"),
+        variant("/admin/jobs/job/many/?kind=run+again&error=x"),
+        variant("/admin/jobs/auditentry/"),
+        variant("/admin/jobs/worker/"),
     ],
 )
-def test_the_pages_fit_a_telephone(admin_page: Page, path: str) -> None:
+def test_the_pages_fit_a_telephone(signed_in: Page, path: str) -> None:
     job = make_job(state="failed", error="x" * 300, traceback="y" * 300, kwargs={"z" * 60: "z" * 300})
     make_events(task=f"a.tasks.{'very_long' * 8}")
     make_worker(node="a-very-long-name@with-a-very-long-host.example.com", queues=["email", "images", "video"])
-    admin_page.set_viewport_size({"width": 390, "height": 844})
-    admin_page.goto(path.format(job.pk))
-    assert admin_page.evaluate("document.documentElement.scrollWidth") <= 390
+    signed_in.set_viewport_size({"width": 390, "height": 844})
+    signed_in.goto(path.format(job.pk))
+    assert signed_in.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize("path", ["/admin/queues/", "/admin/statistics/"])
-def test_no_column_of_a_table_is_cut_off_on_a_desktop(admin_page: Page, path: str) -> None:
+def test_no_column_of_a_table_is_cut_off_on_a_desktop(signed_in: Page, path: str) -> None:
     make_events(12_345, task=f"a.tasks.{'very_long' * 8}", wait_seconds=200, run_seconds=200)
-    admin_page.goto(path)
-    frame = admin_page.locator(".jobs-frame")
+    signed_in.goto(path)
+    frame = signed_in.locator(".jobs-frame")
     assert frame.evaluate("frame => frame.scrollWidth - frame.clientWidth") == 0

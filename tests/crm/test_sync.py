@@ -17,6 +17,7 @@ from jobs.models import Job, QueueControl
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.http_server import HttpServer, Reply
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -141,7 +142,7 @@ def test_what_the_crm_refuses_fails_for_good_with_its_words(
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_worker_killed_while_the_crm_thinks_leaves_one_contact(
     crm_env: dict[str, str], http_server: HttpServer, processes: Processes, pool: str
 ) -> None:

@@ -82,6 +82,6 @@ def test_the_thresholds_are_the_declared_ones() -> None:
 
 
 def test_the_words_of_the_command_line_are_those_that_there_are() -> None:
-    told = re.findall(r"^\| ((?:`[a-z]+[A-Z ]*`(?:, )?)+) \|", PAGE.partition("## At a terminal")[2], re.MULTILINE)
+    told = re.findall(r"^\| ((?:`[a-z-]+[A-Z ]*`(?:, )?)+) \|", PAGE.partition("## At a terminal")[2], re.MULTILINE)
     words = {word.split()[0] for row in told for word in re.findall(r"`([^`]+)`", row)}
     assert words == {subcommand.name for subcommand in SUBCOMMANDS}

@@ -1,27 +1,14 @@
 """`docs/embedding.md`, followed from `django-admin startproject` to a worker that is killed."""
 
 import ast
-import os
-import re
-import subprocess
-import sys
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import psycopg
 import pytest
-from django.conf import settings
-from django.db import connection
 
-from devstack.home import BASE_DIR
-from tests.processes import Process
+from tests.embedding.project import DATABASE, Project, blocks, connected
 from tests.waiting import wait_until
 
-PAGE = (BASE_DIR / "docs" / "embedding.md").read_text()
-DATABASE = "embedding"
 TASKS = """
 import logging
 import time
@@ -69,75 +56,6 @@ for path in ("/admin/queues/", "/admin/statistics/", "/admin/jobs/job/", "/admin
 """
 
 
-def blocks(heading: str) -> dict[str, str]:
-    """The Python of a chapter, by the file that it belongs into."""
-    (chapter,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    return dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```", chapter, re.MULTILINE | re.DOTALL))
-
-
-class Project:
-    """A project of somebody else's, with a Python of its own that has the wheel and, beside it, what that needs."""
-
-    def __init__(self, folder: Path, wheel: Path) -> None:
-        self.folder = folder / "project"
-        self.folder.mkdir()
-        environment = folder / "venv"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
-        self.python = str(environment / "bin" / "python")
-        (packages,) = environment.glob("lib/python*/site-packages")
-        (packages / "beside.pth").write_text(sysconfig.get_path("purelib"))
-        install = ["pip", "install", "--quiet", "--offline", "--no-deps", "--python", self.python, str(wheel)]
-        subprocess.run([sys.executable, "-m", "uv", *install], check=True)
-        # Nothing of the test's own settings.
-        self.env = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-        self.logs = folder
-
-    def run(self, *arguments: str) -> str:
-        """`python …` in the project, which must succeed; returns what it printed."""
-        done = subprocess.run(
-            [self.python, *arguments], check=False, cwd=self.folder, env=self.env, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def add(self, chapter: dict[str, str]) -> None:
-        """Puts the blocks of a chapter where they belong, behind what is there."""
-        for file, code in chapter.items():
-            with (self.folder / file).open("a") as target:
-                target.write(f"\n{code.replace('redis://127.0.0.1:6379/0', redis_url())}")
-
-    def worker(self, number: int) -> Process:
-        env = {"DJANGO_SETTINGS_MODULE": "mysite.settings"}
-        arguments = ["celery", "-A", "mysite", "worker", "--loglevel=INFO", "--concurrency=1"]
-        log = self.logs / f"worker-{number}.log"
-        worker = Process(arguments, log=log, env=env, python=self.python, folder=self.folder)
-        wait_until(lambda: " ready." in worker.output or worker.status is not None, timeout=60)
-        assert worker.status is None, worker.output
-        return worker
-
-
-def redis_url() -> str:
-    """Another database of the Redis of this test run."""
-    return urlsplit(settings.REDIS_URL)._replace(path="/1").geturl()
-
-
-def connected(facts: dict[str, Any], name: str) -> "psycopg.Connection[Any]":
-    user = {"user": facts["USER"], "password": facts["PASSWORD"]}
-    return psycopg.connect(host=facts["HOST"], port=facts["PORT"], dbname=name, autocommit=True, **user)
-
-
-@pytest.fixture
-def database() -> Iterator[dict[str, Any]]:
-    """An empty database on the PostgreSQL of this test run: what Django's settings say of it."""
-    own: dict[str, Any] = connection.settings_dict
-    facts = {name: own[name] for name in ("ENGINE", "HOST", "PORT", "USER", "PASSWORD")}
-    with connected(facts, "postgres") as server:
-        server.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-        server.execute(f"CREATE DATABASE {DATABASE}")
-        yield {**facts, "NAME": DATABASE}
-        server.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
-
-
 def test_it_is_five_lines_and_their_imports() -> None:
     lines = [node for code in blocks("Five lines").values() for node in ast.parse(code).body]
     assert len([node for node in lines if not isinstance(node, (ast.Import, ast.ImportFrom))]) == 5
@@ -148,14 +66,10 @@ def test_in_a_fresh_project_the_job_of_a_killed_worker_is_completed_by_the_next(
     database: dict[str, Any], wheel: Path, tmp_path: Path
 ) -> None:
     project = Project(tmp_path, wheel)
-    project.run("-m", "django", "startproject", "mysite", ".")
-    with (project.folder / "mysite" / "settings.py").open("a") as target:
-        target.write(f"\nDATABASES = {{'default': {database!r}}}\n")
-    project.add(blocks("Five lines"))
+    project.begin(database)
     project.run("manage.py", "startapp", "shop")
     (project.folder / "shop" / "tasks.py").write_text(TASKS)
-    with (project.folder / "mysite" / "settings.py").open("a") as target:
-        target.write("\nINSTALLED_APPS += ['shop']\n")
+    project.add({"mysite/settings.py": "INSTALLED_APPS += ['shop']\n"})
     # The commands of the page, before and after what is optional.
     project.run("manage.py", "migrate")
     project.run("manage.py", "check", "--database", "default", "--fail-level", "WARNING")

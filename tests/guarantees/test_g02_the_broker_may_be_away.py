@@ -1,6 +1,9 @@
 """G02: Redis may be down, hung or wiped; no job is lost and no request waits."""
 
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import httpx
 import pytest
 import redis
 from django.conf import settings
+from django.db import connections
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from devstack.ports import free_port
@@ -18,8 +22,10 @@ from jobs.models import Job
 from media_jobs.tasks import remove_orphans
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
+from tests.guarantees.messages import MOST_MESSAGES, messages_counted
 from tests.processes import Processes
 from tests.slow_redis import SlowRedis
+from tests.variants import variant
 from tests.waiting import wait_until
 
 
@@ -124,14 +130,15 @@ def test_a_slow_redis_is_left_alone_until_it_is_quick(slow_redis: SlowRedis, set
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_wiped_redis_is_refilled(processes: Processes) -> None:
-    for number in range(2000):
+@pytest.mark.parametrize("count", [500, variant(2000)])
+def test_a_wiped_redis_is_refilled(processes: Processes, count: int) -> None:
+    for number in range(count):
         sample_tasks.add.delay(number, 1)
     processes.worker("default", concurrency=2)
     wait_until(lambda: Job.objects.filter(state="completed").count() > 100, timeout=40)
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         client.flushall()
-    wait_until(lambda: all_completed(2000), timeout=90)
+    wait_until(lambda: all_completed(count), timeout=90)
     assert_ledger_consistent()
 
 
@@ -146,7 +153,7 @@ def test_redis_holds_neither_arguments_nor_names_of_jobs(empty_redis: None) -> N
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("how", ["stopped", "frozen", "wiped"])
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", variant("threads"), variant("solo")])
 def test_jobs_without_limits_start_while_redis_is_away(
     processes: Processes, redis_server: Server, pool: str, how: str
 ) -> None:
@@ -179,5 +186,95 @@ def test_jobs_without_limits_start_while_redis_is_away(
     after = [sample_tasks.add.delay(number, 1) for number in range(10)]
     wait_until(lambda: Job.objects.filter(pk__in=[one.id for one in after], state="completed").count() == 10)
     assert [worker.status for worker in workers] == [None, None]
+    assert "".join(worker.output for worker in workers).count("started id=") == Job.objects.count()
+    assert_ledger_consistent()
+
+
+# What is done to Redis, and what brings it back.
+ATTACKS: dict[str, tuple[Callable[[Server], object], Callable[[Server], object]]] = {
+    "killed": (Server.kill, Server.start),
+    "frozen": (Server.freeze, Server.thaw),
+    "wiped": (lambda _: wipe(), lambda _: None),
+}
+AWAY_SECONDS = 6
+
+
+def wipe() -> None:
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.flushall()
+
+
+class Producer(threading.Thread):
+    """Enqueues jobs with and without limits, a few dozen a second, until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        limited = {"concurrency_key": "tenant", "concurrency_limit": 3}
+        number = 0
+        while not self.over.wait(0.03):
+            number += 1
+            sample_tasks.add.delay(number, 1)
+            if number % 4 == 0:
+                sample_tasks.add.apply_async((number, 2), **limited)
+        connections.close_all()
+
+
+@contextmanager
+def load() -> Iterator[None]:
+    """Jobs keep coming while the block runs."""
+    producer = Producer()
+    producer.start()
+    try:
+        yield
+    finally:
+        producer.over.set()
+        producer.join()
+
+
+def completed_count(*, limited: bool) -> int:
+    jobs = Job.objects.filter(state="completed", concurrency_key__isnull=not limited)
+    return jobs.count()
+
+
+def goes_on(*, limited: bool, count: int = 20) -> None:
+    """So many more jobs complete."""
+    before = completed_count(limited=limited)
+    wait_until(lambda: completed_count(limited=limited) >= before + count, timeout=30)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("pool", "how"),
+    [
+        pytest.param(pool, how, marks=() if (pool, how) == ("prefork", "killed") else pytest.mark.variant)
+        for pool in ("prefork", "threads", "solo")
+        for how in ATTACKS
+    ],
+)
+def test_under_load_work_goes_on_without_redis_and_with_it_nothing_runs_twice_and_nothing_bursts(
+    processes: Processes, redis_server: Server, pool: str, how: str
+) -> None:
+    take_away, bring_back = ATTACKS[how]
+    concurrency = 1 if pool == "solo" else 2
+    workers = [processes.worker("default", pool=pool, concurrency=concurrency) for _ in range(2)]
+    with messages_counted() as counts, load():
+        goes_on(limited=False)
+        goes_on(limited=True, count=5)
+        began = time.monotonic()
+        take_away(redis_server)
+        while time.monotonic() - began < AWAY_SECONDS:
+            goes_on(limited=False)
+            if how == "wiped":
+                wipe()
+        bring_back(redis_server)
+        goes_on(limited=False)
+        goes_on(limited=True, count=5)
+    wait_until(lambda: not Job.objects.exclude(state="completed").exists(), timeout=60)
+    assert max(counts) <= MOST_MESSAGES
+    assert [worker.status for worker in workers] == [None, None]
+    assert set(Job.objects.values_list("attempt", "stalled_count")) == {(1, 0)}
     assert "".join(worker.output for worker in workers).count("started id=") == Job.objects.count()
     assert_ledger_consistent()

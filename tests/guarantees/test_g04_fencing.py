@@ -11,11 +11,12 @@ from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.jobs.factories import claim_job, make_job, make_worker
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_worker_frozen_past_its_lease_cannot_finish_what_another_has_finished(
     processes: Processes, tmp_path: Path, pool: str
 ) -> None:

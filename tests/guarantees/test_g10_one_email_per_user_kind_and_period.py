@@ -14,6 +14,7 @@ from notifications.tasks import send_digest, send_welcome
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
 from tests.smtp import SmtpServer
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,7 +41,7 @@ def end_whoever_waits_for_a_lock() -> None:
     wait_until(lambda: not somebody_waits_for_a_lock())
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_worker_killed_between_acceptance_and_commit_sends_again_under_the_same_ids(
     processes: Processes, smtp_server: SmtpServer, pool: str
 ) -> None:

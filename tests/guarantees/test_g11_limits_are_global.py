@@ -11,10 +11,11 @@ from django.contrib.auth.models import Group
 from django.db.models.functions import Now
 
 from jobs import claims
-from jobs.models import Duty, Job, Limit, QueueControl
+from jobs.models import Duty, Job, Limit, QueueControl, RateStart
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
+from tests.variants import variant
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -100,7 +101,7 @@ def test_an_exhausted_key_blocks_no_slot_and_no_job_behind_it(processes: Process
     wait_until(lambda: completed(rate_key="tenant:1") == 2)
     let_the_dispatcher_look()
     assert len(starts(rate_key="tenant:1")) == 2
-    Limit.objects.update(starts=[])
+    RateStart.objects.all().delete()
     wait_until(lambda: completed(rate_key="tenant:1") == 4)
     assert_ledger_consistent()
 
@@ -217,7 +218,9 @@ def test_in_quiet_hours_nothing_starts_and_what_runs_goes_on(processes: Processe
 
 
 # -- Priorities --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("limits", [{}, {"rate_limit": "100/s"}], ids=["without limits", "paced"])
+@pytest.mark.parametrize(
+    "limits", [variant({}, id="without limits"), pytest.param({"rate_limit": "100/s"}, id="paced")]
+)
 def test_an_urgent_job_overtakes_a_backlog_of_ten_thousand(processes: Processes, limits: dict[str, Any]) -> None:
     QueueControl.objects.create(name="default", **limits)
     make_backlog(10_000, priority=5)
@@ -234,7 +237,7 @@ def test_an_urgent_job_overtakes_a_backlog_of_ten_thousand(processes: Processes,
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("limits", [{}, {"rate_limit": "50/s"}], ids=["without limits", "paced"])
+@pytest.mark.parametrize("limits", [pytest.param({}, id="without limits"), variant({"rate_limit": "50/s"}, id="paced")])
 def test_a_job_of_low_priority_starts_although_urgent_ones_keep_coming(
     processes: Processes, limits: dict[str, Any]
 ) -> None:

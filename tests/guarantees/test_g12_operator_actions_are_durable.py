@@ -22,6 +22,7 @@ from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.jobs.factories import make_job
 from tests.processes import Process, Processes
+from tests.variants import POOLS, variant
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -88,10 +89,12 @@ def test_a_pause_holds_over_a_restart_of_everything_and_a_wiped_redis_and_nothin
 
 
 def test_a_pause_is_in_force_within_two_seconds_on_all_workers_under_load(processes: Processes, operator: User) -> None:
+    # Five seconds of work at best, so that some is left two seconds after the pause.
+    Job.objects.bulk_create(
+        Job(task=sample_tasks.run_for.name, queue="default", state="waiting", args=[0.05]) for _ in range(400)
+    )
     for _ in range(2):
         processes.worker("default", concurrency=2)
-    for _ in range(400):
-        sample_tasks.run_for.delay(0.02)
     wait_until(lambda: Job.objects.filter(state="completed").count() > 20)
     services.pause_queue(queue="default", actor=operator)
     paused_at = QueueControl.objects.get(name="default").paused_at
@@ -240,7 +243,7 @@ def test_an_action_on_many_jobs_whose_job_is_killed_again_and_again_acts_on_each
 
 # -- Cancelling --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("asks", ["progress", "check_cancelled"])
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_running_job_that_asks_is_told_and_stops_by_itself(
     processes: Processes, operator: User, tmp_path: Path, pool: str, asks: str
 ) -> None:
@@ -299,7 +302,7 @@ def test_a_thread_that_goes_on_with_a_cancelled_job_counts_as_stuck(
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_job_that_is_cancelled_and_run_again_at_once_runs_beside_its_old_run(
     processes: Processes, operator: User, tmp_path: Path, pool: str
 ) -> None:
@@ -322,7 +325,7 @@ def test_a_job_that_is_cancelled_and_run_again_at_once_runs_beside_its_old_run(
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("task", [sample_tasks.write_atomically, sample_tasks.write_fenced])
+@pytest.mark.parametrize("task", [sample_tasks.write_atomically, variant(sample_tasks.write_fenced)])
 def test_what_a_cancelled_run_wrote_in_its_transaction_is_rolled_back(
     processes: Processes, operator: User, tmp_path: Path, task: object
 ) -> None:

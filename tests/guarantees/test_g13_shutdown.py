@@ -13,13 +13,14 @@ from jobs.models import Job, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
+from tests.variants import POOLS, variant
 from tests.waiting import wait_until
 
 _LOAD = 200
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 @pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
 def test_sigterm_lets_the_running_jobs_finish(processes: Processes, tmp_path: Path, pool: str, group: bool) -> None:
     file = tmp_path / "lines"
@@ -38,8 +39,18 @@ def test_sigterm_lets_the_running_jobs_finish(processes: Processes, tmp_path: Pa
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-@pytest.mark.parametrize("ending", ["grace period", "second SIGTERM", "SIGQUIT"])
+@pytest.mark.parametrize(
+    ("pool", "ending"),
+    [
+        ("prefork", "grace period"),
+        ("prefork", "second SIGTERM"),
+        ("prefork", "SIGQUIT"),
+        # Its threads cannot be ended, so the process goes with them.
+        ("threads", "grace period"),
+        variant("threads", "second SIGTERM"),
+        variant("threads", "SIGQUIT"),
+    ],
+)
 def test_what_does_not_finish_in_time_is_handed_back_uncounted(
     processes: Processes, tmp_path: Path, pool: str, ending: str
 ) -> None:
@@ -66,7 +77,7 @@ def test_what_does_not_finish_in_time_is_handed_back_uncounted(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_postgresql_that_hangs_does_not_keep_a_worker_from_ending(
     processes: Processes, postgres_server: Server, tmp_path: Path, pool: str
 ) -> None:
@@ -85,7 +96,7 @@ def test_a_postgresql_that_hangs_does_not_keep_a_worker_from_ending(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_job_that_needs_longer_than_the_lease_to_finish_is_not_taken_from_a_worker_that_ends(
     processes: Processes, tmp_path: Path, pool: str
 ) -> None:
@@ -106,8 +117,8 @@ def test_a_job_that_needs_longer_than_the_lease_to_finish_is_not_taken_from_a_wo
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
+@POOLS
+@pytest.mark.parametrize("group", [variant(False, id="process"), pytest.param(True, id="group")])
 def test_under_load_no_job_is_lost_or_run_twice(processes: Processes, tmp_path: Path, pool: str, group: bool) -> None:
     file = tmp_path / "lines"
     for number in range(_LOAD):

@@ -10,6 +10,7 @@ from jobs.models import Duty, Job, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 COUNT = 300
@@ -25,7 +26,7 @@ def _fresh_connections() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_every_job_is_done_once_though_postgresql_restarts_twice_under_load(
     processes: Processes, postgres_server: Server, pool: str
 ) -> None:
@@ -47,7 +48,7 @@ def test_every_job_is_done_once_though_postgresql_restarts_twice_under_load(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_every_job_is_done_once_though_all_connections_are_broken_again_and_again(
     processes: Processes, pool: str
 ) -> None:

@@ -10,6 +10,7 @@ from jobs.models import Job
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -38,7 +39,7 @@ def test_a_run_killed_after_its_write_leaves_one_effect(processes: Processes, tm
 
 
 @FENCED_TASKS
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_run_frozen_past_its_lease_adds_nothing_to_the_effect_of_another(
     processes: Processes, tmp_path: Path, task: Any, pool: str
 ) -> None:

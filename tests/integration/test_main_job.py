@@ -12,6 +12,7 @@ from jobs.models import Job
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
 from tests.smtp import SmtpServer
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 EMAIL = "ada@example.org"
@@ -54,7 +55,7 @@ def test_a_new_user_is_welcomed_by_one_mail(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_worker_killed_while_the_server_holds_the_mail_costs_no_mail_and_doubles_none(
     live_server: LiveServer, processes: Processes, smtp_server: SmtpServer, pool: str
 ) -> None:

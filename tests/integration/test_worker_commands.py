@@ -13,6 +13,7 @@ from jobs.models import Job, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,7 +36,7 @@ def state_of(job_id: str) -> str:
     return Job.objects.values_list("state", flat=True).get(pk=job_id)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_running_job_is_among_the_active_under_its_own_id_with_its_arguments(
     processes: Processes, tmp_path: Path, pool: str
 ) -> None:
@@ -79,14 +80,17 @@ def test_queues_that_a_worker_gives_up_and_takes_again(processes: Processes) -> 
     processes.worker("default", "webhooks", pool="threads", concurrency=2)
     current_app.control.cancel_consumer("webhooks", reply=True, timeout=3)
     left = sample_tasks.add.apply_async((1, 2), queue="webhooks")
+    # Of a queue with limits, which the leader grants to workers that take from it.
+    granted = sample_tasks.add.apply_async((1, 2), queue="email")
     other = sample_tasks.add.delay(1, 2)
     wait_until(lambda: state_of(other.id) == "completed")
     # More than a worker's look by itself takes.
     began = time.monotonic()
     wait_until(lambda: time.monotonic() - began > 2.5)
     assert state_of(left.id) == "waiting"
-    current_app.control.add_consumer("webhooks", reply=True, timeout=3)
-    wait_until(lambda: state_of(left.id) == "completed")
+    for queue in ("webhooks", "email"):
+        current_app.control.add_consumer(queue, reply=True, timeout=3)
+    wait_until(lambda: state_of(left.id) == state_of(granted.id) == "completed")
     assert_ledger_consistent()
 
 

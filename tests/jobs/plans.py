@@ -1,6 +1,7 @@
 """How much a query reads, as PostgreSQL says it."""
 
 import json
+from typing import Any
 
 from django.db import connection
 
@@ -18,3 +19,12 @@ def rows_read(sql: str) -> int:
         most = max(most, (step["Actual Rows"] + removed) * step["Actual Loops"])
         steps += step.get("Plans", [])
     return most
+
+
+def pages_read(sql: str, parameters: dict[str, Any] | None = None) -> int:
+    """How many pages a query looks at, wherever they lie."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", parameters)
+        (plans,) = cursor.fetchone()
+    plan = (json.loads(plans) if isinstance(plans, str) else plans)[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

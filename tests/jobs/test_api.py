@@ -71,7 +71,7 @@ def test_a_session_is_as_good_as_a_token(client: Client, ann: User) -> None:
 
 def test_the_job_of_somebody_else_is_404_as_if_it_were_not_there(client: Client, ann: User, bob: User) -> None:
     answers = []
-    for job_id in (make_job(bob).pk, make_job(None).pk, uuid4(), "no-uuid", "x%00", "0" * 500):
+    for job_id in (make_job(bob).pk, make_job(None).pk, uuid4(), "no-uuid", "0" * 500):
         response = client.get(f"/api/jobs/{job_id}", headers=bearer(ann))
         answers.append((response.status_code, response.content))
     assert set(answers) == {(404, b'{"error": {"message": "There is no such thing here.", "fields": {}}}')}

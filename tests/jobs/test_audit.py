@@ -10,6 +10,7 @@ from jobs.settle import Run
 from jobs.worker import identity
 from jobs.worker.audit import Audit
 from jobs.worker.requests import arriving, claimed
+from tests.jobs.connections import another_connection
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 
 pytestmark = pytest.mark.django_db
@@ -48,6 +49,19 @@ def test_a_job_that_its_worker_owns_and_does_not_run_is_run_again(worker: Worker
     assert (job.state, job.stalled_count) == ("waiting", 1)
     assert job.attempts.get().error == "its worker has no run of it any more"
     assert claimed == {}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_that_somebody_has_locked_is_looked_at_again(worker: Worker) -> None:
+    run, audit = claim(worker), Audit()
+    with another_connection() as other:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [run.job_id])
+        look_twice(audit)
+        assert (state_of(run.job_id), claimed) == ("active", {run.token: run.job_id})
+        other.commit()
+    audit.run_once()
+    assert (state_of(run.job_id), claimed) == ("waiting", {})
 
 
 def test_one_look_is_not_enough(worker: Worker) -> None:
@@ -97,3 +111,12 @@ def test_many_at_once_are_settled_in_parts(worker: Worker) -> None:
     assert set(Job.objects.values_list("state", flat=True)) == {"waiting"}
     assert Job.objects.count() == len(runs)
     assert claimed == {}
+
+
+def test_after_an_outage_runs_get_the_time_to_write_their_ends(worker: Worker) -> None:
+    run, audit = claim(worker), Audit()
+    audit.run_once()
+    audit._since = {token: since - 1000 for token, since in audit._since.items()}
+    audit.wait()
+    audit.run_once()
+    assert state_of(run.job_id) == "active"

@@ -7,6 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 from threading import Barrier
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
@@ -111,21 +112,39 @@ def test_a_key_that_is_taken_leaves_nothing() -> None:
         ({"name": "\0"}, "PayloadNotJSON"),
     ],
 )
-@pytest.mark.parametrize("atomic", [True, False])
-def test_a_wrong_call_is_told_with_its_number(bad: dict[str, Any], cause: str, atomic: bool) -> None:
-    with pytest.raises(CallRefused, match=rf"call 1500, .*{cause}") as refused, transaction.atomic():
-        enqueue_many(greet, [*names(1500), bad], atomic=atomic)
-    assert refused.value.enqueued.count == 1000
+def test_a_wrong_call_is_told_with_its_number_and_leaves_the_callers_transaction_as_it_was(
+    bad: dict[str, Any], cause: str
+) -> None:
+    greet.delay("before")
+    with pytest.raises(CallRefused, match=rf"call 1500, .*{cause}") as refused:
+        enqueue_many(greet, [*names(1500), bad])
+    assert refused.value.number == 1500
+    assert [job.args for job in Job.objects.all()] == [["before"]]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_outside_of_a_transaction_a_thousand_at_a_time_is_committed_unless_all_or_nothing_is_asked() -> None:
-    with pytest.raises(CallRefused):
-        enqueue_many(greet, [*names(1500), {}], atomic=True)
-    assert not Job.objects.exists()
+def test_outside_of_a_transaction_all_is_enqueued_or_nothing() -> None:
+    def calls() -> Iterator[dict[str, Any]]:
+        yield from names(1500)
+        raise LookupError("the table is gone")
+
     with pytest.raises(CallRefused):
         enqueue_many(greet, [*names(1500), {}])
-    assert Job.objects.count() == 1000
+    with pytest.raises(LookupError, match="the table is gone"):
+        enqueue_many(greet, calls())
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+def test_where_the_keys_of_a_whole_batch_are_held_by_windows_the_others_are_enqueued(before: int) -> None:
+    until = timezone.now() + timedelta(days=1)
+    held = [DedupWindow(key=f"held {number}", job_id=uuid4(), until=until) for number in range(1000)]
+    DedupWindow.objects.bulk_create(held)
+    keys = [*(f"free {number}" for number in range(before)), *(window.key for window in held), "free"]
+    calls = ({"name": key} for key in keys)
+    enqueued = enqueue_many(greet, calls, dedup_key=lambda call: call["name"])
+    assert enqueued == Enqueued(count=before + 1, existing_count=1000)
+    assert Job.objects.count() == before + 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -145,7 +164,8 @@ def test_options_that_make_no_sense_are_refused(option: dict[str, Any]) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_two_callers_with_the_same_keys_in_another_order_do_not_deadlock() -> None:
-    calls = list(names(1000))
+    # More than are written at once.
+    calls = list(names(2500))
     both_are_there = Barrier(2)
 
     def enqueue(these: Sequence[dict[str, Any]]) -> int:
@@ -158,7 +178,7 @@ def test_two_callers_with_the_same_keys_in_another_order_do_not_deadlock() -> No
 
     with ThreadPoolExecutor(2) as threads:
         counts = list(threads.map(enqueue, [calls, calls[::-1]]))
-    assert sum(counts) == Job.objects.count() == 1000
+    assert sum(counts) == Job.objects.count() == 2500
 
 
 def test_memory_does_not_grow_with_the_number_of_calls() -> None:

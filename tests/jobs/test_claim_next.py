@@ -188,6 +188,15 @@ def test_the_one_that_has_waited_longest_is_claimed_whatever_its_priority(worker
     assert [ids(claim_oldest(worker)) for _ in range(4)] == [pks(oldest), pks(second), pks(urgent), []]
 
 
+def test_of_several_that_have_waited_longest_none_is_young(worker: Worker) -> None:
+    now = timezone.now()
+    old = [make_job(priority=9, run_at=now - age * MINUTE) for age in (4, 3, 2)]
+    young = make_job(priority=9, run_at=now)
+    assert ids(claim_oldest(worker, count=2)) == pks(*old[:2])
+    assert ids(claim_oldest(worker, count=9)) == pks(old[2])
+    assert ids(claim_next(worker)) == pks(young)
+
+
 # -- Two at once -------------------------------------------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("oldest", [False, True])

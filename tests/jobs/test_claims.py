@@ -1,7 +1,7 @@
 """Claims over real SQL."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,8 @@ from django.utils import timezone
 from jobs import claims, settle
 from jobs.models import Job, QueueControl
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.django_db
@@ -119,7 +121,7 @@ def test_many_jobs_are_claimed_in_one_statement() -> None:
 def test_due_jobs_become_waiting_and_others_do_not() -> None:
     due = make_job(state="delayed", run_at=Now() - timedelta(seconds=1))
     later = make_job(state="delayed", run_at=Now() + timedelta(minutes=1))
-    assert claims.promote_due(limit=10) == [claims.Due(due.pk, "default", due.priority, "")]
+    assert claims.promote_due(since=LONG_AGO, limit=10) == [claims.Due(due.pk, "default", due.priority, "")]
     assert (state_of(due.pk), state_of(later.pk)) == ("waiting", "delayed")
 
 
@@ -128,7 +130,7 @@ def test_six_hundred_expired_jobs_are_cancelled_in_words() -> None:
     Job.objects.bulk_create(
         Job(task="t", queue="default", state="waiting", expires_at=Now() - timedelta(seconds=1)) for _ in range(600)
     )
-    assert len(claims.cancel_expired(limit=1000)) == 600
+    assert len(claims.cancel_expired(since=LONG_AGO, limit=1000)) == 600
     assert set(Job.objects.values_list("state", "error")) == {
         ("cancelled", "It expired before a worker could start it.")
     }

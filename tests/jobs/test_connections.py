@@ -10,11 +10,12 @@ from django.db import connection
 from jobs.models import Duty, Job
 from tests import sample_tasks
 from tests.processes import Processes
+from tests.variants import POOLS, variant
 from tests.waiting import wait_until
 
 _SLOTS = 3
-# Its lease, the dispatcher's duties, what the leader does promptly, and claims.
-_DUTIES = 4
+# Its lease, the dispatcher's duties, what the leader does promptly and what it does in its own time, and claims.
+_DUTIES = 5
 _LOOKS = 20
 
 
@@ -25,13 +26,17 @@ def connections_of(name: str) -> int:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 @pytest.mark.parametrize(
     ("task", "arguments", "per_slot"),
-    [(sample_tasks.wait_for_file, (), 1), (sample_tasks.write_atomically, ("counted",), 2)],
-    ids=["one per slot", "two where progress is told inside a transaction"],
+    [
+        variant(sample_tasks.wait_for_file, (), 1, id="one per slot"),
+        pytest.param(
+            sample_tasks.write_atomically, ("counted",), 2, id="two where progress is told inside a transaction"
+        ),
+    ],
 )
-def test_a_worker_takes_its_slots_and_four_connections_for_its_duties(
+def test_a_worker_takes_its_slots_and_five_connections_for_its_duties(
     processes: Processes, tmp_path: Path, pool: str, task: Any, arguments: tuple[str, ...], per_slot: int
 ) -> None:
     gate = tmp_path / "gate"

@@ -13,6 +13,7 @@ from jobs.models import Job
 from jobs.testing import run_due_jobs
 from tests import sample_tasks
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 SIGN_UP = {"email": "ada@example.org", "name": "Ada", "password": "correct horse battery"}
@@ -48,7 +49,7 @@ def test_a_job_that_came_of_no_request_begins_an_id_that_its_children_share() ->
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_every_log_line_of_a_run_bears_its_id(processes: Processes, pool: str) -> None:
     worker = processes.worker("default", pool=pool)
     sample_tasks.enqueue_child.apply_async((1,), correlation_id="from-a-request")

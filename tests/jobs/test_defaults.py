@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from celery import Celery, current_app
 from django.conf import settings
+from django.db import connections
 from django.test import override_settings
+from psycopg import IsolationLevel
 
 from jobs import checks, defaults
 from jobs.app import LedgerCelery
@@ -85,6 +87,28 @@ def test_a_broker_that_is_no_redis_is_refused_at_the_start(url: str) -> None:
     with override_settings(CELERY_BROKER_URL=url):
         assert [error.id for error in checks.check_application()] == ["jobs.E007"]
     assert checks.check_application() == []
+
+
+def test_moments_without_a_time_zone_are_refused_at_the_start() -> None:
+    with override_settings(USE_TZ=False):
+        assert [error.id for error in checks.check_time_zone()] == ["jobs.E008"]
+    assert checks.check_time_zone() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPTIONS", {"server_side_binding": True}),
+        ("OPTIONS", {"isolation_level": IsolationLevel.REPEATABLE_READ}),
+        ("AUTOCOMMIT", False),
+    ],
+)
+def test_a_connection_that_the_ledger_cannot_use_is_refused_at_the_start(
+    name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checks.check_connection() == []
+    monkeypatch.setitem(connections["default"].settings_dict, name, value)
+    assert [error.id for error in checks.check_connection()] == ["jobs.E009"]
 
 
 def test_hints_that_would_be_elsewhere_are_refused_at_the_start() -> None:

@@ -24,6 +24,7 @@ from jobs.testing import run_due_jobs
 from tests import sample_django_tasks, sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 if TYPE_CHECKING or django.VERSION >= (6, 0):
@@ -283,7 +284,7 @@ def test_the_backend_says_what_it_can() -> None:
 
 # -- With a worker -----------------------------------------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_worker_runs_tasks_of_modules_that_it_was_never_told_of(processes: Processes, pool: str) -> None:
     processes.worker("default", "crm", pool=pool, include=())
     results: list[Any] = [

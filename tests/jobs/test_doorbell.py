@@ -49,6 +49,20 @@ def test_however_many_jobs_are_enqueued_and_by_whomever_one_ring_is_there(
     assert broker.keys() == [key_of("default").encode()]
 
 
+@pytest.mark.parametrize("ask", ["listen", "take", "grant"])
+def test_what_is_no_doorbell_in_its_place_is_deleted(doorbell: Doorbell, broker: "redis.Redis", ask: str) -> None:
+    broker.set(key_of("default"), "a stranger's")
+    asks: dict[str, Any] = {
+        "listen": lambda: doorbell.listen(["images", "default"], 0.1),
+        "take": lambda: doorbell.take(["images", "default"], 5),
+        "grant": lambda: doorbell.grant("default", {uuid4(): 5}),
+    }
+    with pytest.raises(REDIS_AWAY):
+        asks[ask]()
+    doorbell.ring("default", 5)
+    assert doorbell.listen(["default"], 1) == Taken("default", None)
+
+
 def test_a_ring_wakes_one_listener_of_its_queue(doorbell: Doorbell) -> None:
     doorbell.ring("images", 5)
     assert doorbell.listen(["default", "images"], 1) == Taken("images", None)

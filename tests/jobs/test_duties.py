@@ -1,6 +1,7 @@
 """The duties of a round: none of them stops the others, unless PostgreSQL itself is away."""
 
 from datetime import timedelta
+from threading import Event
 
 import pytest
 from django.db import OperationalError, connection, connections
@@ -11,6 +12,7 @@ from jobs.dispatcher import leader
 from jobs.dispatcher.thread import DispatcherThread, Duty, seldom
 from jobs.models import JobEvent, Worker
 from tests.jobs.factories import make_worker
+from tests.waiting import wait_until
 
 done: list[str] = []
 
@@ -37,7 +39,7 @@ def fail_in_sql() -> None:
 
 @pytest.fixture
 def dispatcher(monkeypatch: pytest.MonkeyPatch) -> DispatcherThread:
-    monkeypatch.setattr(leader, "hold", lambda: True)
+    monkeypatch.setattr(leader, "hold", lambda **_: True)
     done.clear()
     return DispatcherThread()
 
@@ -75,14 +77,16 @@ def test_statistics_and_retention_are_duties_of_the_leader(
 ) -> None:
     JobEvent.objects.create(queue="default", task="t", kind="completed")
     make_worker(dead_at=timezone.now() - timedelta(days=2))
-    monkeypatch.setattr(leader, "hold", lambda: False)
+    monkeypatch.setattr(leader, "hold", lambda **_: False)
     dispatcher.run_once()
+    dispatcher.slow.run_once()
     assert JobEvent.objects.exists()
     assert Worker.objects.exists()
-    monkeypatch.setattr(leader, "hold", lambda: True)
+    monkeypatch.setattr(leader, "hold", lambda **_: True)
     # As if the time had come to ask for the lease again.
     dispatcher._hold_at = 0.0
     dispatcher.run_once()
+    dispatcher.slow.run_once()
     assert not JobEvent.objects.exists()
     assert not Worker.objects.exists()
 
@@ -107,3 +111,41 @@ def test_a_seldom_duty_that_fails_has_to_wait() -> None:
         look()
     look()
     assert len(tries) == 1
+
+
+def test_a_seldom_duty_that_takes_its_time_comes_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("jobs.dispatcher.thread.time.monotonic", lambda: clock[0])
+
+    def work() -> None:
+        clock[0] += 1.0
+
+    look = seldom(work, seconds=2)
+    assert look() is True
+    clock[0] = 20.9
+    assert look() is False
+    clock[0] = 21.1
+    assert look() is True
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_takes_its_time_keeps_nothing_urgent_waiting(dispatcher: DispatcherThread) -> None:
+    begun, let_go = Event(), Event()
+
+    def hang() -> None:
+        begun.set()
+        let_go.wait(60)
+
+    dispatcher.own, dispatcher.leading, dispatcher.slow.duties = [], [succeed], [hang]
+    threads = [dispatcher, dispatcher.slow]
+    for one in threads:
+        one.start()
+    try:
+        assert begun.wait(30)
+        before = len(done)
+        wait_until(lambda: len(done) >= before + 3)
+    finally:
+        let_go.set()
+        for one in threads:
+            one.stop()
+            one.join()

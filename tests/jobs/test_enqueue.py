@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from celery import current_app
 from django.db import connections, transaction
 from django.utils import timezone
 
-from jobs.app import UnknownTask
+from jobs.app import LedgerCelery, UnknownTask
 from jobs.enqueue import NotSupported, PayloadNotJSON, PayloadTooLarge
 from jobs.ids import InvalidJobId
 from jobs.models import Job
@@ -176,6 +177,49 @@ def test_the_same_task_id_twice_is_one_job() -> None:
 def test_attempts_come_from_the_call_then_the_task_then_the_queue(task: Any, options: Any, attempts: int) -> None:
     args = (1,) if task is sample_tasks.fail_until else (1, 2)
     assert Job.objects.get(pk=task.apply_async(args, **options).id).max_attempts == attempts
+
+
+@pytest.mark.django_db
+def test_what_celerys_annotations_say_of_a_task_is_what_it_declares() -> None:
+    annotations = {"annotated": {"max_retries": 6, "queue": "crm", "priority": 1, "rate_limit": "5/m"}}
+    app = LedgerCelery("annotated", set_as_current=False)
+    app.config_from_object(SimpleNamespace(CELERY_TASK_ANNOTATIONS=annotations), namespace="CELERY")
+
+    @app.task(name="annotated", max_retries=1)
+    def annotated() -> None:
+        """Nothing."""
+
+    app.finalize()
+    job = Job.objects.get(pk=annotated.delay().id)
+    assert (job.max_attempts, job.queue, job.priority, job.rate_limit) == (7, "crm", 1, "5/m")
+
+
+@pytest.mark.django_db
+def test_what_is_assigned_to_a_task_holds_for_the_calls_that_follow() -> None:
+    app = LedgerCelery("assigned", set_as_current=False)
+    app.config_from_object(SimpleNamespace(), namespace="CELERY")
+
+    @app.task(name="assigned", max_retries=1)
+    def assigned() -> None:
+        """Nothing."""
+
+    for name, value in {"max_retries": 6, "queue": "crm", "priority": 1, "retry_backoff": 3}.items():
+        setattr(assigned, name, value)
+    job = Job.objects.get(pk=assigned.delay().id)
+    assert (job.max_attempts, job.queue, job.priority) == (7, "crm", 1)
+    assert assigned.retry_backoff == 3
+
+
+def test_a_job_is_acknowledged_at_its_end_whatever_a_task_declares() -> None:
+    app = LedgerCelery("early", set_as_current=False)
+    app.config_from_object(SimpleNamespace(CELERY_TASK_ANNOTATIONS={"*": {"acks_late": False}}), namespace="CELERY")
+
+    @app.task(name="early", acks_late=False)
+    def early() -> None:
+        """Nothing."""
+
+    app.finalize()
+    assert early.acks_late is True
 
 
 @pytest.mark.django_db

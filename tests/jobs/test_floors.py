@@ -9,10 +9,11 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 
-from jobs import claims
-from jobs.models import Job, Worker
+from jobs import below, claims
+from jobs.below import MARGIN
+from jobs.models import Job, QueueControl, Worker
 from jobs.worker import floors
-from jobs.worker.floors import MARGIN, Floors
+from jobs.worker.floors import Floors
 from tests import sample_tasks
 from tests.jobs.connections import another_connection
 from tests.jobs.factories import make_job, make_worker
@@ -32,7 +33,7 @@ def worker() -> Worker:
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> Floors:
     """Floors of the default queue after three claims that took long."""
-    monkeypatch.setattr(floors, "_SLOW_FACTOR", 0)
+    monkeypatch.setattr(floors, "SLOW_FACTOR", 0)
     found = Floors("default", tasks=TASKS)
     for _ in range(3):
         found.learn([], seconds=1)
@@ -87,11 +88,45 @@ def test_a_job_below_the_floors_is_found_by_the_walk(used: Floors, worker: Worke
 
     def is_found() -> bool:
         for _ in range(20):
-            used._walk_at = 0.0
+            used._walk._at = 0.0
             used.look_below()
         return claim(used, worker) == [late.pk]
 
     wait_until(is_found)
+
+
+def test_what_another_worker_is_claiming_keeps_the_floors_of_all_that_comes_after_it(
+    used: Floors, worker: Worker
+) -> None:
+    urgent = make_job(priority=0, run_at=Now() - 2 * MINUTE)
+    later = [make_job(priority=priority, run_at=Now() - MINUTE) for priority in (0, 3, 9)]
+    with another_connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM jobs_job WHERE priority = 0 FOR UPDATE")
+        assert claim(used, worker, count=2) == []
+        other.rollback()
+    assert [pk for _ in range(4) for pk in claim(used, worker)] == [urgent.pk, *(job.pk for job in later)]
+
+
+def test_a_queue_that_is_paused_keeps_its_floors(used: Floors, worker: Worker) -> None:
+    jobs = [make_job(priority=priority, run_at=Now() - MINUTE) for priority in (3, 9)]
+    control = QueueControl.objects.create(name="default", paused_at=Now())
+    assert claim(used, worker) == []
+    control.delete()
+    assert [pk for _ in jobs for pk in claim(used, worker)] == [job.pk for job in jobs]
+
+
+def test_the_walk_comes_to_its_end_where_every_piece_takes_long(
+    used: Floors, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(below, "_PIECE_SECONDS", -1)
+    monkeypatch.setattr(below, "_MOST_PIECES", 0)
+    monkeypatch.setattr(below, "_MOST_PIECES_EACH", 0)
+    claim(used, worker)
+    late = make_job(run_at=Now() - 90 * MINUTE, priority=3)
+    for _ in range(len(floors._PRIORITIES) * 20):
+        used._walk._at = 0.0
+        used.look_below()
+    assert claim(used, worker) == [late.pk]
 
 
 def test_beside_an_old_snapshot_a_claim_reads_what_is_above_its_floor(worker: Worker, used: Floors) -> None:
@@ -122,12 +157,16 @@ def test_beside_an_old_snapshot_a_claim_reads_what_is_above_its_floor(worker: Wo
     assert 5 * above[0]["Plan"]["Shared Hit Blocks"] < head[0]["Plan"]["Shared Hit Blocks"]
 
 
-def test_where_nothing_is_left_to_walk_over_claims_begin_at_the_head_again(used: Floors, worker: Worker) -> None:
+def test_where_nothing_is_left_to_walk_over_claims_begin_at_the_head_again(
+    used: Floors, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However slow the machine is.
+    monkeypatch.setattr(below, "_NOISE_SECONDS", 3600)
     claim(used, worker)
 
     def is_given_up() -> bool:
         for _ in range(20):
-            used._walk_at = 0.0
+            used._walk._at = 0.0
             used.look_below()
         return not used.are_used
 

@@ -1,5 +1,8 @@
 """What the probes say, also while a server is away or frozen."""
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +17,7 @@ from django.utils import timezone
 from devstack.throwaway import Server
 from jobs import health, settle
 from jobs.dispatcher import retention, statistics
-from jobs.models import Duty, Job, JobEvent, QueueControl, Stat
+from jobs.models import Duty, Job, JobEvent, QueueControl, Stat, Worker
 from jobs.queues import QUEUES
 from tests.jobs.factories import claim_job, make_events, make_job, make_worker
 
@@ -27,6 +30,15 @@ NOTHING = {"waiting": 0, "active": 0, "completed": 0, "failed": 0, "delayed": 0,
 def ticking() -> None:
     """Dispatcher and beat have ticked just now."""
     Duty.objects.bulk_create([Duty(name=name, ticked_at=timezone.now()) for name in health.DUTIES])
+
+
+@pytest.fixture(autouse=True)
+def _no_question_is_left() -> Iterator[None]:
+    """A question that was given up is asked to its end, and needs the database of its own test."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("health-"):
+            thread.join()
 
 
 def make_jobs(count: int, **fields: Any) -> None:
@@ -43,6 +55,32 @@ def test_an_idle_system_is_ok_and_names_every_declared_queue(client: Client) -> 
     assert body["queues"] == dict.fromkeys(QUEUES, NOTHING)
     assert body["dispatcher"]["tick_age_seconds"] < 60
     assert body["beat"]["tick_age_seconds"] < 60
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize("path", ["/health", "/readyz"])
+def test_many_that_ask_at_once_share_one_look(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "SHARED_SECONDS", 60.0)
+    looks = {"/health": health.Shared(health._check), "/readyz": health.Shared(health._why_not_ready)}
+    monkeypatch.setattr(health, "_health", looks["/health"])
+    monkeypatch.setattr(health, "_readiness", looks["/readyz"])
+    asked: list[str] = []
+    ask = health.Question.__init__
+
+    def count(question: health.Question[Any], server: str, *arguments: Any) -> None:
+        asked.append(server)
+        ask(question, server, *arguments)
+
+    monkeypatch.setattr(health.Question, "__init__", count)
+    together = threading.Barrier(32)
+
+    def get(_: int) -> int:
+        together.wait()
+        return Client().get(path).status_code
+
+    with ThreadPoolExecutor(32) as threads:
+        assert set(threads.map(get, range(32))) == {200}
+    assert sorted(asked) == (["PostgreSQL", "Redis"] if path == "/health" else ["PostgreSQL"])
 
 
 @pytest.mark.usefixtures("ticking")
@@ -125,6 +163,45 @@ def test_an_operators_threshold_replaces_the_declared_one(client: Client) -> Non
     ]
 
 
+@pytest.mark.usefixtures("ticking")
+def test_jobs_that_no_worker_takes_are_a_reason_after_half_a_minute(client: Client) -> None:
+    make_jobs(2, queue="email", state="waiting")
+    make_jobs(1, queue="nobodys", state="waiting")
+    assert client.get("/health").json()["reasons"] == []
+    Job.objects.update(run_at=Now() - timedelta(seconds=31))
+    told = {
+        "email: 2 jobs wait, and no living worker takes from it.",
+        "nobodys: 1 jobs wait in a queue that nobody declares.",
+    }
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert set(answer.json()["reasons"]) == told
+    worker = make_worker(queues=["email"])
+    assert client.get("/health").json()["reasons"] == ["nobodys: 1 jobs wait in a queue that nobody declares."]
+    # It has given the queue up, as `cancel_consumer` tells it to.
+    Worker.objects.filter(pk=worker.pk).update(queues=[])
+    assert set(client.get("/health").json()["reasons"]) == told
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_job_that_waits_for_too_long_is_a_reason(client: Client) -> None:
+    make_worker(queues=list(QUEUES))
+    QueueControl.objects.create(name="video", oldest_threshold_seconds=60)
+    make_jobs(1, queue="video", state="waiting", run_at=Now() - timedelta(seconds=90))
+    (reason,) = client.get("/health").json()["reasons"]
+    assert reason.startswith("video: the oldest job has waited for 9")
+    assert reason.endswith("(threshold 60 s).")
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_paused_queue_with_jobs_is_a_warning_and_degrades_nothing(client: Client) -> None:
+    QueueControl.objects.create(name="video", paused_at=Now(), oldest_threshold_seconds=60)
+    make_jobs(3, queue="video", state="waiting", run_at=Now() - timedelta(hours=2))
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert (answer.json()["reasons"], answer.json()["warnings"]) == ([], ["video: paused, with 3 jobs waiting."])
+
+
 def test_duties_that_never_ticked_or_stopped_ticking_are_reported(client: Client) -> None:
     Duty.objects.create(name="beat", ticked_at=timezone.now() - timedelta(seconds=90))
     answer = client.get("/health")
@@ -163,6 +240,7 @@ def test_without_postgres_the_answer_is_degraded_and_holds_no_trace(client: Clie
     assert health_answer.json() == {
         "status": "degraded",
         "reasons": ["PostgreSQL does not answer."],
+        "warnings": [],
         "queues": {},
         "dispatcher": {"tick_age_seconds": None},
         "beat": {"tick_age_seconds": None},

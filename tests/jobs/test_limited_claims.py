@@ -7,15 +7,17 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import DataError, connection, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from jobs import claims, limits, settle
-from jobs.models import Job, Limit, QueueControl, Worker
+from jobs import claims, limited_claims, limits, paced, settle
+from jobs.models import Job, Limit, QueueControl, RateStart, Worker
+from jobs.rates import Rate
 from jobs.settle import Run
 from tests.jobs.connections import another_connection
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+from tests.jobs.plans import pages_read
 from tests.waiting import wait_until
 
 numbers = count()
@@ -34,9 +36,7 @@ def starts_of(number: int, **fields: Any) -> int:
 
 
 def let_time_pass(time: timedelta) -> None:
-    for row in Limit.objects.all():
-        row.starts = [moment - time for moment in row.starts]
-        row.save()
+    RateStart.objects.update(started_at=F("started_at") - time)
     Limit.objects.update(rate_limited_until=F("rate_limited_until") - time)
     QueueControl.objects.update(rate_limited_until=F("rate_limited_until") - time)
 
@@ -76,7 +76,7 @@ def test_after_an_hour_of_nothing_there_is_no_more_than_one_window() -> None:
 def test_the_start_of_a_job_is_the_one_that_is_counted() -> None:
     worker, job = make_worker(), make_job(queue="email")
     assert start(job, worker)
-    assert Limit.objects.get().starts == [Job.objects.get().started_at]
+    assert RateStart.objects.get().started_at == Job.objects.get().started_at
 
 
 @pytest.mark.django_db
@@ -96,7 +96,7 @@ def test_each_job_holds_its_own_limit_against_all_starts_of_its_key() -> None:
     assert starts_of(1, rate_key="t", rate_limit="3/m") == 1
     # No more starts are kept than the largest limit asks for.
     assert starts_of(9, rate_key="t", rate_limit="5/m") == 4
-    assert len(Limit.objects.get().starts) == 5
+    assert RateStart.objects.count() == 5
 
 
 @pytest.mark.django_db
@@ -107,7 +107,7 @@ def test_a_refused_claim_leaves_the_job_as_it_was_and_counts_nothing() -> None:
     before = Job.objects.filter(pk=jobs[1].pk).values().get()
     assert not start(jobs[1], worker)
     assert Job.objects.filter(pk=jobs[1].pk).values().get() == before
-    assert len(Limit.objects.get().starts) == 1
+    assert RateStart.objects.count() == 1
 
 
 @pytest.mark.django_db
@@ -120,7 +120,7 @@ def test_a_claim_that_another_reason_refuses_uses_no_start() -> None:
     assert not start(make_job(queue="email", expires_at=Now() - timedelta(seconds=1)), worker)
     assert not start(make_job(queue="email"), make_worker(dead_at=Now()))
     assert not claims.claim({paused.pk: "token"}, worker_id=worker.pk, tasks=["another.task"])
-    assert sum(len(row.starts) for row in Limit.objects.all()) == 0
+    assert not RateStart.objects.exists()
 
 
 @pytest.mark.django_db
@@ -131,7 +131,7 @@ def test_a_claim_whose_answer_was_lost_finds_itself_and_uses_no_second_start() -
     started_at = Job.objects.get(pk=jobs[0].pk).started_at
     assert start(jobs[0], worker, token="token", repeated=True)
     assert not start(jobs[0], worker, token="token")
-    assert Limit.objects.get(pk="rate:t").starts == [started_at] == [Job.objects.get(pk=jobs[0].pk).started_at]
+    assert RateStart.objects.get().started_at == started_at == Job.objects.get(pk=jobs[0].pk).started_at
 
 
 @pytest.mark.django_db
@@ -280,21 +280,60 @@ def test_of_many_claims_at_one_moment_as_many_win_as_the_limit_allows(fields: di
 def test_a_job_that_somebody_has_locked_keeps_no_other_from_its_limit() -> None:
     worker = make_worker()
     locked, free = (make_job(queue="email") for _ in range(2))
-    with another_connection() as other, ThreadPoolExecutor(1) as pool:
+    tokens = {job.pk: str(job.pk) for job in (locked, free)}
+    with another_connection() as other:
         with other.cursor() as cursor:
             cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [locked.pk])
-
-        def claim_the_locked() -> bool:
-            try:
-                return start(locked, worker)
-            finally:
-                connections.close_all()
-
-        waiting = pool.submit(claim_the_locked)
-        wait_for_a_lock()
-        assert start(free, worker)
+        assert [one.job_id for one in claims.claim(tokens, worker_id=worker.pk)] == [free.pk]
         other.commit()
-        assert waiting.result(timeout=30)
+    assert [one.job_id for one in claims.claim(tokens, worker_id=worker.pk)] == [locked.pk]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_limit_that_somebody_has_locked_keeps_no_other_from_starting() -> None:
+    worker = make_worker()
+    locked, free = make_job(rate_key="t", rate_limit="10/s"), make_job(rate_key="u", rate_limit="10/s")
+    Limit.objects.bulk_create([Limit(pk="rate:t"), Limit(pk="rate:u")])
+    tokens = {job.pk: str(job.pk) for job in (locked, free)}
+    with another_connection() as other:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT FROM jobs_limit WHERE key = 'rate:t' FOR UPDATE")
+        assert [one.job_id for one in claims.claim(tokens, worker_id=worker.pk)] == [free.pk]
+        other.commit()
+    assert [one.job_id for one in claims.claim(tokens, worker_id=worker.pk)] == [locked.pk]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("fields", [{"concurrency_key": "u", "concurrency_limit": 1}, {"queue": "video"}])
+def test_where_the_clock_was_put_back_what_runs_is_counted(fields: dict[str, Any]) -> None:
+    QueueControl.objects.create(name="video", concurrency_limit=1)
+    worker, jobs = make_worker(), [make_job(**fields) for _ in range(3)]
+    assert start(jobs[0], worker)
+    claims.complete({jobs[0].pk: (Job.objects.get(pk=jobs[0].pk).claim_token, None)})
+    # What ran before was started by a clock that was ahead.
+    Limit.objects.update(running_since=Now() + timedelta(minutes=1))
+    assert set(paced.running(keys=["u"], queues=["video"]).values()) == {0}
+    assert start(jobs[1], worker)
+    assert sum(paced.running(keys=["u"], queues=["video"]).values()) == 1
+    assert not start(jobs[2], worker)
+
+
+@pytest.mark.django_db
+def test_a_slower_rate_after_a_faster_one_lets_nothing_start_beyond_it() -> None:
+    control = QueueControl.objects.create(name="video", rate_limit="5/s")
+    for _ in range(4):
+        assert starts_of(6, queue="video") == 5
+        let_time_pass(timedelta(seconds=2))
+    QueueControl.objects.filter(pk=control.pk).update(rate_limit="10/m")
+    [free] = paced.free_starts([("queue:video", Rate.parse("10/m"))], most=16).values()
+    assert free.free == 0
+    assert free.more_at is not None
+    assert starts_of(3, queue="video") == 0
+    obstacle = limits.obstacle(make_job(queue="video"))
+    assert obstacle is not None
+    assert "has had its 10/m starts" in obstacle.text
+    let_time_pass(timedelta(seconds=61))
+    assert starts_of(15, queue="video") == 10
 
 
 def wait_for_a_lock() -> None:
@@ -304,3 +343,65 @@ def wait_for_a_lock() -> None:
             return cursor.fetchone()[0] > 0
 
     wait_until(somebody_waits)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "rate": {"rate_key": "t", "rate_limit": "1000/h"},
+    "concurrency": {"concurrency_key": "u", "concurrency_limit": 10},
+    "queue": {"queue": "video"},
+}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_died_beside_an_old_snapshot_costs_a_claim_nothing(kind: str) -> None:
+    QueueControl.objects.create(name="video", rate_limit="1000/h", concurrency_limit=10)
+    worker = make_worker()
+    fields = KINDS[kind]
+    with another_connection() as other:
+        with other.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT count(*) FROM jobs_job")
+        # The first plans what the others do.
+        pages = [pages_of_a_claim(make_job(**fields), worker) for _ in range(300)]
+        other.commit()
+    assert Job.objects.filter(state="completed").count() == 300
+    assert max(pages[-20:]) <= min(pages[1:20]) + 25
+
+
+def pages_of_a_claim(job: Job, worker: Worker) -> int:
+    """Claims a job and ends it; returns how many pages the claim has looked at."""
+    token = str(job.pk)
+    candidates, _ = limited_claims.sorted_out({job.pk: token})
+    parameters = limited_claims.parameters_of(candidates, worker_id=worker.pk, tasks=None)
+    pages = pages_read(limited_claims.CLAIM_LIMITED, parameters)
+    assert claims.complete({job.pk: (token, None)})
+    # As if the seconds had passed in which the moment moves on.
+    Limit.objects.filter(running_since__isnull=False).update(running_since=Now())
+    return pages
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("fields", [{"concurrency_key": "u", "concurrency_limit": 2}, {"queue": "video"}])
+def test_running_jobs_are_looked_for_from_the_start_of_the_earliest(fields: dict[str, Any]) -> None:
+    QueueControl.objects.create(name="video", concurrency_limit=2)
+    worker, ended, running = make_worker(), make_job(**fields), make_job(**fields)
+    for job, seconds in ((ended, 60), (running, 30)):
+        assert start(job, worker)
+        Job.objects.filter(pk=job.pk).update(started_at=F("started_at") - timedelta(seconds=seconds))
+    Limit.objects.update(running_since=None)
+    assert not start(make_job(**fields), worker)
+    assert Limit.objects.get().running_since == Job.objects.get(pk=ended.pk).started_at
+    claims.complete({ended.pk: (Job.objects.get(pk=ended.pk).claim_token, None)})
+    assert start(make_job(**fields), worker)
+    assert Limit.objects.get().running_since == Job.objects.get(pk=running.pk).started_at
+    assert not start(make_job(**fields), worker)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_that_cannot_be_claimed_keeps_no_other_from_it() -> None:
+    worker, bad, good = make_worker(), make_job(rate_key="t"), make_job(rate_key="t")
+    tokens = {bad.pk: "x" * 200, good.pk: "good"}
+    with pytest.raises(DataError):
+        claims.claim({bad.pk: tokens[bad.pk]}, worker_id=worker.pk)
+    assert [one.job_id for one in claims.claim(tokens, worker_id=worker.pk)] == [good.pk]

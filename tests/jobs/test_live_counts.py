@@ -1,5 +1,7 @@
 """How many jobs are alive, where there are too many to count them at each question."""
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
@@ -70,6 +72,18 @@ def test_many_are_those_of_the_last_walk_with_its_age() -> None:
     assert (status.waiting, status.delayed) == (37, 40)
     assert status.counted_seconds_ago.keys() == {"waiting", "delayed"}
     assert health.check().statuses
+
+
+def test_where_many_are_delayed_each_queue_has_its_own_number() -> None:
+    make(9, state="delayed", run_at=Now())
+    make(50, queue="crm", state="delayed", run_at=Now() + timedelta(hours=1))
+    walk_through()
+    assert counts() == {("default", "delayed"): (9, True), ("crm", "delayed"): (50, True)}
+    Job.objects.filter(queue="default").delete()
+    walk_through()
+    assert counts() == {("crm", "delayed"): (50, True)}
+    Job.objects.exclude(pk__in=Job.objects.values("pk")[:3]).delete()
+    assert counts() == {("crm", "delayed"): (3, False)}
 
 
 def test_a_backlog_that_is_gone_is_counted_again() -> None:

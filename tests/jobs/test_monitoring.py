@@ -1,16 +1,21 @@
+import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import current_app
+from django.db.models.functions import Now
 
 from devstack.throwaway import Server
 from jobs.models import Job
 from tests.processes import Processes
-from tests.sample_tasks import add, wait_for_file
+from tests.sample_tasks import add, fail_for_good, retry_in, wait_for_file
 from tests.waiting import wait_until
 
 
@@ -65,3 +70,52 @@ def test_monitors_hear_how_far_a_job_is_and_then_its_result(processes: Processes
             # What Flower shows.
             assert (seen.tasks[job.id].state, seen.tasks[job.id].result) == ("PROGRESS", event["result"])
     assert (seen.tasks[job.id].state, seen.tasks[job.id].result) == ("SUCCESS", str(Job.objects.get().result))
+
+
+def lines_of(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", pytest.param("solo", marks=pytest.mark.variant)])
+def test_events_and_signals_of_every_end_carry_the_jobs_own_id(processes: Processes, tmp_path: Path, pool: str) -> None:
+    file = tmp_path / "signals"
+    include = ("tests.sample_tasks", "tests.record_celery_signals")
+    processes.worker("default", pool=pool, concurrency=2, include=include, env={"SIGNALS_FILE": str(file)})
+    ask_for_events()
+    begun = ["task-received", "task-started"]
+    with monitor() as heard:
+        jobs = {add.delay(1, 2).id: [*begun, "task-succeeded"] for _ in range(3)}
+        jobs[fail_for_good.delay().id] = [*begun, "task-failed"]
+        jobs[retry_in.delay(0).id] = [*begun, "task-retried", *begun, "task-succeeded"]
+        wanted = sum(len(events) for events in jobs.values())
+        wait_until(lambda: sum(event.get("uuid") in jobs for event in heard) >= wanted)
+        wait_until(lambda: not Job.objects.filter(state__in=["waiting", "delayed", "active"]).exists())
+    for job_id, events in jobs.items():
+        # On a slow machine, a job may run for long enough to tell its progress.
+        of_job = sorted(
+            (event for event in heard if event.get("uuid") == job_id and event["type"] != "task-progress"),
+            key=itemgetter("timestamp"),
+        )
+        assert Counter(event["type"] for event in of_job) == Counter(events)
+    told = lines_of(file)
+    assert {line["id"] for line in told} == set(jobs)
+    # The id that a receiver is given, where the signal has one, and that of the task's request.
+    assert all(line["told_id"] in (None, line["id"]) for line in told)
+    ends = {"task-succeeded": "task_success", "task-failed": "task_failure", "task-retried": "task_retry"}
+    for job_id, events in jobs.items():
+        wanted_signals = [
+            name for event in events if event in ends for name in ("task_prerun", ends[event], "task_postrun")
+        ]
+        assert [line["signal"] for line in told if line["id"] == job_id] == wanted_signals
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_job_that_has_run_for_half_a_second_is_among_the_active(
+    processes: Processes, tmp_path: Path, pool: str
+) -> None:
+    processes.worker("default", pool=pool, concurrency=2)
+    jobs = [wait_for_file.delay(str(tmp_path / "gate")).id for _ in range(2)]
+    wait_until(lambda: Job.objects.filter(started_at__lt=Now() - timedelta(seconds=0.5)).count() == 2)
+    with current_app.connection_for_write() as connection:
+        asked = current_app.control.inspect(timeout=3, connection=connection).active() or {}
+    assert {request["id"] for requests in asked.values() for request in requests} == set(jobs)

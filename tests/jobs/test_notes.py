@@ -23,6 +23,7 @@ from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.jobs.factories import claim_job, make_job, make_worker
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 
 
@@ -75,7 +76,7 @@ def test_lines_go_with_their_job() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_lines_and_the_last_progress_are_there_while_the_job_runs(
     processes: Processes, tmp_path: Path, pool: str
 ) -> None:

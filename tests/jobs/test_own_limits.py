@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from jobs import bulk, checks
 from jobs.limits import COLUMNS
 from jobs.models import Job
+from jobs.options import InvalidOption
 from jobs.queues import QUEUES, Queue
 from jobs.rates import InvalidLimit
 from tests import sample_tasks
@@ -84,7 +85,7 @@ def test_the_calls_of_a_bulk_have_keys_of_their_own() -> None:
     ],
 )
 def test_what_means_nothing_is_refused_before_anything_is_written(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidLimit, match=sample_tasks.add.name):
+    with pytest.raises((InvalidLimit, InvalidOption), match=sample_tasks.add.name):
         sample_tasks.add.apply_async((1, 2), **options)
     assert not Job.objects.exists()
 

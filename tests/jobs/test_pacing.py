@@ -12,12 +12,12 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from jobs import claims, paced, selectors
-from jobs.dispatcher import pacing, slots
+from jobs import claims, selectors
+from jobs.dispatcher import levels, pacing
 from jobs.dispatcher.pacing import Pacer
 from jobs.doorbell import PACED, Doorbell
 from jobs.limits import COLUMNS, lane_of
-from jobs.models import Job, Limit, QueueControl, Worker
+from jobs.models import Job, Limit, QueueControl, RateStart, Worker
 from jobs.queues import QUEUES
 from tests import sample_tasks
 from tests.jobs.factories import claim_job, make_job, make_worker
@@ -34,8 +34,14 @@ def doorbell(empty_redis: None) -> Iterator[Doorbell]:
 
 
 @pytest.fixture
-def pacer(doorbell: Doorbell) -> Iterator[Pacer]:
-    """The pacer, where a worker of every queue lives."""
+def pacer(doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pacer]:
+    """The pacer, which leaves nothing to a later look, where a worker of every queue lives."""
+    for module, name in (
+        (pacing, "CIRCUMSTANCES_SECONDS"),
+        (pacing, "TOP_UP_SECONDS"),
+        (levels, "WALK_SECONDS"),
+    ):
+        monkeypatch.setattr(module, name, 0.0)
     make_worker(queues=list(QUEUES), concurrency=20)
     pacer = Pacer()
     yield pacer
@@ -123,14 +129,14 @@ def test_grants_that_redis_has_lost_are_given_again_after_a_second_and_not_befor
     assert len(granted(doorbell, "email")) == 10
 
 
-def test_the_next_look_comes_when_the_next_start_is_free(pacer: Pacer, doorbell: Doorbell) -> None:
+def test_the_next_look_comes_when_the_next_start_is_free(
+    pacer: Pacer, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_REST_PER_LOOK", 0.0)
     worker = make_worker()
     for job in make_jobs(11, queue="email")[:10]:
         claim_job(job, worker)
-    Limit.objects.update(starts=[])
-    row = Limit.objects.get(pk="queue:email")
-    row.starts = [claims.now() - timedelta(seconds=0.9)] * 10
-    row.save()
+    RateStart.objects.update(started_at=Now() - timedelta(seconds=0.9))
     assert pacer.look() <= 0.1
     assert granted(doorbell, "email") == set()
 
@@ -141,6 +147,23 @@ def test_the_next_look_comes_soon_also_where_the_next_start_is_far_away(pacer: P
     claim_job(make_job(queue="video"), worker)
     make_job(queue="video")
     assert pacer.look() == pacing.LONGEST_SECONDS
+
+
+def test_a_queue_with_grants_enough_is_looked_at_soon_while_they_are_taken_and_else_seldom(
+    pacer: Pacer, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_jobs(100, rate_key="t", rate_limit="1000/h")
+    pacer.look()
+    full = len(granted(doorbell))
+    monkeypatch.setattr(pacing, "TOP_UP_SECONDS", 3600)
+    for _ in range(8):
+        pause = pacer.look()
+    assert pause == pacing.LONGEST_SECONDS
+    worker = make_worker()
+    for job_id in take(doorbell, count=3):
+        claim_job(Job.objects.get(pk=job_id), worker)
+    assert pacer.look() < pacing.LONGEST_SECONDS
+    assert len(granted(doorbell)) == full - 3
 
 
 def test_with_nothing_to_pace_the_pacer_looks_seldom(pacer: Pacer) -> None:
@@ -155,7 +178,7 @@ def test_a_key_that_is_exhausted_keeps_no_other_waiting_however_many_jobs_it_has
     worker = make_worker()
     blocked, free = {"rate_key": "blocked", "rate_limit": "1/h"}, {"rate_key": "free", "rate_limit": "1/h"}
     claim_job(make_job(**blocked), worker)
-    make_jobs(10_000, priority=0, **blocked)
+    make_jobs(3_000, priority=0, **blocked)
     others = [make_job(priority=9, **free), make_job(priority=9, concurrency_key="u", concurrency_limit=1)]
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE jobs_job")
@@ -171,18 +194,37 @@ def test_many_keys_are_each_given_what_is_free_and_keep_no_queue_waiting(
     pacer: Pacer, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Worker.objects.update(concurrency=300)
-    monkeypatch.setattr(slots, "LANES_AT_ONCE", 100)
+    monkeypatch.setattr(levels, "GAPS_AT_ONCE", 100)
     for number in range(450):
         make_jobs(3, concurrency_key=f"user:{number}", concurrency_limit=1)
     make_jobs(20, queue="email")
     counts = []
-    for _ in range(5):
+    for _ in range(6):
         pacer.look()
         counts.append((len(granted(doorbell)), len(granted(doorbell, "email"))))
     assert 90 <= counts[0][0] <= 100
-    assert counts[-1][0] == 450
-    # Of each of a hundred lanes, a look takes five at the most.
-    assert [queue for _, queue in counts] == [5, 10, 10, 10, 10]
+    assert counts[0][1] == 10
+    assert counts[-1] == (450, 10)
+
+
+def test_more_keys_than_are_remembered_are_all_served(
+    pacer: Pacer, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels, "MOST_LEVELS", 60)
+    monkeypatch.setattr(levels, "GAPS_AT_ONCE", 25)
+    monkeypatch.setattr(pacing, "LEVELS_AT_ONCE", 20)
+    for number in range(300):
+        # Most of them have to wait for good.
+        key = {"concurrency_key": f"user:{number}", "concurrency_limit": 1}
+        if number % 3:
+            claim_job(make_job(**key), make_worker())
+        make_jobs(1, **key)
+    started: set[UUID] = set()
+    for _ in range(80):
+        pacer.look()
+        started |= set(start_some(doorbell, "default", 1000))
+        assert len(pacer.levels.known) <= 60
+    assert len(started) == 100
 
 
 @pytest.mark.parametrize(("concurrency", "most"), [(1, 16), (12, 24)])
@@ -194,20 +236,20 @@ def test_a_queue_gets_no_more_grants_than_its_workers_can_use(
     make_jobs(40, concurrency_key="u", concurrency_limit=100)
     for _ in range(3):
         pacer.look()
-    assert selectors.most_messages()["default"] == len(granted(doorbell)) == most
+    assert selectors.most_grants()["default"] == len(granted(doorbell)) == most
 
 
 def test_jobs_whose_task_no_worker_knows_hold_no_slot_of_those_behind_them(pacer: Pacer, doorbell: Doorbell) -> None:
     Worker.objects.update(tasks=["here.task"])
     key: dict[str, Any] = {"concurrency_key": "u", "concurrency_limit": 1}
-    make_job(task="gone.task", priority=0, **key)
+    unknown = make_job(task="gone.task", priority=0, **key)
     known = make_job(task="here.task", priority=9, **key)
     pacer.look()
     assert granted(doorbell) == {known.pk}
     make_worker(queues=["default"], tasks=["gone.task"])
     Job.objects.filter(pk=known.pk).update(state="completed", finished_at=Now())
     pacer.look()
-    assert len(granted(doorbell)) == 2
+    assert granted(doorbell) == {unknown.pk}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +332,7 @@ def test_while_urgent_jobs_keep_coming_every_tenth_start_is_the_oldest_jobs(
         make_jobs(5, priority=1, **limit)
         pacer.look()
         started += start_some(doorbell, queue, 5)
-        Limit.objects.update(starts=[])
+        RateStart.objects.all().delete()
     share = sum(job_id in old for job_id in started)
     assert 0.05 * len(started) <= share <= 0.12 * len(started)
 
@@ -306,7 +348,7 @@ def test_what_has_waited_for_less_than_a_minute_lets_every_urgent_job_go_first(
         make_jobs(5, priority=1, **limit)
         pacer.look()
         started += start_some(doorbell, queue, 5)
-        Limit.objects.update(starts=[])
+        RateStart.objects.all().delete()
     assert young.isdisjoint(started)
 
 
@@ -329,35 +371,39 @@ def test_an_urgent_job_of_a_key_does_not_wait_for_ever_behind_a_grant_that_nobod
     assert urgent.pk in started
 
 
-def test_the_old_jobs_of_one_queue_hide_none_of_another() -> None:
-    make_jobs(20, priority=9, run_at=Now() - 2 * OLD)
-    make_jobs(3, queue="reports", priority=9, run_at=Now() - OLD)
-    lanes = {paced.Lane("default"): 1, paced.Lane("reports"): 1}
-    found = paced.longest_waiting(lanes, age=timedelta(minutes=1), limit=10, without=[])
-    assert [job.lane.queue for job in found] == ["default"] * 10 + ["reports"] * 3
+def test_the_old_jobs_of_one_queue_hide_none_of_another(pacer: Pacer, doorbell: Doorbell) -> None:
+    Worker.objects.update(concurrency=1)
+    for queue in ("default", "reports"):
+        make_jobs(50, queue=queue, priority=9, run_at=Now() - 2 * OLD, rate_key="old")
+        make_jobs(20, queue=queue, priority=1, rate_key="new")
+    for _ in range(30):
+        for queue in ("default", "reports"):
+            make_jobs(2, queue=queue, priority=1, rate_key="new")
+            pacer.look()
+            start_some(doorbell, queue, 2)
+    for queue in ("default", "reports"):
+        old = Job.objects.filter(queue=queue, priority=9)
+        assert 2 <= old.exclude(state="waiting").count() <= 8
 
 
-def test_old_jobs_that_were_not_looked_for_lose_no_turn(
-    pacer: Pacer, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    QueueControl.objects.create(name="email", rate_limit="5/s")
-    [old] = make_jobs(1, queue="email", priority=9, run_at=Now() - OLD)
-    for lanes in (0, 0, 0, 0, 50):
-        monkeypatch.setattr(pacing, "_LANES_OF_OLD", lanes)
-        make_jobs(5, queue="email", priority=1)
-        pacer.look()
-        started = start_some(doorbell, "email", 5)
-        Limit.objects.update(starts=[])
-    assert old.pk in started
-
-
-def test_the_oldest_are_found_by_the_index_and_not_by_reading_the_backlog() -> None:
-    make_jobs(5000, priority=5)
-    make_jobs(3, priority=7, run_at=Now() - OLD)
-    Job.objects.filter(priority=7).update(run_at=F("run_at") - OLD)
+def test_a_level_is_read_by_the_index_and_not_as_a_whole() -> None:
+    make_jobs(5000, priority=5, rate_key="t")
+    make_jobs(3, priority=7, rate_key="t")
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE jobs_job")
+    found = levels.Levels()
     with CaptureQueriesContext(connection) as queries:
-        found = paced.longest_waiting({paced.Lane("default"): 1}, age=timedelta(minutes=1), limit=10, without=[])
-    assert [job.priority for job in found] == [7, 7, 7]
-    assert rows_read(queries[0]["sql"]) < 50
+        found.walk({"default": False})
+        found.read({"default": 3}, now=claims.now(), held={}, tasks={"default": None})
+    assert {place.priority: len(known.jobs) for place, known in found.known.items()} == {5: 3, 7: 3}
+    assert all(rows_read(query["sql"]) < 50 for query in queries if "jobs_job" in query["sql"])
+
+
+@pytest.mark.parametrize("state", ["cancelled", "completed"])
+def test_the_grant_of_a_job_that_waits_no_more_is_taken_back(pacer: Pacer, doorbell: Doorbell, state: str) -> None:
+    gone, left = make_jobs(1, rate_key="t")[0], make_jobs(1, rate_key="u")[0]
+    pacer.look()
+    assert granted(doorbell) == {gone.pk, left.pk}
+    Job.objects.filter(pk=gone.pk).update(state=state, finished_at=Now())
+    pacer.look()
+    assert granted(doorbell) == {left.pk}

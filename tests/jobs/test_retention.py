@@ -1,5 +1,6 @@
 """What retention removes, and what it must never remove."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,9 +11,10 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from jobs import settle
+from jobs import purge, settle
 from jobs.dispatcher import retention
-from jobs.models import ENDED, Attempt, DedupWindow, Job, Limit, QueueControl, Worker
+from jobs.job_filter import JobFilter
+from jobs.models import ENDED, Attempt, DedupWindow, Job, Limit, QueueControl, RateStart, Worker
 from jobs.queues import QUEUES
 from jobs.states import State
 from tests.jobs.connections import another_connection, kill, over
@@ -189,9 +191,11 @@ def test_ended_workers_and_expired_windows_go() -> None:
 def test_limits_that_nobody_has_asked_for_a_day_go_unless_they_still_hold() -> None:
     for key, hours in (("idle", 25), ("used", 23), ("told to wait", 25)):
         Limit.objects.create(key=key, used_at=timezone.now() - timedelta(hours=hours))
+        RateStart.objects.create(key=key, number=1, started_at=timezone.now() - timedelta(hours=hours))
     Limit.objects.filter(key="told to wait").update(rate_limited_until=timezone.now() + timedelta(hours=1))
     assert not retention.remove_idle_limits()
     assert set(Limit.objects.values_list("key", flat=True)) == {"used", "told to wait"}
+    assert set(RateStart.objects.values_list("key", flat=True)) == {"used", "told to wait"}
 
 
 @pytest.mark.django_db
@@ -233,3 +237,44 @@ def test_the_ended_jobs_of_a_queue_are_never_read_as_a_whole() -> None:
                 plans.append("\n".join(row[0] for row in cursor.fetchall()))
     assert len(plans) == len(QUEUES) + 3
     assert all("Seq Scan" not in plan and "job_ended" in plan for plan in plans), plans
+
+
+@pytest.fixture
+def pointed_at(db: None) -> Iterator[UUID]:
+    """A job to which a row of another app points, the oldest of ten."""
+    ids = make_jobs(10)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE invoices (job_id uuid REFERENCES jobs_job DEFERRABLE INITIALLY DEFERRED)")
+        cursor.execute("INSERT INTO invoices VALUES (%s)", [ids[0]])
+    yield ids[0]
+    retention._protected.clear()
+
+
+def test_a_job_that_another_app_holds_keeps_no_other_from_being_removed(pointed_at: UUID) -> None:
+    keep(2)
+    retain()
+    assert len(left()) == 3
+    assert pointed_at in left()
+    # It is left alone for an hour, and then tried again.
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM invoices")
+    retain()
+    assert pointed_at in left()
+    retention._protected[pointed_at] = 0.0
+    retain()
+    assert len(left()) == 2
+
+
+def test_a_job_that_another_app_holds_keeps_no_other_from_being_purged(pointed_at: UUID) -> None:
+    assert purge.purge(wanted=JobFilter(), actor="ann") == 9
+    assert left() == {pointed_at}
+
+
+def test_where_many_jobs_are_held_the_duty_says_so_and_remembers_no_more(
+    pointed_at: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(2)
+    monkeypatch.setattr(retention, "_MOST_PROTECTED", 1)
+    with pytest.raises(retention.TooManyProtected, match="1 ended jobs cannot be removed"):
+        retain()
+    assert len(left()) == 3

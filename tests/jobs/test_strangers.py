@@ -10,6 +10,7 @@ from celery import current_app
 from django.utils import timezone
 from kombu.message import Message
 
+from jobs import dead_letters
 from jobs.ids import derived_id
 from jobs.models import Job
 from jobs.worker.strangers import Stranger
@@ -103,11 +104,14 @@ def test_a_message_of_celerys_first_protocol_becomes_a_job_too() -> None:
     ],
     ids=["wrong arguments", "wrong priority", "no payload", "odd payload"],
 )
-def test_a_message_that_is_no_job_is_dropped_and_said(came: Delivery, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_that_is_no_job_is_put_aside_and_said(
+    came: Delivery, caplog: pytest.LogCaptureFixture, empty_redis: None
+) -> None:
     came.stranger.become_a_job()
     assert came.outcome == ["rejected"]
     assert not Job.objects.exists()
-    assert f"is no job of {add.name}; it is dropped" in caplog.text
+    assert f"is no job of {add.name}" in caplog.text
+    assert [json.loads(one.message)["body"] for one in dead_letters.letters()] == [came.stranger.message.body]
 
 
 def test_a_message_with_the_id_of_a_job_of_the_ledger_changes_nothing_of_it() -> None:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from devstack.throwaway import Server
 from jobs import limits, services
-from jobs.models import Duty, Job, Limit
+from jobs.models import Duty, Job, RateStart
 from tests.jobs.factories import claim_job, make_job, make_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -106,7 +106,7 @@ def test_a_limit_is_told_with_its_time_or_with_who_runs_instead(leader: None) ->
     waiting = make_job(concurrency_key="user:7", concurrency_limit=2, lane="x")
     sentence = f"At most 2 of key user:7 run at once. Running: job {running[0].pk} and 1 more."
     assert why(waiting) == sentence
-    Limit.objects.create(key=limits.rate_key("tenant:1"), starts=[WHEN])
+    RateStart.objects.create(key=limits.rate_key("tenant:1"), number=1, started_at=WHEN)
     limited = make_job(rate_key="tenant:1", rate_limit="1/h", lane="y")
     until = f"{WHEN + timedelta(hours=1):%Y-%m-%d %H:%M:%S} UTC"
     assert why(limited) == f"Rate key tenant:1 has had its 1/h starts. Not before {until}."

@@ -19,6 +19,7 @@ from tests.processes import Processes
 from tests.reports.conftest import ask, ended_job, signed_in
 from tests.sample_tasks import add
 from tests.smtp import SmtpServer
+from tests.variants import variant
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -79,7 +80,7 @@ def test_a_report_is_made_mailed_and_downloaded(
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize(("pool", "fate"), [("prefork", "killed"), ("threads", "killed"), ("prefork", "frozen")])
+@pytest.mark.parametrize(("pool", "fate"), [("prefork", "killed"), variant("threads", "killed"), ("prefork", "frozen")])
 def test_a_worker_killed_or_frozen_while_it_makes_a_report_leaves_one_report_and_one_mail(
     ann: User, processes: Processes, smtp_server: SmtpServer, home: dict[str, str], tmp_path: Path, pool: str, fate: str
 ) -> None:

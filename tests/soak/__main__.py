@@ -38,8 +38,10 @@ def main(words: list[str]) -> int:
         # The ledger's modules can be imported from here on.
         from tests.soak.storm import Storm
 
-        say(f"{arguments.minutes:g} minutes, seed {seed}")
-        account = Storm(servers, seed=seed, backlog=arguments.backlog).rage(seconds=arguments.minutes * 60)
+        minutes = arguments.minutes or (5 if arguments.redis_away else 1)
+        say(f"{minutes:g} minutes, seed {seed}")
+        storm = Storm(servers, seed=seed, backlog=arguments.backlog)
+        account = (storm.starve if arguments.redis_away else storm.rage)(seconds=minutes * 60)
     finally:
         servers.stop()
     say(table(account.rows()))
@@ -50,7 +52,12 @@ def main(words: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bin/soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=1, help="how long the storm lasts (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="how long the storm lasts (default: 1; with --redis-away: 5)")
+    parser.add_argument(
+        "--redis-away",
+        action="store_true",
+        help="do nothing but take Redis away all the time: killed, frozen and wiped for a third each",
+    )
     parser.add_argument(
         "--backlog",
         type=int,

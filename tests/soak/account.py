@@ -1,6 +1,7 @@
 """Who is missing after the storm, and what happened more than once."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -13,7 +14,7 @@ from jobs.models import Attempt, Job, Tick
 from tests.guarantees.ledger import assert_ledger_consistent
 
 # Their effects come with the job's completion or not at all; the other kinds may repeat theirs.
-EXACTLY_ONCE = {"whole", "delayed", "chained", "second", "retried", "long", "suicidal", "idempotent"}
+EXACTLY_ONCE = {"whole", "delayed", "chained", "second", "retried", "long", "limited", "suicidal", "idempotent"}
 
 # A ring and sixteen named jobs for each of three queues.
 MOST_MESSAGES = 3 * 17
@@ -41,15 +42,17 @@ class Account:
     most_messages: int = 0
 
     @classmethod
-    def of(cls, deaths: list[Death], acts: Counter[str], *, most_messages: int = 0) -> "Account":
-        """Looks at all jobs and effects."""
+    def of(
+        cls, deaths: list[Death], acts: Counter[str], *, most_messages: int = 0, complaints: Sequence[str] = ()
+    ) -> "Account":
+        """Looks at all jobs and effects. `complaints`: of what was seen during the storm."""
         wishes = Counter(_named("wish"))
         effects = Counter(_named("effect"))
         missing = sorted(wishes.keys() - effects.keys())
         unended = Job.objects.exclude(state="completed")
         doubled = sorted(wish for wish, count in effects.items() if wish[0] in EXACTLY_ONCE and count > 1)
         unwanted = sorted(effects.keys() - wishes.keys())
-        complaints = [f"Lost: {kind} {key}" for kind, key in missing]
+        complaints = [*complaints, *(f"Lost: {kind} {key}" for kind, key in missing)]
         complaints += [f"Not completed: {job} is {job.state}: {job.error}" for job in unended]
         complaints += [f"Doubled: {kind} {key}" for kind, key in doubled]
         complaints += [f"Ticks: {complaint}" for complaint in _tick_complaints()]

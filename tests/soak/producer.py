@@ -19,10 +19,13 @@ from tests.soak import tasks  # noqa: E402
 
 _PER_SECOND = 12
 _MOST_LIVE = 400
+# Of jobs with limits, which wait for as long as Redis is away.
+_MOST_LIMITED = 200
 # Where a backlog is wanted, so many are enqueued in one transaction while it is shorter than that.
 _BURST = 100
 _QUEUES = ("default", "webhooks", "images")
 _KINDS = ["whole"] * 6 + ["delayed", "chained", "retried", "fenced", "idempotent", "idempotent", "long", "suicidal"]
+_KINDS += ["limited"] * 2
 
 
 class ChangedItsMind(Exception):
@@ -47,6 +50,8 @@ def enqueue(kind: str, key: str, chance: random.Random) -> None:
             tasks.fenced_block.delay(kind, key)
         case "idempotent":
             tasks.idempotent.delay(kind, key)
+        case "limited":
+            tasks.limited.delay(kind, key)
         case "long":
             tasks.long.delay(kind, key)
         case "suicidal":
@@ -71,11 +76,15 @@ def main(seed: str) -> None:
         time.sleep(chance.expovariate(_PER_SECOND))
         kind = "undone" if chance.random() < 0.05 else chance.choice(_KINDS)
         try:
-            live_count = Job.objects.filter(state__in=["waiting", "delayed"]).count()
+            live = Job.objects.filter(state__in=["waiting", "delayed"])
+            live_count = live.filter(concurrency_key=None).count()
             with transaction.atomic():
                 if live_count < backlog:
                     fill_up(chance)
-                if live_count < _MOST_LIVE or (backlog and chance.random() < 0.1):
+                if kind == "limited":
+                    if live.exclude(concurrency_key=None).count() < _MOST_LIMITED:
+                        enqueue(kind, uuid4().hex, chance)
+                elif live_count < _MOST_LIVE or (backlog and chance.random() < 0.1):
                     enqueue(kind, uuid4().hex, chance)
         except ChangedItsMind:
             pass

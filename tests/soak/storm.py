@@ -4,7 +4,8 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,13 @@ _WORKERS = (("prefork", 2), ("prefork", 2), ("prefork", 1), ("threads", 3))
 _LOOK_SECONDS = 0.25
 _SAY_SECONDS = 10
 _REST_SECONDS = 180
+# While Redis is away, some job must complete in each of these; after its return, one with limits.
+_STANDSTILL_SECONDS = 15
+_RETURN_SECONDS = 60
+
+
+def _completed_count(*, limited: bool) -> int:
+    return Job.objects.filter(state="completed", concurrency_key__isnull=not limited).count()
 
 
 @dataclass
@@ -53,6 +61,7 @@ class Storm:
         self._processes = Processes(Path(tempfile.mkdtemp(prefix="soak-", dir=servers.folder)))
         self._deaths: list[Death] = []
         self._acts: Counter[str] = Counter()
+        self._complaints: list[str] = []
         self._workers: list[Player] = []
         self._producers: list[Player] = []
         self._beats: list[Player] = []
@@ -76,7 +85,78 @@ class Storm:
             self._calm()
         finally:
             self._processes.stop_all()
-        return Account.of(self._deaths, self._acts, most_messages=self._most_messages)
+        return self._account()
+
+    def starve(self, *, seconds: float) -> Account:
+        """Redis is away, in each way for a third of the time, and nobody else is touched; then as after the storm."""
+        self._set_up()
+        try:
+            self._goes_on("Before", seconds=2 * _STANDSTILL_SECONDS)
+            for away in (self._redis_killed, self._redis_frozen, self._redis_wiped):
+                what = away.__name__.strip("_").replace("_", " ")
+                say(what)
+                self._acts[what] += 1
+                with away() as again:
+                    self._goes_on(what, seconds=seconds / 3, meanwhile=again)
+                self._resumes(what)
+            self._calm()
+        finally:
+            self._processes.stop_all()
+        return self._account()
+
+    def _account(self) -> Account:
+        return Account.of(self._deaths, self._acts, most_messages=self._most_messages, complaints=self._complaints)
+
+    # -- Redis away ----------------------------------------------------------------------------------------------------
+    @contextmanager
+    def _redis_killed(self) -> Iterator[Callable[[], object]]:
+        assert self._servers.redis
+        self._servers.redis.kill()
+        yield bool
+        self._servers.redis.start()
+
+    @contextmanager
+    def _redis_frozen(self) -> Iterator[Callable[[], object]]:
+        assert self._servers.redis
+        self._servers.redis.freeze()
+        yield bool
+        self._servers.redis.thaw()
+
+    @contextmanager
+    def _redis_wiped(self) -> Iterator[Callable[[], object]]:
+        yield self.flush_redis
+
+    def _goes_on(self, what: str, *, seconds: float, meanwhile: Callable[[], object] = bool) -> None:
+        """Complains where jobs without limits stand still."""
+        begun = said = moved = time.monotonic()
+        count = _completed_count(limited=False)
+        while (now := time.monotonic()) < begun + seconds:
+            self._look_after_players()
+            self._count_messages()
+            meanwhile()
+            if (current := _completed_count(limited=False)) > count:
+                count, moved = current, now
+            elif now >= moved + _STANDSTILL_SECONDS:
+                self._complaints.append(f"{what}: no job without limits completed for {_STANDSTILL_SECONDS} s.")
+                moved = now
+            if now >= said + _SAY_SECONDS:
+                said = now
+                self._say(now - begun)
+            time.sleep(_LOOK_SECONDS)
+
+    def _resumes(self, what: str) -> None:
+        """Complains where jobs with limits do not start again after the return of Redis."""
+        before = _completed_count(limited=True)
+
+        def goes_on() -> bool:
+            self._look_after_players()
+            self._count_messages()
+            return _completed_count(limited=True) >= before + 20
+
+        try:
+            wait_until(goes_on, timeout=_RETURN_SECONDS)
+        except AssertionError:
+            self._complaints.append(f"{what}: jobs with limits have not resumed within {_RETURN_SECONDS} s.")
 
     def _count_messages(self) -> None:
         """Whoever pushes, and however workers come and go, they stay bounded (G17)."""

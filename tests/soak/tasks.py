@@ -46,6 +46,13 @@ def whole(kind: str, key: str, seconds: float = 0) -> str:
     return key
 
 
+@shared_task(**_OPTIONS, atomic=True, concurrency_limit=3)
+def limited(kind: str, key: str) -> str:
+    """Starts when it is granted, so not while Redis is away."""
+    _effect(kind, key)
+    return key
+
+
 @shared_task(**_OPTIONS, atomic=True)
 def next_step(_: Any, kind: str, key: str) -> str:
     _effect(kind, key)

@@ -45,6 +45,12 @@ def test_an_effect_of_a_transaction_that_was_rolled_back_is_told() -> None:
     assert account("effect undone a 1").doubled == 1
 
 
+def test_what_was_seen_during_the_storm_is_told() -> None:
+    assert Account.of([], Counter(), complaints=["redis killed: nothing moved"]).complaints == [
+        "redis killed: nothing moved"
+    ]
+
+
 def test_ticks_that_are_missing_skipped_or_doubled_are_told() -> None:
     schedule = make_schedule()
     begin = timezone.now().replace(microsecond=0)

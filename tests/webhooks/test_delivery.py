@@ -18,6 +18,7 @@ from jobs.models import Job
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.http_server import HttpServer, Received, Reply
 from tests.processes import Processes
+from tests.variants import POOLS
 from tests.waiting import wait_until
 from webhooks import services
 from webhooks.delivery import RETRY_SECONDS, attempt
@@ -150,7 +151,7 @@ def test_one_endpoint_that_is_silent_does_not_keep_another_waiting(
         silent.stop()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@POOLS
 def test_a_worker_killed_while_the_endpoint_thinks_sends_again_under_the_same_id(
     user: User, http_server: HttpServer, processes: Processes, pool: str
 ) -> None:

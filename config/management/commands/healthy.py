@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 
 from jobs import health, selectors
 
@@ -29,14 +29,17 @@ class Command(BaseCommand):
     def handle(self, *args: Any, pid: int, port: int, **options: Any) -> None:
         try:
             reason = why_not(pid, web_port=port)
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             reason = f"PostgreSQL: {error}"
         if reason:
             raise CommandError(reason)
 
 
 def why_not(pid: int, *, web_port: int) -> str | None:
-    """The reason why the process does not do its work; None when it does. Raises DatabaseError without PostgreSQL."""
+    """The reason why the process does not do its work; None when it does.
+
+    Raises DatabaseError or InterfaceError without PostgreSQL.
+    """
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from jobs.management.subcommands import Output, Subcommand
 from jobs.management.subcommands.acting import Cancel, Edit, Promote, Retry
+from jobs.management.subcommands.dead_letters import DeadLetters
 from jobs.management.subcommands.looking import List, Show
 from jobs.management.subcommands.pausing import Pause, Resume
 from jobs.management.subcommands.purge import Purge
@@ -27,6 +28,7 @@ SUBCOMMANDS: tuple[Subcommand, ...] = (
     Purge(),
     Pause(),
     Resume(),
+    DeadLetters(),
 )
 
 

@@ -23,7 +23,7 @@ CAUSE_MEANINGS = {
     Cause.COMPLETED: ("The task returned.", "jobs.settle.complete"),
     Cause.FAILED: (
         "The task raised and has no run left, raised `Permanent`, or its worker died too often.",
-        "jobs.settle.fail_locked",
+        "jobs.settle.fail",
     ),
     Cause.RETRIED: ("The run failed and another one follows. Counts the attempt.", "jobs.settle.retry"),
     Cause.STALLED: ("Its worker died. Counts the stall, not the attempt.", "jobs.settle.lose"),
@@ -43,6 +43,10 @@ CAUSE_MEANINGS = {
         "A member of the flow that it waited for did not complete, and the flow's policy is to fail; or the results "
         "cannot be handed to it.",
         "jobs.flows.fail_held",
+    ),
+    Cause.SET_ASIDE: (
+        "A duty of the dispatcher could not process it, five times, and its neighbours could be processed.",
+        "jobs.dispatcher.set_aside.fail",
     ),
     Cause.REOPENED: ("An operator runs members of its flow again.", "jobs.flows.hold_again"),
     Cause.RUN_AGAIN: (

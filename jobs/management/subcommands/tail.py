@@ -64,7 +64,7 @@ class _Many:
         )
         happened = [
             (moment, name, job)
-            for job in changed.only("task", "queue", "state", "attempt", "error", *times).iterator()
+            for job in changed.only("task", "queue", "state", "attempt", "error", *times)
             for name in times
             if (moment := getattr(job, name)) is not None and moment > since
         ]

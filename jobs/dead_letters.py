@@ -1,0 +1,193 @@
+"""Messages in Redis that are no jobs and become none: put aside, so that they stop nobody and nothing is lost.
+
+They come from other producers: what is no JSON, what names no task, what a task does not take. The newest are kept, at
+most a thousand and 1 MiB of them. `manage.py jobs dead-letters` shows them, and puts them back.
+"""
+
+import base64
+import json
+import logging
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import redis
+from celery import current_app
+from django.utils import timezone
+
+from jobs.bounds import shortened
+from jobs.doorbell import REDIS_AWAY, client_within, message_lists
+
+logger = logging.getLogger(__name__)
+
+MOST_MESSAGES = 1000
+MOST_BYTES = 1024 * 1024
+# The worker's main thread waits for no longer.
+_PATIENCE_SECONDS = 0.3
+_SHOWN_BYTES = 200
+_WHY_BYTES = 500
+# What somebody's message may raise in kombu and in Celery, before it is one.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+_KEEP = """
+redis.call('LPUSH', KEYS[1], ARGV[1])
+local left, kept = tonumber(ARGV[3]), 0
+for place, letter in ipairs(redis.call('LRANGE', KEYS[1], 0, tonumber(ARGV[2]) - 1)) do
+    left = left - #letter
+    if left < 0 then break end
+    kept = place
+end
+if kept == 0 then redis.call('DEL', KEYS[1]) else redis.call('LTRIM', KEYS[1], 0, kept - 1) end
+return kept
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A message as it lay in a Redis list, when it was put aside, and why."""
+
+    redis_list: str
+    at: datetime
+    why: str
+    message: bytes
+
+    def as_json(self) -> str:
+        """As Redis keeps it."""
+        return json.dumps(
+            {
+                "list": self.redis_list,
+                "at": self.at.timestamp(),
+                "why": self.why,
+                "message": base64.b64encode(self.message).decode(),
+            }
+        )
+
+    @classmethod
+    def of(cls, text: bytes) -> Self:
+        """What `as_json` was made of."""
+        kept = json.loads(text)
+        return cls(
+            redis_list=kept["list"],
+            at=datetime.fromtimestamp(kept["at"], UTC),
+            why=kept["why"],
+            message=base64.b64decode(kept["message"]),
+        )
+
+    @property
+    def beginning(self) -> str:
+        """The message as text, shortened."""
+        return shortened(self.message.decode("utf-8", "backslashreplace"), _SHOWN_BYTES)
+
+
+class _Kept(threading.local):
+    """How many this thread has put aside."""
+
+    count = 0
+
+
+_kept = _Kept()
+
+
+def keep(redis_list: str, message: bytes, why: str) -> None:
+    """Puts a message aside; never raises. Where Redis does not take it, its beginning is in the log."""
+    _kept.count += 1
+    letter = DeadLetter(redis_list=redis_list, at=timezone.now(), why=shortened(why, _WHY_BYTES), message=message)
+    logger.error(
+        "A message in Redis's list %s is no job (%s). It is put aside: see manage.py jobs dead-letters.",
+        redis_list,
+        letter.why,
+    )
+    try:
+        with _client() as client:
+            client.register_script(_KEEP)(keys=[_key()], args=[letter.as_json(), MOST_MESSAGES, MOST_BYTES])
+    except REDIS_AWAY as error:
+        logger.error("It could not be put aside (%s): %s", error, letter.beginning)
+
+
+def count() -> int:
+    """How many there are. Raises one of `REDIS_AWAY`."""
+    with _client() as client:
+        return int(client.llen(_key()))
+
+
+def letters() -> list[DeadLetter]:
+    """All of them, the oldest first. Raises one of `REDIS_AWAY`."""
+    with _client() as client:
+        return [DeadLetter.of(text) for text in reversed(client.lrange(_key(), 0, -1))]
+
+
+def put_back() -> int:
+    """Puts all of them back to where they lay, the oldest first; returns how many. Raises one of `REDIS_AWAY`."""
+    with _client() as client:
+        texts = list(reversed(client.lrange(_key(), 0, -1)))
+        for text in texts:
+            letter = DeadLetter.of(text)
+            with client.pipeline(transaction=True) as both:
+                both.lpush(letter.redis_list, letter.message)
+                both.lrem(_key(), -1, text)
+                both.execute()
+    return len(texts)
+
+
+def drop() -> int:
+    """Removes all of them for good; returns how many. Raises one of `REDIS_AWAY`."""
+    with _client() as client:
+        found = int(client.llen(_key()))
+        # The newest are in front: what has come meanwhile stays.
+        client.ltrim(_key(), 0, -found - 1)
+    return found
+
+
+def guard(channel: Any) -> None:
+    """Lets a channel of kombu's put what it cannot read aside: else it ends the worker, and the next one."""
+    client = channel.client
+    read, parse = channel.handlers["BRPOP"], client.parse_response
+    answer: list[Any] = []
+
+    def remember(connection: Any, command: str, **options: Any) -> Any:
+        found = parse(connection, command, **options)
+        if command == "BRPOP":
+            answer[:] = [found]
+        return found
+
+    def read_or_put_aside(**options: Any) -> Any:
+        answer.clear()
+        # Celery may have put it aside itself, and fail all the same.
+        kept_before, taken_before = _kept.count, set(channel.qos._delivered)
+        try:
+            return read(**options)
+        except _MALFORMED as error:
+            if not answer or not answer[0]:
+                raise
+            redis_list, message = answer[0]
+            if _kept.count == kept_before:
+                keep(redis_list.decode(), message, f"{type(error).__name__}: {error}")
+            for tag in set(channel.qos._delivered) - taken_before:
+                channel.qos.ack(tag)
+            return True
+
+    client.parse_response = remember
+    channel.handlers["BRPOP"] = read_or_put_aside
+
+
+def keep_read(message: Any, why: str) -> None:
+    """Puts a message of kombu's aside that was read, and is no job all the same."""
+    info = message.delivery_info or {}
+    queue, priority = str(info.get("routing_key") or "default"), (message.properties or {}).get("priority") or 0
+    lists = message_lists(queue)
+    place = priority if isinstance(priority, int) and 0 <= priority < len(lists) else 0
+    raw = getattr(message, "_raw", None) or {"headers": message.headers, "body": message.body}
+    try:
+        text = json.dumps(raw)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(raw)
+    keep(lists[place], text.encode("utf-8", "backslashreplace"), why)
+
+
+def _key() -> str:
+    prefix = current_app.conf.broker_transport_options.get("global_keyprefix", "")
+    return f"{prefix}handoff:dead-letters"
+
+
+def _client() -> "redis.Redis":
+    return client_within(_PATIENCE_SECONDS)

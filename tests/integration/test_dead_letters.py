@@ -1,0 +1,76 @@
+"""What other producers leave in a queue's list ends no worker."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+from celery import current_app
+from django.conf import settings
+
+from jobs import dead_letters
+from jobs.models import Job
+from tests import sample_tasks
+from tests.guarantees.ledger import assert_ledger_consistent
+from tests.processes import Processes
+from tests.variants import POOLS
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+UNREADABLE = [
+    b"garbage",
+    b"{}",
+    b"null",
+    b"[]",
+    b"7",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"properties": {}}',
+    b'{"properties": {"delivery_tag": "1"}}',
+    b'{"properties": {"delivery_tag": "2", "delivery_info": {}}, "body": "!", "headers": null}',
+    b'{"properties": {"delivery_tag": "3", "body_encoding": "base64"}, "body": "!", "headers": {}}',
+    b'{"properties": {"delivery_tag": "4", "body_encoding": "rot13"}, "body": "!", "headers": {}}',
+]
+
+
+def message(task: str, args: Any) -> bytes:
+    """As Celery puts it into Redis."""
+    made = current_app.amqp.as_task_v2(str(uuid4()), task, args, {})
+    return json.dumps(
+        {
+            "body": json.dumps(made.body),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": made.headers,
+            "properties": {
+                "delivery_tag": str(uuid4()),
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": "default"},
+                "priority": 0,
+            },
+        }
+    ).encode()
+
+
+@POOLS
+def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(processes: Processes, pool: str) -> None:
+    worker = processes.worker("default", pool=pool, concurrency=2)
+    no_jobs = [message("nobody.knows.it", ()), message(sample_tasks.add.name, (1, 2, 3)), message("", None)]
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        for number, text in enumerate([*UNREADABLE, *no_jobs]):
+            client.lpush("default:3" if number % 2 else "default", text)
+        client.lpush("default", message(sample_tasks.add.name, (3, 4)))
+        wait_until(lambda: dead_letters.count() >= len(UNREADABLE) + len(no_jobs))
+    result = sample_tasks.add.delay(1, 2)
+    wait_until(lambda: Job.objects.filter(state="completed").count() == 2)
+    assert result.get() == 3
+    assert worker.status is None
+    assert len(dead_letters.letters()) == len(UNREADABLE) + len(no_jobs), [one.why for one in dead_letters.letters()]
+    kept = {one.message for one in dead_letters.letters()}
+    assert kept.issuperset(UNREADABLE[:7])
+    assert dead_letters.put_back() == len(UNREADABLE) + len(no_jobs)
+    wait_until(lambda: dead_letters.count() == len(UNREADABLE) + len(no_jobs))
+    assert worker.status is None
+    assert_ledger_consistent()

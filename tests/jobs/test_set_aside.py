@@ -1,0 +1,164 @@
+"""A row that cannot be processed is set aside, named, and failed in the end, while its neighbours go on."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from django.db import DatabaseError, OperationalError, connection
+from django.db.models.functions import Now
+from psycopg.errors import ProgramLimitExceeded
+
+from jobs import services
+from jobs.dispatcher import set_aside
+from jobs.dispatcher.due import run_once
+from jobs.dispatcher.set_aside import SetAside, TooManyFailed
+from jobs.models import Attempt, AuditEntry, Job
+from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+
+pytestmark = pytest.mark.django_db
+
+MINUTE = timedelta(minutes=1)
+LEAVES_ITS_STATE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.task = 'odd' AND NEW.state <> 'failed' THEN RAISE EXCEPTION 'odd row'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON jobs_job FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+@pytest.fixture
+def _odd_jobs_stay(db: None) -> None:
+    """PostgreSQL refuses every change of a job of the task "odd", but for its failure."""
+    with connection.cursor() as cursor:
+        cursor.execute(LEAVES_ITS_STATE)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait is long."""
+    monkeypatch.setattr(set_aside, "_FIRST_WAIT_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
+@pytest.mark.parametrize("what", ["due", "expiry"])
+def test_one_job_that_cannot_be_moved_keeps_no_other_and_fails_after_five_tries(what: str) -> None:
+    fields: dict[str, Any] = {"state": "delayed", "run_at": Now() - MINUTE}
+    if what == "expiry":
+        fields = {"state": "waiting", "expires_at": Now() - MINUTE}
+    delayed, expiring = SetAside("due"), SetAside("expiry")
+    odd = make_job(task="odd", **fields)
+    for number in range(5):
+        assert state_of(odd.pk) == fields["state"]
+        neighbour = make_job(**fields)
+        run_once(delayed=delayed, expiring=expiring)
+        assert state_of(neighbour.pk) != fields["state"], number
+    odd.refresh_from_db()
+    assert odd.state == "failed"
+    assert odd.error.startswith(f"It could not be processed by the dispatcher's duty {what}: ")
+    assert "odd row" in odd.error
+    assert AuditEntry.objects.get().actor_name == "the dispatcher"
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
+def test_where_none_can_be_processed_the_duty_fails_and_no_job() -> None:
+    odd = make_job(task="odd", state="delayed", run_at=Now() - MINUTE)
+    delayed = SetAside("due")
+    for _ in range(10):
+        with pytest.raises(DatabaseError, match="odd row"):
+            run_once(delayed=delayed)
+    assert state_of(odd.pk) == "delayed"
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
+def test_while_it_waits_it_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(set_aside, "_FIRST_WAIT_SECONDS", 60.0)
+    delayed = SetAside("due")
+    odd = make_job(task="odd", state="delayed", run_at=Now() - MINUTE)
+    make_job(state="delayed", run_at=Now() - MINUTE)
+    run_once(delayed=delayed)
+    assert f"id={odd.pk} cannot be processed" in caplog.text
+    caplog.clear()
+    neighbour = make_job(state="delayed", run_at=Now() - MINUTE)
+    run_once(delayed=delayed)
+    assert caplog.text == ""
+    assert state_of(neighbour.pk) == "waiting"
+
+
+def fail_all_but(good: UUID) -> Any:
+    def act(job_id: UUID) -> None:
+        if job_id != good:
+            raise ValueError("odd")
+
+    return act
+
+
+def test_a_duty_fails_ten_jobs_a_minute_and_then_itself() -> None:
+    good, odd = make_job().pk, [make_job().pk for _ in range(12)]
+    aside = SetAside("due")
+    for _ in range(4):
+        aside.each([good, *odd], fail_all_but(good))
+    with pytest.raises(TooManyFailed, match="10 jobs were failed within a minute"):
+        aside.each([good, *odd], fail_all_but(good))
+    assert Job.objects.filter(state="failed").count() == 10
+
+
+def test_an_outage_counts_for_nobody() -> None:
+    good, odd = make_job().pk, make_job().pk
+    aside = SetAside("due")
+
+    def act(job_id: UUID) -> None:
+        if job_id == odd:
+            raise OperationalError("gone")
+
+    for _ in range(10):
+        with pytest.raises(OperationalError):
+            aside.each([good, odd], act)
+    assert state_of(odd) == "waiting"
+
+
+def test_a_job_that_exceeds_a_limit_of_postgresqls_is_no_outage() -> None:
+    good, odd = make_job().pk, make_job().pk
+    aside = SetAside("due")
+
+    def act(job_id: UUID) -> None:
+        if job_id == odd:
+            raise OperationalError("too large") from ProgramLimitExceeded("too large")
+
+    for _ in range(5):
+        assert aside.each([good, odd], act) == 1
+    assert state_of(odd) == "failed"
+
+
+def test_what_succeeds_in_between_begins_anew() -> None:
+    good, odd = make_job().pk, make_job().pk
+    aside = SetAside("due")
+    for _ in range(5):
+        for _ in range(4):
+            aside.each([good, odd], fail_all_but(good))
+        assert aside.each([good, odd], lambda _: None) == 2
+    assert state_of(odd) == "waiting"
+
+
+@pytest.mark.parametrize("state", ["waiting", "delayed", "active"])
+def test_a_failure_of_the_dispatchers_is_undone_as_any_other(state: str) -> None:
+    job = make_job(state="waiting" if state == "active" else state)
+    if state == "active":
+        claim_job(job, make_worker())
+    assert set_aside.fail(job.pk, "odd")
+    assert state_of(job.pk) == "failed"
+    assert Attempt.objects.count() == (state == "active")
+    assert not set_aside.fail(job.pk, "odd")
+    assert not set_aside.fail(uuid4(), "odd")
+    services.retry_job(job_id=job.pk, actor="ann")
+    assert state_of(job.pk) == "waiting"
+
+
+def test_no_more_are_remembered_than_are_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_aside, "_MOST_ASIDE", 5)
+    good = uuid4()
+    aside = SetAside("due")
+    with pytest.raises(TooManyFailed, match="More than 5 jobs"):
+        aside.each([good, *(uuid4() for _ in range(7))], fail_all_but(good))
