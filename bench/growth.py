@@ -25,6 +25,8 @@ INSERTS: dict[str, Callable[["psycopg.Connection[Any]", int], None]] = {
     "waiting": lambda connection, count: insert_waiting(connection, count, task=_TASK),
 }
 
+_STATES = {"ended": "completed", "waiting": "waiting"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -58,22 +60,31 @@ def measure(stand: Stand, sizes: Sizes, *, state: str) -> Result:
     side.prepare()
     side.empty()
     found: dict[int, Seen] = {}
-    filled = 0
     with side.connect() as connection:
         for count in sizes.rows:
             seen = found[count] = Seen()
+            # What a round takes comes on top.
+            wanted = count + sizes.spare if state == "waiting" else count
             begin = time.monotonic()
-            INSERTS[state](connection, count - filled)
-            filled = count
+            _fill(connection, state, wanted)
             # As autovacuum leaves a table that has grown at its ease.
             connection.execute("VACUUM (ANALYZE) jobs_job")
             connection.execute("CHECKPOINT")
             seen.fill_seconds = time.monotonic() - begin
             say(f"{count:,} {state} rows after {seen.fill_seconds:.0f} s")
             for _ in range(sizes.rounds):
+                # The round before has drained some.
+                _fill(connection, state, wanted)
                 _round(stand, connection, sizes, seen, state)
             seen.table_bytes = _scalar(connection, "SELECT pg_total_relation_size('jobs_job')")
     return _result(sizes, state, found)
+
+
+def _fill(connection: "psycopg.Connection[Any]", state: str, count: int) -> None:
+    """Inserts rows of a state until there are `count` of them."""
+    there = _scalar(connection, f"SELECT count(*) FROM jobs_job WHERE state = '{_STATES[state]}'")
+    if there < count:
+        INSERTS[state](connection, count - there)
 
 
 def _round(stand: Stand, connection: "psycopg.Connection[Any]", sizes: Sizes, seen: Seen, state: str) -> None:

@@ -1,8 +1,9 @@
-"""Every kind of item, from its command line to its table, with real servers and workers."""
+"""Items from their command line to their table, with real servers and workers: those are variants."""
 
 import pytest
 
 from tests.bench.running import bench
+from tests.variants import variant
 
 # Each starts servers and workers of its own: on busy cores half a minute.
 pytestmark = pytest.mark.timeout(300)
@@ -11,11 +12,11 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("item", "rows"),
     [
-        ("due", ["enqueued → begun, p50", "due → begun, p99"]),
-        ("idle", ["web", "worker-email", "beat", "flower", "the project", "postgres", "all of it"]),
-        ("backlog-prefork-keys", ["20", "50", "400, first window", "400, later window"]),
-        ("growth-ended", ["jobs drained a second", "claim one, p50, ms", "/health, p99, ms"]),
-        ("held-rate", ["1, before", "2, beside", "3, after", "`UPDATE jobs_job"]),
+        variant("due", ["enqueued → begun, p50", "due → begun, p99"]),
+        variant("idle", ["web", "worker-email", "beat", "flower", "the project", "postgres", "all of it"]),
+        variant("backlog-prefork-keys", ["20", "50", "400, first window", "400, later window"]),
+        variant("growth-ended", ["jobs drained a second", "claim one, p50, ms", "/health, p99, ms"]),
+        variant("held-rate", ["1, before", "2, beside", "3, after", "`UPDATE jobs_job"]),
     ],
 )
 def test_an_item_is_measured_on_servers_of_its_own_and_prints_its_table(item: str, rows: list[str]) -> None:
@@ -26,6 +27,7 @@ def test_an_item_is_measured_on_servers_of_its_own_and_prints_its_table(item: st
         assert any(line.startswith(row) for line in printed), f"{row} is not in\n{done.stdout}"
 
 
+@pytest.mark.variant
 def test_the_drain_says_when_it_is_not_as_many_times_quicker_as_asked() -> None:
     done = bench("--drain-only", "--at-least=1000")
     assert done.returncode == 1, done.stderr
