@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from bench import drain, page
+from bench import page
 from bench.items import DEFAULT, ITEMS, SIZES, UnknownItem, item_named
 from bench.machine import versions
 from bench.processes import Stuck
@@ -19,8 +19,15 @@ from devstack.environment import REDIS_NAMES
 from devstack.terminal import complain, say, table
 from devstack.throwaway import Servers
 
-# Flags that change the sizes of an item or judge its figures, and the item that has them.
-_OF_DRAIN = ("jobs", "alternations", "drain_only", "at_least", "bulk_at_least")
+# Flags that change the sizes of an item or judge its figures, and the items that have them.
+_ITEMS_WITH = {
+    "jobs": ("drain", "before"),
+    "alternations": ("drain", "before"),
+    "drain_only": ("drain",),
+    "at_least": ("drain",),
+    "bulk_at_least": ("drain",),
+    "commit": ("before",),
+}
 
 
 def main(words: list[str]) -> int:
@@ -55,9 +62,10 @@ class _Unfit(ValueError):
 
 def _measured(arguments: argparse.Namespace) -> Recorded:
     item = item_named(arguments.item)
-    unfit = [name for name in _OF_DRAIN if getattr(arguments, name) and arguments.item != DEFAULT]
-    if unfit:
-        raise _Unfit(f"--{unfit[0].replace('_', '-')} goes with the item {DEFAULT}, not with {arguments.item}.")
+    for name, items in _ITEMS_WITH.items():
+        if getattr(arguments, name) and arguments.item not in items:
+            flag = name.replace("_", "-")
+            raise _Unfit(f"--{flag} goes with the item {' or '.join(items)}, not with {arguments.item}.")
     # The smallest size measures nothing, and is done sooner so.
     servers = Servers(durable=arguments.size != "tiny")
     if item.prepare is not None:
@@ -73,11 +81,12 @@ def _measured(arguments: argparse.Namespace) -> Recorded:
 
 
 def _sizes(arguments: argparse.Namespace, sizes: Any) -> Any:
-    """Those of the item, with what the flags of `drain` say."""
-    if isinstance(sizes, drain.Sizes):
-        changed = {name: value for name in ("jobs", "alternations") if (value := getattr(arguments, name))}
-        return replace(sizes, **changed, **({"bulk_jobs": 0} if arguments.drain_only else {}))
-    return sizes
+    """Those of the item, with what its flags say."""
+    names = ("jobs", "alternations", "commit")
+    changed: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name))}
+    if arguments.drain_only:
+        changed["bulk_jobs"] = 0
+    return replace(sizes, **changed)
 
 
 def _judged(figures: Mapping[str, Any], arguments: argparse.Namespace) -> int:
@@ -109,9 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", choices=SIZES, default="full", help="tiny: only to see that it works")
     parser.add_argument("--record", action="store_true", help="keep the result in docs/bench and docs/benchmarks.md")
+    shared = parser.add_argument_group(f"of the items {DEFAULT} and before")
+    shared.add_argument("--jobs", type=int, help="jobs per drain")
+    shared.add_argument("--alternations", type=int, help="drains of each side")
+    shared.add_argument("--commit", metavar="NAME", help="of before: the commit, as git names it (default: HEAD)")
     own = parser.add_argument_group(f"of the item {DEFAULT}")
-    own.add_argument("--jobs", type=int, help="jobs per drain")
-    own.add_argument("--alternations", type=int, help="drains of each side")
     own.add_argument("--drain-only", action="store_true", help="leave out jobs in bulk")
     own.add_argument("--at-least", type=float, default=0, metavar="N", help="fail under N times the peer's rate")
     own.add_argument(

@@ -1,19 +1,26 @@
-"""Others on the same database, who keep old snapshots: what they see, no vacuum may remove."""
+"""Others on the same database, who keep old snapshots: what they see, no vacuum may remove. And, to compare, processes
+that only keep the processors busy."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 
+from bench.processes import running
 from bench.sides import Side
 
 _SCANNERS = 4
 _LOWEST_PRIORITY = 19
 # The mark by which the statements of bystanders are told from those of the ledger.
 MARK = "bystander"
+# Further processes of the server for one scan would not have its priority.
+_ALONE = "SET max_parallel_workers_per_gather = 0"
+_SPIN = ["nice", "-n", str(_LOWEST_PRIORITY), sys.executable, "-c", "while True: pass"]
 _SCAN = f"SELECT count(*) AS {MARK}, sum(length(kwargs::text)) FROM jobs_job"
 
 
@@ -56,6 +63,8 @@ def scans(side: Side) -> Iterator[list[Backend]]:
     stopping = threading.Event()
     with ExitStack() as stack:
         connections = [stack.enter_context(side.connect()) for _ in range(_SCANNERS)]
+        for connection in connections:
+            connection.execute(_ALONE)
         backends = [Backend(connection) for connection in connections]
         for backend in backends:
             backend.give_way()
@@ -70,6 +79,15 @@ def scans(side: Side) -> Iterator[list[Backend]]:
                 thread.join()
             for backend in backends:
                 backend.cpu_seconds()
+
+
+@contextmanager
+def spinners(side: Side, folder: Path) -> Iterator[None]:
+    """As many processes as scan, at the same priority, that compute and ask nobody: what a busy machine alone costs."""
+    with ExitStack() as stack:
+        for number in range(_SCANNERS):
+            stack.enter_context(running(side, folder, _SPIN, name=f"spinner-{number}"))
+        yield
 
 
 def _scan(connection: "psycopg.Connection[Any]", stopping: threading.Event) -> None:

@@ -33,6 +33,8 @@ class Drain:
     """One drain of one side. Milliseconds are processor time per job."""
 
     enqueued_per_second: float
+    caller_ms: float
+    enqueue_postgres_ms: float
     drained_per_second: float
     worker_ms: float
     postgres_ms: float
@@ -43,6 +45,7 @@ class Drain:
 _FIGURES: Sequence[tuple[str, Callable[[Drain], float], str]] = [
     ("jobs drained a second", lambda drain: drain.drained_per_second, "{:.0f}"),
     ("jobs enqueued a second, one at a time", lambda drain: drain.enqueued_per_second, "{:.0f}"),
+    ("processor time per enqueued job: caller, ms", lambda drain: drain.caller_ms, "{:.2f}"),
     ("processor time per job: worker, ms", lambda drain: drain.worker_ms, "{:.2f}"),
     ("processor time per job: PostgreSQL, ms", lambda drain: drain.postgres_ms, "{:.2f}"),
     ("processor time per job: Redis, ms", lambda drain: drain.redis_ms, "{:.2f}"),
@@ -84,7 +87,9 @@ def measure(stand: Stand, sizes: Sizes) -> Result:
 def drain(stand: Stand, side: Side, *, count: int) -> Drain:
     """Enqueues `count` jobs, then starts a worker and lets it drain them."""
     side.empty()
+    postgres_seconds = stand.postgres.cpu_seconds()
     enqueued = side.enqueue(count)
+    postgres_seconds = stand.postgres.cpu_seconds() - postgres_seconds
     with side.connect() as connection, worker(side, stand.servers.folder) as running:
 
         def ended() -> int:
@@ -102,6 +107,9 @@ def drain(stand: Stand, side: Side, *, count: int) -> Drain:
     worker_ms, postgres_ms, redis_ms = (1000 * seconds / (count - warm) for seconds in spent)
     return Drain(
         enqueued_per_second=(count - 1) / enqueued["seconds"],
+        caller_ms=1000 * enqueued["cpu_seconds"] / (count - 1),
+        # With the connection and the statements of its beginning.
+        enqueue_postgres_ms=1000 * postgres_seconds / count,
         drained_per_second=(count - 1) / (max(ends) - min(ends)).total_seconds(),
         worker_ms=worker_ms,
         postgres_ms=postgres_ms,

@@ -98,7 +98,7 @@ def _round(stand: Stand, connection: "psycopg.Connection[Any]", sizes: Sizes, se
         running.check()
     count, seconds = _drained(connection, begin)
     seen.drains.append(count / max(seconds, 0.001))
-    for step, times in json.loads(stand.ours.run("bench.probe", str(sizes.steps))).items():
+    for step, times in json.loads(stand.ours.run("-m", "bench.probe", str(sizes.steps))).items():
         seen.steps_ms.setdefault(step, []).extend(times)
     if state == "ended":
         connection.execute("DELETE FROM jobs_job WHERE state = 'waiting'")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench import backlog, drain, due, growth, idle, paced, snapshots
+from bench import backlog, before, drain, due, growth, idle, paced, snapshots
 from bench.result import Result
 from bench.stand import Stand
 from bench.statements import load_extension
@@ -39,6 +39,7 @@ def _sizes(module: Any) -> dict[str, Any]:
 
 ITEMS = {
     "drain": Item(title="no-op jobs beside the peer", measure=drain.measure, sizes=_sizes(drain)),
+    "before": Item(title="no-op jobs beside an earlier commit", measure=before.measure, sizes=_sizes(before)),
     "paced": Item(title="how much of a rate is used", measure=paced.measure, sizes=_sizes(paced)),
     "due": Item(title="how soon jobs begin on an idle machine", measure=due.measure, sizes=_sizes(due)),
     "idle": Item(title="the whole stack with nothing to do", measure=idle.measure, sizes=_sizes(idle)),

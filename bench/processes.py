@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 
 from bench.sides import Side
-from devstack.home import BASE_DIR
 from devstack.launch import Launch
 from devstack.terminal import last_lines
 
@@ -100,7 +99,7 @@ def running(side: Side, folder: Path, argv: list[str], *, name: str) -> Iterator
     """A process of this side while the block runs."""
     log = folder / f"{name}.log"
     with log.open("wb") as output:
-        process = Launch(argv=argv, folder=BASE_DIR, env=side.environment).start(output=output)
+        process = Launch(argv=argv, folder=side.folder, env=side.environment).start(output=output)
     try:
         yield Running(process, log)
     finally:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from psycopg import sql
 from devstack.home import BASE_DIR
 from devstack.throwaway import Servers
 
+_ENQUEUE = BASE_DIR / "bench" / "enqueue.py"
 PEER = "bench.peers.django_celery_results"
 # Two processes on one queue; the project's own flags come on top.
 _WORKER = ("--include=bench.tasks", "--pool=prefork", "--concurrency=2", "--loglevel=INFO")
@@ -28,6 +30,8 @@ class Side:
     app: str
     environment: Mapping[str, str]
     worker_flags: tuple[str, ...] = ()
+    # Where its code is.
+    folder: Path = BASE_DIR
     jobs: str
     id_column: str
     ended: str
@@ -42,14 +46,14 @@ class Side:
         url, _, name = self.environment["DATABASE_URL"].rpartition("/")
         with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
-        self.run("django", "migrate", "--verbosity=0")
+        self.run("-m", "django", "migrate", "--verbosity=0")
 
     def run(self, *arguments: str) -> str:
-        """Runs `python -m …` on this side; returns what it printed."""
+        """Runs `python …` on this side; returns what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=BASE_DIR,
-            env={**os.environ, **self.environment},
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env={**os.environ, **self.environment, "PYTHONPATH": str(self.folder)},
             check=True,
             stdout=subprocess.PIPE,
             text=True,
@@ -58,7 +62,8 @@ class Side:
 
     def enqueue(self, count: int, *flags: str) -> dict[str, Any]:
         """Calls the task `count` times, from a process of its own; the flags are those of `bench.enqueue`."""
-        return json.loads(self.run("bench.enqueue", self.app, str(count), *flags))
+        # The script is this project's, the code that it calls that of the side.
+        return json.loads(self.run("-P", str(_ENQUEUE), self.app, str(count), *flags))
 
     def worker_command(self, *flags: str) -> list[str]:
         """The command line of its worker."""

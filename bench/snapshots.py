@@ -4,14 +4,15 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from statistics import median
 from typing import Any
 
 import psycopg
 
-from bench.bystanders import BYSTANDERS, Backend
+from bench.bystanders import BYSTANDERS, Backend, spinners
 from bench.processes import Family, Running, running, worker
 from bench.result import Panel, Result, Row, Table
 from bench.stand import Stand
@@ -26,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rate": {"rate_key": "bench", "rate_limit": f"{2 * PER_SECOND}/s"},
     "concurrency": {"concurrency_key": "bench", "concurrency_limit": 100},
 }
-_PHASES = ("before", "beside", "after")
+_PHASES = ("before", "busy", "beside", "after")
 TABLES = ("jobs_job", "jobs_jobevent", "jobs_limit", "jobs_stat")
 # Starts are as quick as before once the slowest twentieth of a second's jobs is within this many times that.
 _AS_BEFORE = 2.0
@@ -42,18 +43,23 @@ class Sizes:
 
     slice_seconds: float
     before: int
+    busy: int
     beside: int
     after: int
+
+    def without_busy(self) -> "Sizes":
+        """For bystanders that need no processor."""
+        return replace(self, busy=0)
 
     @property
     def seconds(self) -> float:
         """The whole of it."""
-        return self.slice_seconds * (self.before + self.beside + self.after)
+        return self.slice_seconds * (self.before + self.busy + self.beside + self.after)
 
 
-FULL = Sizes(slice_seconds=60, before=1, beside=10, after=2)
-QUICK = Sizes(slice_seconds=12, before=1, beside=5, after=2)
-TINY = Sizes(slice_seconds=1.5, before=1, beside=1, after=1)
+FULL = Sizes(slice_seconds=60, before=1, busy=1, beside=10, after=1)
+QUICK = Sizes(slice_seconds=12, before=1, busy=1, beside=5, after=1)
+TINY = Sizes(slice_seconds=1.5, before=1, busy=1, beside=1, after=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,13 @@ class Slice:
 
 
 def measure(stand: Stand, sizes: Sizes, *, beside: str, limits: str) -> Result:
-    """One run: the load, a worker, and for most of the time the snapshot beside them."""
+    """One run: the load, a worker, and for most of the time the snapshot beside them.
+
+    Scans come after a slice beside as many processes that only compute, which tells the cost of a busy machine from
+    that of the scans.
+    """
+    if beside == "held":
+        sizes = sizes.without_busy()
     side = stand.ours
     side.prepare()
     side.empty()
@@ -102,6 +114,9 @@ def measure(stand: Stand, sizes: Sizes, *, beside: str, limits: str) -> Result:
             watch = _Watch(connection, stand.postgres, [ours, producer], sizes)
             for _ in range(sizes.before):
                 watch.slice()
+            with spinners(side, folder) if sizes.busy else nullcontext():
+                for _ in range(sizes.busy):
+                    watch.slice()
             begin_to_count(connection)
             with BYSTANDERS[beside](side) as backends:
                 watch.bystanders = backends
@@ -111,7 +126,7 @@ def measure(stand: Stand, sizes: Sizes, *, beside: str, limits: str) -> Result:
             for _ in range(sizes.after):
                 watch.slice()
         slices = watch.slices()
-        recovery = _recovery_seconds(connection, watch.readings[sizes.before + sizes.beside].at, slices)
+        recovery = _recovery_seconds(connection, watch.readings[-1 - sizes.after].at, slices)
     return _result(sizes, beside, limits, slices, kinds, recovery)
 
 
@@ -138,7 +153,7 @@ class _Watch:
         say(f"{len(self.readings) - 1}: {phase}, dead rows {self.readings[-1].dead_rows}")
 
     def _phases(self) -> list[str]:
-        counts = (self._sizes.before, self._sizes.beside, self._sizes.after)
+        counts = (self._sizes.before, self._sizes.busy, self._sizes.beside, self._sizes.after)
         return [phase for phase, count in zip(_PHASES, counts, strict=True) for _ in range(count)]
 
     def _read(self) -> Reading:
@@ -218,7 +233,8 @@ def _result(
 ) -> Result:
     what = {
         "held": "a transaction that holds its snapshot (REPEATABLE READ)",
-        "scans": "four connections that read the whole table in a loop",
+        "scans": "four connections that read the whole table in a loop, at the lowest priority, after a while beside "
+        "four processes of that priority that only compute (*busy*)",
     }[beside]
     options = f"with {json.dumps(OPTIONS[limits])}" if OPTIONS[limits] else "without limits"
     recovered = "not within the time" if recovery is None else f"after {recovery:.0f} s"
@@ -272,7 +288,7 @@ _COMPARED = (
     ("PostgreSQL, ms per job", "postgres_ms_per_job", "{:.2f}"),
     ("WAL, bytes per job", "wal_bytes_per_job", "{:.0f}"),
 )
-_SUMMARY_COLUMNS = ("medians", *_PHASES, "beside / before", "last slice beside / before")
+_SUMMARY_COLUMNS = ("medians", *_PHASES, "beside / before", "last slice beside / before", "beside / busy")
 _COLUMNS = (
     "slice",
     "enqueued/s",
@@ -311,7 +327,11 @@ def _summary(slices: Sequence[Slice]) -> list[Row]:
         by_phase = {phase: _values(slices, phase, name) for phase in _PHASES}
         medians = {phase: median(values) if values else None for phase, values in by_phase.items()}
         last = by_phase["beside"][-1] if by_phase["beside"] else None
-        ratios = (_ratio(medians["beside"], medians["before"]), _ratio(last, medians["before"]))
+        ratios = (
+            _ratio(medians["beside"], medians["before"]),
+            _ratio(last, medians["before"]),
+            _ratio(medians["beside"], medians["busy"]),
+        )
         rows.append((what, *(_number(medians[phase], form) for phase in _PHASES), *ratios))
     return rows
 

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.timeout(300)
         variant("idle", ["web", "worker-email", "beat", "flower", "the project", "postgres", "all of it"]),
         variant("backlog-prefork-keys", ["20", "50", "400, first window", "400, later window"]),
         variant("growth-ended", ["jobs drained a second", "claim one, p50, ms", "/health, p99, ms"]),
+        variant("before", ["drain: worker and PostgreSQL", "enqueueing: caller and PostgreSQL"]),
+        variant("scans-unpaced", ["1, before", "2, busy", "3, beside", "4, after"]),
         variant("held-rate", ["1, before", "2, beside", "3, after", "`UPDATE jobs_job"]),
     ],
 )
@@ -40,7 +42,7 @@ def test_an_item_that_is_not_there_is_refused_with_the_names_of_those_that_are()
     done = bench("backlog")
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "There is no item 'backlog'. Items: drain, paced, due, idle, backlog-prefork-unpaced, "
+        "There is no item 'backlog'. Items: drain, before, paced, due, idle, backlog-prefork-unpaced, "
     )
     assert done.stdout == ""
 
@@ -48,3 +50,9 @@ def test_an_item_that_is_not_there_is_refused_with_the_names_of_those_that_are()
 def test_a_flag_of_another_item_is_refused() -> None:
     done = bench("paced", "--at-least=3")
     assert (done.returncode, done.stderr) == (2, "--at-least goes with the item drain, not with paced.\n")
+
+
+def test_a_commit_that_is_none_is_refused() -> None:
+    done = bench("before", "--commit=no-such-commit")
+    assert done.returncode == 2
+    assert done.stderr.startswith("git rev-parse --short no-such-commit^{commit}: fatal: ")

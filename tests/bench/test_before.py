@@ -1,0 +1,13 @@
+"""What is told of two commits beside each other."""
+
+import pytest
+
+from bench.before import interval
+
+
+@pytest.mark.parametrize(
+    ("count", "place"),
+    [(1, 0), (5, 0), (6, 0), (8, 0), (9, 1), (15, 3), (20, 5)],
+)
+def test_the_interval_lies_between_the_order_statistics_of_the_binomial_distribution(count: int, place: int) -> None:
+    assert interval(list(range(count))) == (place, count - 1 - place)
