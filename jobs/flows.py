@@ -146,6 +146,12 @@ def close_if_ended(flow_id: UUID) -> bool:
     return outer is not None
 
 
+def refuse(flow_id: UUID, error: Exception) -> None:
+    """Closes a flow whose members have ended, and fails the jobs that wait for their results, with this reason."""
+    for outer_id in _close(flow_id, refused=error) or ():
+        close_if_ended(outer_id)
+
+
 def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
     """Closes a flow, or nothing and returns None; else those flows whose members it has failed. `refused`: what came of
     trying to hand the results over."""

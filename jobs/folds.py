@@ -1,10 +1,11 @@
-"""Events of runs that ended become counts per minute, and minutes become days.
+"""Events of runs that ended become counts per minute, as arrivals do, and minutes become days.
 
 Above each statement stands what it locks, which index serves it, and why two of them at once are safe.
 """
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.db import connections, router
@@ -16,10 +17,11 @@ from jobs.statistics import BOUNDS_SECONDS
 # Put together from constants alone.
 _BUCKETS = range(len(BOUNDS_SECONDS) + 1)
 
-_STAT_COLUMNS = """queue, task, minute, completed_count, failed_count, retried_count, stalled_count, cancelled_count,
-    wait_seconds_sum, run_seconds_sum, wait_buckets, run_buckets"""
+_STAT_COLUMNS = """queue, task, minute, arrived_count, completed_count, failed_count, retried_count, stalled_count,
+    cancelled_count, wait_seconds_sum, run_seconds_sum, wait_buckets, run_buckets"""
 
 _ADD_TO_STAT = """ON CONFLICT (queue, task, minute) DO UPDATE SET
+    arrived_count = stat.arrived_count + EXCLUDED.arrived_count,
     completed_count = stat.completed_count + EXCLUDED.completed_count,
     failed_count = stat.failed_count + EXCLUDED.failed_count,
     retried_count = stat.retried_count + EXCLUDED.retried_count,
@@ -66,7 +68,7 @@ WITH batch AS (
         error = CASE EXCLUDED.failed_count WHEN 0 THEN stat.error ELSE EXCLUDED.error END
 ), counted AS (
     INSERT INTO jobs_stat AS stat ({_STAT_COLUMNS})
-    SELECT queue, task, date_trunc('minute', at) AS minute,
+    SELECT queue, task, date_trunc('minute', at) AS minute, 0,
         count(*) FILTER (WHERE kind = 'completed'), count(*) FILTER (WHERE kind = 'failed'),
         count(*) FILTER (WHERE kind = 'retried'), count(*) FILTER (WHERE kind = 'stalled'),
         count(*) FILTER (WHERE kind = 'cancelled'),
@@ -76,7 +78,22 @@ WITH batch AS (
     FROM taken GROUP BY queue, task, minute ORDER BY queue, task, minute
     {_ADD_TO_STAT}
 )
-SELECT count(*), max(id) FROM taken
+SELECT count(*), max(id), array_agg(DISTINCT flow_id) FILTER (WHERE flow_id IS NOT NULL) FROM taken
+"""  # noqa: S608
+
+# Locks: the rows that it writes, until its end. Index: job_created, of which it reads the span.
+# Two at once: the second waits for the first, and writes nothing where it has counted no more.
+COUNT_ARRIVALS = f"""
+WITH arrived AS (
+    SELECT queue, task, date_trunc('minute', created_at) AS minute, count(*) AS number
+    FROM jobs_job WHERE created_at >= %(start_at)s AND created_at < %(end_at)s GROUP BY queue, task, minute
+)
+INSERT INTO jobs_stat AS stat ({_STAT_COLUMNS})
+SELECT queue, task, minute, number, 0, 0, 0, 0, 0, 0, 0,
+    array_fill(0, ARRAY[{len(_BUCKETS)}]), array_fill(0, ARRAY[{len(_BUCKETS)}])
+FROM arrived ORDER BY queue, task, minute
+ON CONFLICT (queue, task, minute) DO UPDATE SET arrived_count = EXCLUDED.arrived_count
+    WHERE stat.arrived_count < EXCLUDED.arrived_count
 """  # noqa: S608
 
 # Locks: the rows of minutes that it takes, and those of the days that it adds to, until its end. Index: stat_minute.
@@ -90,8 +107,8 @@ WITH taken AS (
     RETURNING *, date_trunc('day', minute, 'UTC') AS day
 )
 INSERT INTO jobs_stat AS stat ({_STAT_COLUMNS})
-SELECT queue, task, day, sum(completed_count), sum(failed_count), sum(retried_count), sum(stalled_count),
-    sum(cancelled_count), sum(wait_seconds_sum), sum(run_seconds_sum),
+SELECT queue, task, day, sum(arrived_count), sum(completed_count), sum(failed_count), sum(retried_count),
+    sum(stalled_count), sum(cancelled_count), sum(wait_seconds_sum), sum(run_seconds_sum),
     ARRAY[{", ".join(f"sum(wait_buckets[{bucket + 1}])" for bucket in _BUCKETS)}],
     ARRAY[{", ".join(f"sum(run_buckets[{bucket + 1}])" for bucket in _BUCKETS)}]
 FROM taken GROUP BY queue, task, day ORDER BY queue, task, day
@@ -99,15 +116,32 @@ FROM taken GROUP BY queue, task, day ORDER BY queue, task, day
 """  # noqa: S608
 
 
-def fold_events(*, limit: int, after: int = 0) -> tuple[int, int | None]:
-    """Takes a batch of events away and adds them to the statistics; returns how many it took, and the last one's id.
+class Folded(NamedTuple):
+    """What a fold has taken: how many events, the last one's id, and the flows of whose members they tell."""
+
+    event_count: int
+    last_id: int | None
+    flow_ids: list[UUID]
+
+
+def fold_events(*, limit: int, after: int = 0) -> Folded:
+    """Takes a batch of events away and adds them to the statistics.
 
     One statement: an event is counted once, or still there. Those up to the id `after` are not looked at.
     """
     users: Any = get_user_model()._meta
     statement = FOLD_EVENTS.format(users=users.db_table, key=users.pk.column)
-    count, last = rows_of(statement, {"limit": limit, "bounds": list(BOUNDS_SECONDS), "after": after})[0]
-    return int(count), last
+    row = rows_of(statement, {"limit": limit, "bounds": list(BOUNDS_SECONDS), "after": after})[0]
+    return Folded(row[0], row[1], row[2] or [])
+
+
+def count_arrivals(start_at: datetime, end_at: datetime) -> None:
+    """Counts the jobs that were made in a span of time, by minute, queue and task; both ends are whole minutes.
+
+    Counted again, a minute may only gain: those that were removed since have arrived.
+    """
+    with connections[router.db_for_write(JobEvent)].cursor() as cursor:
+        cursor.execute(COUNT_ARRIVALS, {"start_at": start_at, "end_at": end_at})
 
 
 def fold_days(*, age: timedelta) -> None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from queue import Empty, SimpleQueue
@@ -24,8 +24,8 @@ from jobs.selectors import QueueStatus
 logger = logging.getLogger(__name__)
 
 DUTIES = ("dispatcher", "beat")
-# G16: a duty that has not ticked for so long is reported.
-TICK_AGE_LIMIT_SECONDS = 60
+# G16: what lasts for longer is reported, so that it is within a minute of its beginning.
+TICK_AGE_LIMIT_SECONDS = 45
 DATABASE_PATIENCE_SECONDS = 3.0
 REDIS_PATIENCE_SECONDS = 0.3
 # A hung server keeps the thread that asked it: never more than these at once in a process.
@@ -33,6 +33,8 @@ _MOST_QUESTIONS = 8
 _MOST_NAMED = 5
 # Jobs may wait so long for a worker that is being replaced.
 _PATIENCE_SECONDS = 30.0
+# A queue that only grows is reported where jobs have waited for so long.
+_GROWS_SECONDS = 60.0
 # The answer of a look is that of others who ask within this.
 SHARED_SECONDS = 1.0
 
@@ -101,36 +103,20 @@ def check() -> Health:
 
 
 def _check() -> Health:
-    ledger = Question("PostgreSQL", _read_ledger)
+    ledger = Question("PostgreSQL", _Ledger.read)
     broker = Question("Redis", _message_counts)
     health = Health()
     most_messages: dict[str, int] = {}
     try:
-        statuses, ages_seconds, late, stuck, broken, unknown, most_messages = ledger.answer(DATABASE_PATIENCE_SECONDS)
+        seen = ledger.answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
-        health.statuses = list(statuses.values())
-        health.reasons += [reason for status in health.statuses for reason in _queue_reasons(status)]
-        health.warnings += [
-            f"{status.name}: paused, with {status.paused} jobs waiting." for status in health.statuses if status.paused
-        ]
-        health.tick_ages_seconds = {name: ages_seconds.get(name) for name in DUTIES}
-        health.reasons += _tick_reasons(health.tick_ages_seconds)
-        # Where nobody leads, none of them is done, and that is said already.
-        if (health.tick_ages_seconds["dispatcher"] or 0) <= TICK_AGE_LIMIT_SECONDS:
-            health.reasons += [_late_reason(*one) for one in late]
-        health.reasons += [
-            f"{worker.node}: {worker.stuck_count} of {worker.concurrency} slots are stuck in runs past a time limit "
-            "or cancelled."
-            for worker in stuck
-        ]
-        health.reasons += _schedule_reasons(broken)
-        health.reasons += [
-            f"{queue}: no living worker knows the task {task}, of which jobs wait."
-            for queue, tasks in sorted(unknown.items())
-            for task in sorted(tasks)[:_MOST_NAMED]
-        ]
+        health.statuses = list(seen.statuses.values())
+        health.tick_ages_seconds = {name: seen.ages_seconds.get(name) for name in DUTIES}
+        health.reasons += seen.reasons()
+        health.warnings += seen.warnings()
+        most_messages = selectors.most_messages(seen.workers)
     try:
         counts = broker.answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
@@ -208,26 +194,82 @@ class Question(Generic[Answer]):
         self._answers.put(answer)
 
 
-def _read_ledger() -> tuple[
-    dict[str, QueueStatus],
-    dict[str, float | None],
-    list[tuple[str, float | None, str]],
-    list[Worker],
-    list[str],
-    dict[str, set[str]],
-    dict[str, int],
-]:
-    workers = list(selectors.living_workers())
-    return (
-        selectors.queue_statuses(workers),
-        selectors.tick_ages_seconds(),
-        selectors.late_duties(after_seconds=TICK_AGE_LIMIT_SECONDS),
+@dataclass(frozen=True, kw_only=True)
+class _Ledger:
+    """What PostgreSQL says at one moment, and what there is to say about it."""
+
+    statuses: dict[str, QueueStatus]
+    workers: list[Worker]
+    idle_workers: list[tuple[str, float]]
+    ages_seconds: dict[str, float | None]
+    late_duties: list[tuple[str, float | None, str]]
+    broken_schedules: list[str]
+    unknown_tasks: dict[str, set[str]]
+
+    @classmethod
+    def read(cls) -> "_Ledger":
+        """Asks PostgreSQL."""
+        workers = list(selectors.living_workers())
+        return cls(
+            statuses=selectors.queue_statuses(workers),
+            workers=workers,
+            idle_workers=selectors.idle_workers(after_seconds=_PATIENCE_SECONDS),
+            ages_seconds=selectors.tick_ages_seconds(),
+            late_duties=selectors.late_duties(after_seconds=TICK_AGE_LIMIT_SECONDS),
+            broken_schedules=cron.broken_schedules(),
+            unknown_tasks=selectors.unknown_tasks(workers),
+        )
+
+    def reasons(self) -> list[str]:
+        """What is wrong."""
+        ages = {name: self.ages_seconds.get(name) for name in DUTIES}
+        reasons = [reason for status in self.statuses.values() for reason in _queue_reasons(status)]
+        reasons += _tick_reasons(ages)
+        # Where nobody leads, none of them is done, and that is said already.
+        if (ages["dispatcher"] or 0) <= TICK_AGE_LIMIT_SECONDS:
+            reasons += [_late_reason(*one) for one in self.late_duties]
         # With threads that outlived the time limit of their job.
-        [worker for worker in workers if worker.stuck_count],
-        cron.broken_schedules(),
-        selectors.unknown_tasks(workers),
-        selectors.most_messages(workers),
-    )
+        reasons += [
+            f"{worker.node}: {worker.stuck_count} of {worker.concurrency} slots are stuck in runs past a time limit "
+            "or cancelled."
+            for worker in self.workers
+            if worker.stuck_count
+        ]
+        reasons += [
+            f"{node}: lives, but has not looked for jobs for {seconds:.0f} s. Restart it."
+            for node, seconds in self.idle_workers
+        ]
+        reasons += [
+            f"{worker.node}: takes from no queue any more, as it was told by cancel_consumer."
+            for worker in self.workers
+            if worker.left_queues and not worker.queues
+        ]
+        reasons += [f"{left}, and no other worker does." for name, left in self._left() if not self._is_taken(name)]
+        reasons += _schedule_reasons(self.broken_schedules)
+        reasons += [
+            f"{queue}: no living worker knows the task {task}, of which jobs wait."
+            for queue, tasks in sorted(self.unknown_tasks.items())
+            for task in sorted(tasks)[:_MOST_NAMED]
+        ]
+        return reasons
+
+    def warnings(self) -> list[str]:
+        """What somebody has wanted so."""
+        warnings = [
+            f"{status.name}: paused, with {status.paused} jobs waiting."
+            for status in self.statuses.values()
+            if status.paused
+        ]
+        return warnings + [f"{left}; others do." for name, left in self._left() if self._is_taken(name)]
+
+    def _left(self) -> Iterator[tuple[str, str]]:
+        """Queues that workers have left, while they take from others, each with a sentence that has no end yet."""
+        for worker in self.workers:
+            for name in worker.left_queues if worker.queues else ():
+                yield name, f"{worker.node}: does not take from {name} any more, as it was told by cancel_consumer"
+
+    def _is_taken(self, queue: str) -> bool:
+        return any(queue in worker.queues for worker in self.workers)
 
 
 def _unapplied_migrations() -> list[str]:
@@ -267,6 +309,11 @@ def _queue_reasons(status: QueueStatus) -> list[str]:
         reasons.append(
             f"{status.name}: the oldest job has waited for {status.oldest_waiting_seconds:.0f} s "
             f"(threshold {status.oldest_threshold_seconds} s)."
+        )
+    if status.growth is not None and status.has_waited_longer(_GROWS_SECONDS):
+        reasons.append(
+            f"{status.name}: grows. In five minutes {status.growth.arrived} jobs came and {status.growth.ended} ended, "
+            "and no more of them are being started."
         )
     if status.has_too_many_waiting:
         reasons.append(f"{status.name}: {status.waiting} jobs waiting (threshold {status.waiting_threshold_count}).")

@@ -266,6 +266,9 @@ class Worker(models.Model):
     pool = models.CharField(max_length=64)
     concurrency = models.PositiveIntegerField()
     queues = models.JSONField(default=list)
+    left_queues = models.JSONField(
+        default=list, db_default=[], blank=True, help_text="Those that it took from until somebody told it not to"
+    )
     tasks = models.JSONField(default=list, blank=True, help_text="Those that it knows; it claims jobs of no others")
     stuck_count = models.PositiveIntegerField(default=0, help_text="Threads that outlived their job's time limit")
     versions = models.JSONField(default=dict, blank=True, help_text="Of Python and the main packages")
@@ -273,6 +276,9 @@ class Worker(models.Model):
     lease_expires_at = models.DateTimeField()
     renewed_at = models.DateTimeField(null=True, blank=True, help_text="The last renewal, by the database's clock")
     clock_at = models.DateTimeField(null=True, blank=True, help_text="The same moment by the worker's own clock")
+    looked_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it last was seen to look for jobs, by the database's clock"
+    )
     dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
     settled_at = models.DateTimeField(null=True, blank=True, help_text="Dead for a while, and nothing of it was left")
 
@@ -442,6 +448,7 @@ class JobEvent(models.Model):
         related_name="+",
     )
     error = models.TextField(blank=True, default="", help_text="Why an owner's job failed: its first 200 characters")
+    flow_id = models.UUIDField(null=True, blank=True, help_text="The flow of which the job is a member")
 
     def __str__(self) -> str:
         return f"{self.task} {self.kind}"
@@ -456,6 +463,7 @@ class Stat(models.Model):
     queue = models.CharField(max_length=64)
     task = models.CharField(max_length=255)
     minute = models.DateTimeField(help_text="Its beginning")
+    arrived_count = models.PositiveIntegerField(default=0, db_default=0, help_text="Jobs that were made in it")
     completed_count = models.PositiveIntegerField(default=0)
     failed_count = models.PositiveIntegerField(default=0)
     retried_count = models.PositiveIntegerField(default=0)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import DurationField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.expressions import Combinable
@@ -20,6 +20,12 @@ from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
 FAILED_WINDOW = timedelta(hours=1)
+GROWS_MINUTES = 5
+# Of a minute, the jobs that were made in it are known so long after its end.
+_ARRIVALS_KNOWN_AFTER = timedelta(seconds=20)
+_MINUTE = timedelta(minutes=1)
+# More than the noise of a steady rate.
+_MORE = 1.1
 _LEAST_GRANTS = 16
 
 
@@ -49,6 +55,7 @@ class QueueStatus:
     failed_threshold_count: int = 0
     oldest_threshold_seconds: int = 0
     worker_nodes: list[str] = field(default_factory=list)
+    growth: "Growth | None" = None
     # Of the states in which there are too many to count them at once: how long ago the number was true.
     counted_seconds_ago: dict[str, float] = field(default_factory=dict)
 
@@ -70,6 +77,13 @@ class QueueStatus:
     def has_waited_longer(self, seconds: float) -> bool:
         """Whether the oldest job has waited for longer than this, and not because its queue is paused."""
         return not self.is_paused and self.waiting > 0 and (self.oldest_waiting_seconds or 0) >= seconds
+
+
+class Growth(NamedTuple):
+    """How many jobs of a queue came in five minutes, and how many ended."""
+
+    arrived: int
+    ended: int
 
 
 def queue_statuses(workers: Collection[Worker] | None = None) -> dict[str, QueueStatus]:
@@ -94,11 +108,29 @@ def queue_statuses(workers: Collection[Worker] | None = None) -> dict[str, Queue
         status.completed += completed
         status.failed += failed
         status.failed_last_hour_count += failed_lately
+    for name, growth in _growing(now).items():
+        if name in statuses:
+            statuses[name].growth = growth
     for worker in _living(workers):
         for name in worker.queues:
             if name in statuses:
                 statuses[name].worker_nodes.append(worker.node)
     return statuses
+
+
+def _growing(now: datetime) -> dict[str, Growth]:
+    """Queues in which more jobs came than ended, in each of five minutes, and no more runs ended in the last one than
+    before: nothing says that this will change."""
+    end_at = (now - _ARRIVALS_KNOWN_AFTER).replace(second=0, microsecond=0)
+    moments = [end_at - number * _MINUTE for number in range(GROWS_MINUTES, 0, -1)]
+    found = {}
+    for queue, by_minute in statistics.by_minute(start_at=moments[0], end_at=end_at).items():
+        minutes = [by_minute.get(moment, statistics.Minute()) for moment in moments]
+        *earlier, last = minutes
+        is_more_done = last.runs > _MORE * max(one.runs for one in earlier)
+        if all(one.arrived > one.ended for one in minutes) and not is_more_done:
+            found[queue] = Growth(sum(one.arrived for one in minutes), sum(one.ended for one in minutes))
+    return found
 
 
 def living_workers() -> QuerySet[Worker]:
@@ -108,6 +140,13 @@ def living_workers() -> QuerySet[Worker]:
 
 def _living(workers: Collection[Worker] | None) -> Iterable[Worker]:
     return living_workers() if workers is None else workers
+
+
+def idle_workers(*, after_seconds: float) -> list[tuple[str, float]]:
+    """Living workers that have not looked for jobs for so long: the node of each, and for how many seconds."""
+    idle = living_workers().annotate(idle=_since(F("looked_at")))
+    rows = idle.filter(looked_at__lt=Now() - timedelta(seconds=after_seconds)).values_list("node", "idle")
+    return [(node, age.total_seconds()) for node, age in rows]
 
 
 def most_messages(workers: Collection[Worker] | None = None) -> dict[str, int]:

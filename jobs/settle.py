@@ -6,7 +6,7 @@ nothing of this run is kept. Called twice for one run, the second call finds 0 r
 
 import logging
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,15 +27,17 @@ from jobs.claims import Claim
 from jobs.ends import end, keep_attempt
 from jobs.errors import JobCancelled, LeaseLost
 from jobs.models import LIVE, Attempt, Job
-from jobs.patience import DATABASE_AWAY
+from jobs.patience import DATABASE_AWAY, may_pass
 from jobs.queues import QUEUES
 from jobs.states import Cause, State
+from jobs.told import Told
 from jobs.transitions import transition
 
 logger = logging.getLogger(__name__)
 
 # Each thread's second connection to the ledger, in autocommit.
 _beside = threading.local()
+_told = Told()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,25 +162,33 @@ def stop(jobs: QuerySet[Job], *, reason: str) -> int:
     return len(locked)
 
 
-def lose(jobs: QuerySet[Job], *, evidence: str) -> tuple[int, int]:
+def lose(
+    jobs: QuerySet[Job], *, evidence: str, note: Callable[[UUID, Exception | None], None] | None = None
+) -> tuple[int, int]:
     """The process of these active jobs died: each runs again, or fails when it has stalled too often (G06).
 
-    Returns how many go on and how many failed. Rows that a transaction of the dead run still holds are left for the
-    next look. Not counted as an attempt: that the worker died says nothing about the job, until it happens repeatedly.
+    Returns how many go on and how many failed. `note` is told of each of these, and of each with which neither could be
+    done, with the error. Rows that a transaction of the dead run still holds are left for the next look. Not counted as
+    an attempt: that the worker died says nothing about the job, until it happens repeatedly.
     """
     again = failed = 0
     with atomic():
         for job_id in jobs.filter(state="active").values_list("pk", flat=True):
+            refusal: Exception | None = None
+            cause: Cause | None = None
             try:
                 with atomic():
                     cause = _lose_one(jobs.filter(pk=job_id), evidence)
-            except DATABASE_AWAY:
-                raise
-            except Exception:  # whatever is wrong with one of them, the others are not lost with it
-                logger.exception("id=%s could not be taken from its worker; the next look tries again.", job_id)
-            else:
-                again += cause is Cause.STALLED
-                failed += cause is Cause.FAILED
+            except Exception as error:  # whatever is wrong with one of them, the others are not lost with it
+                if may_pass(error):
+                    raise
+                if _told.is_new(error, str(job_id)):
+                    logger.exception("id=%s could not be taken from its worker; the next look tries again.", job_id)
+                refusal = error
+            again += cause is Cause.STALLED
+            failed += cause is Cause.FAILED
+            if note is not None and (cause or refusal):
+                note(job_id, refusal)
     return again, failed
 
 
@@ -230,14 +240,37 @@ def rate_limit(run: Run, *, seconds: float) -> bool:
 
 
 def hand_back(worker_id: UUID, *, but: Collection[UUID] = ()) -> int:
-    """A worker that ends gives back what still runs, but for these: to be done by others at once, not counted."""
+    """A worker that ends gives back what still runs, but for these: to be done by others at once, not counted.
+
+    A job that cannot be given back stays the worker's, and is taken from it as from one that died.
+    """
     mine = Job.objects.filter(worker_id=worker_id, state="active").exclude(pk__in=but)
+
+    def hand(jobs: Collection[Job]) -> int:
+        with atomic():
+            rows = Job.objects.filter(pk__in=[job.pk for job in jobs], worker_id=worker_id)
+            count = transition(rows, Cause.HANDED_BACK)
+            for job in jobs:
+                publish.after_commit(publish.Ring.of(job))
+        return count
+
     with atomic():
         jobs = list(mine.only("queue", "priority", "lane", "run_at"))
-        count = transition(Job.objects.filter(pk__in=[job.pk for job in jobs], worker_id=worker_id), Cause.HANDED_BACK)
+        try:
+            return hand(jobs)
+        except Exception as error:  # whatever it is, it comes of one of them, or of all
+            if may_pass(error):
+                raise
+            logger.exception("Not all jobs of a worker can be given back at once: each is given back alone.")
+        count = 0
         for job in jobs:
-            publish.after_commit(publish.Ring.of(job))
-    return count
+            try:
+                count += hand([job])
+            except Exception as error:  # whatever is wrong with one of them, the others go back
+                if may_pass(error):
+                    raise
+                logger.exception("id=%s cannot be given back.", job.pk)
+        return count
 
 
 def report(run: Run, *, repeated: bool = False, **changes: Any) -> bool:

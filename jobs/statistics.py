@@ -2,7 +2,8 @@
 
 A trigger appends an event for each run that ends (`JobEvent`). The dispatcher folds events into `Stat`, a row for each
 queue, task and minute, and into `OwnerStat`, a row for each owner, task and quarter of an hour. Every reader here adds
-the events that are not folded yet, in one statement, so that a fold meanwhile neither hides nor doubles any.
+the events that are not folded yet, in one statement, so that a fold meanwhile neither hides nor doubles any. Jobs that
+arrive are counted by the dispatcher, minute by minute, from their rows.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -10,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db.models import Count, Q, Sum
-from django.db.models.functions import Coalesce, Now
+from django.db.models import Count, Q, Sum, Value
+from django.db.models.functions import Coalesce, Now, TruncMinute
 from django.utils import timezone
 
 from jobs.models import JobEvent, OwnerStat, Stat
@@ -27,6 +28,7 @@ QUARTER = timedelta(minutes=15)
 
 _MINUTE = timedelta(minutes=1)
 _KINDS = [kind.value for kind in JobEvent.Kind]
+_COUNTED = ["arrived", *_KINDS]
 _ENDS = ["completed", "failed", "cancelled"]
 
 
@@ -71,6 +73,7 @@ class Histogram:
 class Counts:
     """What became of runs. A job is completed, failed or cancelled once, unless an operator runs it again."""
 
+    arrived: int = 0
     completed: int = 0
     failed: int = 0
     retried: int = 0
@@ -81,13 +84,21 @@ class Counts:
     runs: Histogram = field(default_factory=Histogram)
 
     def __add__(self, other: "Counts") -> "Counts":
-        kinds = {kind: getattr(self, kind) + getattr(other, kind) for kind in _KINDS}
+        kinds = {kind: getattr(self, kind) + getattr(other, kind) for kind in _COUNTED}
         return Counts(**kinds, waits=self.waits + other.waits, runs=self.runs + other.runs)
 
     @property
     def finished(self) -> int:
         """Jobs that came to an end, whichever: divided by the span, the rate at which a queue drains."""
         return self.completed + self.failed + self.cancelled
+
+
+class Minute(NamedTuple):
+    """What happened in a queue in one minute: jobs that were made, jobs that ended, and runs that did."""
+
+    arrived: int = 0
+    ended: int = 0
+    runs: int = 0
 
 
 @dataclass(kw_only=True)
@@ -130,6 +141,24 @@ def counted_from(moment: datetime) -> datetime:
     moment = moment.astimezone(UTC).replace(second=0, microsecond=0)
     today = timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return moment if moment >= today - MINUTES_KEPT else moment.replace(hour=0, minute=0)
+
+
+def by_minute(*, start_at: datetime, end_at: datetime) -> dict[str, dict[datetime, Minute]]:
+    """Each minute of a span of time in which something happened, by queue; within the last two days."""
+    folded: Any = Stat.objects.filter(minute__gte=start_at, minute__lt=end_at).order_by()
+    unfolded: Any = (
+        JobEvent.objects.filter(at__gte=start_at, at__lt=end_at).order_by().annotate(minute=TruncMinute("at"))
+    )
+    sums = {name: Sum(f"{name}_count") for name in _COUNTED}
+    counts = {"arrived": Value(0), **{kind: Count("pk", filter=Q(kind=kind)) for kind in _KINDS}}
+    rows = folded.values_list("queue", "minute").annotate(**sums)
+    found: dict[str, dict[datetime, Minute]] = {}
+    for queue, minute, *numbers in rows.union(unfolded.values_list("queue", "minute").annotate(**counts), all=True):
+        one = Counts(**dict(zip(_COUNTED, numbers, strict=True)))
+        before = found.setdefault(queue, {}).get(minute, Minute())
+        runs = one.completed + one.failed + one.retried + one.stalled
+        found[queue][minute] = Minute(before.arrived + one.arrived, before.ended + one.finished, before.runs + runs)
+    return found
 
 
 def total(several: Iterable[Counts]) -> Counts:
@@ -185,7 +214,7 @@ def of_owners(owner_ids: Collection[int], *, start_at: datetime, end_at: datetim
 
 
 def _sums_of_stats() -> dict[str, Any]:
-    sums: dict[str, Any] = {kind: Sum(f"{kind}_count") for kind in _KINDS}
+    sums: dict[str, Any] = {kind: Sum(f"{kind}_count") for kind in _COUNTED}
     for what in ("wait", "run"):
         sums[f"{what}_sum"] = Sum(f"{what}_seconds_sum")
         sums |= {f"{what}_{place}": Sum(f"{what}_buckets__{place}") for place in range(len(BOUNDS_SECONDS) + 1)}
@@ -193,7 +222,8 @@ def _sums_of_stats() -> dict[str, Any]:
 
 
 def _sums_of_events() -> dict[str, Any]:
-    sums: dict[str, Any] = {kind: Count("pk", filter=Q(kind=kind)) for kind in _KINDS}
+    sums: dict[str, Any] = {"arrived": Value(0)}
+    sums |= {kind: Count("pk", filter=Q(kind=kind)) for kind in _KINDS}
     for what in ("wait", "run"):
         seconds = f"{what}_seconds"
         sums[f"{what}_sum"] = Coalesce(Sum(seconds), 0.0)
@@ -208,9 +238,9 @@ def _sums_of_events() -> dict[str, Any]:
 
 
 def _counts(row: Sequence[Any]) -> Counts:
-    kinds, lengths = row[: len(_KINDS)], row[len(_KINDS) :]
+    kinds, lengths = row[: len(_COUNTED)], row[len(_COUNTED) :]
     middle = len(lengths) // 2
     waits, runs = (
         Histogram(seconds_sum=half[0], buckets=tuple(half[1:])) for half in (lengths[:middle], lengths[middle:])
     )
-    return Counts(**dict(zip(_KINDS, kinds, strict=True)), waits=waits, runs=runs)
+    return Counts(**dict(zip(_COUNTED, kinds, strict=True)), waits=waits, runs=runs)

@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 from jobs import claims, publish
 from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, WalkBelow
 from jobs.claims import FIRST_DELAYED, FIRST_EXPIRING
-from jobs.dispatcher.set_aside import SetAside, in_a_batch_or_alone
+from jobs.dispatcher.set_aside import SetAside, all_of, in_a_batch_or_alone
 from jobs.ends import end, lead_on
 from jobs.models import Job
 from jobs.statements import round_trip_seconds
@@ -102,22 +102,30 @@ def run_once(
 
     `delayed` and `expiring` are the jobs that could not be processed before.
     """
-    in_a_batch_or_alone(
-        partial(_cancel_expired, expired_since),
-        expiring or SetAside("expiry"),
-        partial(_expired, expired_since),
-        _expire,
+    return (
+        all_of(
+            partial(_see_to_expired, expired_since, expiring or SetAside("expiry")),
+            partial(_see_to_due, due_since, delayed or SetAside("due")),
+        )
+        >= _BATCH
     )
+
+
+def _see_to_expired(since: datetime, aside: SetAside) -> int:
+    in_a_batch_or_alone(partial(_cancel_expired, since), aside, partial(_expired, since), _expire)
+    return 0
+
+
+def _see_to_due(since: datetime, aside: SetAside) -> int:
     rings: set[publish.Ring] = set()
-    moved = in_a_batch_or_alone(
-        partial(_promote_due, due_since, rings),
-        delayed or SetAside("due"),
-        partial(_due, due_since),
-        partial(_promote, rings),
-    )
-    for ring in rings:
-        publish.soon(ring)
-    return moved == _BATCH
+    try:
+        return in_a_batch_or_alone(
+            partial(_promote_due, since, rings), aside, partial(_due, since), partial(_promote, rings)
+        )
+    finally:
+        # Also where one of many cannot be moved.
+        for ring in rings:
+            publish.soon(ring)
 
 
 def _cancel_expired(since: datetime, left_out: Collection[UUID]) -> int:

@@ -2,41 +2,59 @@
 the progress of held jobs, which is that of the members."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from uuid import UUID
 
-from django.db import connections
 from django.db.models import Avg, Case, Count, Exists, F, FloatField, OuterRef, Q, QuerySet, When
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Now
 
 from jobs import flows, settle
+from jobs.dispatcher.set_aside import SetAside, all_of
 from jobs.models import LIVE, Flow, Job
 
 logger = logging.getLogger(__name__)
 
 SECONDS = 1.0
-PROGRESS_SECONDS = 1.0
+PROGRESS_SECONDS = 2.0
 _BATCH = 500
 
 
+class Ends:
+    """Closes flows that are over, and cancels the members of flows whose held jobs were cancelled."""
+
+    def __init__(self) -> None:
+        self._over, self._abandoned = SetAside("flows", _refuse), SetAside("flows", _let_go)
+
+    def run_once(self) -> bool:
+        """One look; returns whether there were some: there may be more of them."""
+        return (
+            all_of(
+                lambda: _each(_over(), self._over, flows.close_if_ended),
+                lambda: _each(_abandoned(), self._abandoned, _cancel_members),
+            )
+            > 0
+        )
+
+
 def run_once() -> bool:
-    """Closes flows that are over, and cancels the members of flows whose held jobs were cancelled. Returns whether
-    there were some: there may be more of them."""
-    return _each(_over(), flows.close_if_ended) + _each(_abandoned(), _cancel_members) > 0
+    """One look that remembers nothing."""
+    return Ends().run_once()
 
 
-def _each(found: QuerySet[Flow, UUID], act: Callable[[UUID], object]) -> int:
-    """Acts on each of these flows, whatever becomes of the others; returns their number. Raises only where the
-    connection is broken."""
-    flow_ids = list(found[:_BATCH])
-    for flow_id in flow_ids:
-        try:
-            act(flow_id)
-        except Exception:  # whatever is wrong with one flow, the others must not go without
-            logger.exception("Flow %s is left for the next look.", flow_id)
-            if not connections[settle.ledger()].is_usable():
-                raise
-    return len(flow_ids)
+def _each(found: QuerySet[Flow, UUID], aside: SetAside, act: Callable[[UUID], object]) -> int:
+    """Acts on each of these flows, whatever becomes of the others; returns how many it acted on."""
+    return aside.each(list(found.exclude(pk__in=aside.left_out())[:_BATCH]), act)
+
+
+def _refuse(flow_id: UUID, error: str) -> None:
+    """Fails the jobs that wait for a flow that cannot be closed."""
+    flows.refuse(flow_id, RuntimeError(error))
+
+
+def _let_go(flow_id: UUID, error: str) -> None:
+    """Closes a flow whose members cannot be cancelled: nobody waits for them."""
+    logger.error("Flow %s is closed, though members of it are alive. %s", flow_id, error)
+    Flow.objects.filter(pk=flow_id).update(closed_at=Now())
 
 
 def _cancel_members(flow_id: UUID) -> None:
@@ -45,11 +63,43 @@ def _cancel_members(flow_id: UUID) -> None:
     settle.stop(Job.objects.filter(pk__in=members.values("pk")[:_BATCH]), reason=reason)
 
 
-def report_progress() -> bool:
-    """Writes the average of the members' progress to the jobs that wait for them; nothing is left."""
+class Progress:
+    """Writes the average of the members' progress to the jobs that wait for them, where a member has changed.
+
+    Which members have ended it is told; it looks for itself which run. What was not told because a leader died is made
+    up for by its successor, whose first look is at all open flows.
+    """
+
+    def __init__(self) -> None:
+        self._changed: set[UUID] | None = None
+
+    def members_ended(self, flow_ids: Collection[UUID]) -> None:
+        """Members of these flows have ended."""
+        if self._changed is not None:
+            self._changed.update(flow_ids)
+
+    def run_once(self) -> bool:
+        """One look; nothing is left."""
+        changed, self._changed = self._changed, set()
+        if changed is not None and _open().exists():
+            running = Job.objects.filter(state="active", flow_id__isnull=False).values_list("flow_id", flat=True)
+            changed.update(flow_id for flow_id in running if flow_id is not None)
+        try:
+            report_progress(changed)
+        except BaseException:
+            self._changed = None
+            raise
+        return False
+
+
+def report_progress(flow_ids: Collection[UUID] | None = None) -> None:
+    """Writes the average of the members' progress to the jobs that wait for them; of these open flows, or of all."""
+    if flow_ids is not None and not flow_ids:
+        return
+    opened = _open() if flow_ids is None else _open().filter(pk__in=flow_ids)
     ended = Q(state__in=["completed", "failed", "cancelled"])
     done = Case(When(ended, then=100.0), default=Coalesce(F("progress_percent"), 0.0, output_field=FloatField()))
-    members = Job.objects.filter(Exists(_open().filter(pk=OuterRef("flow_id"))), flow_id__isnull=False)
+    members = Job.objects.filter(Exists(opened.filter(pk=OuterRef("flow_id"))), flow_id__isnull=False)
     counts = {"percent": Avg(done), "ended_count": Count("pk", filter=ended), "count": Count("pk")}
     for flow_id, percent, ended_count, count in (
         members.values("flow_id").annotate(**counts).values_list("flow_id", *counts)
@@ -60,7 +110,6 @@ def report_progress() -> bool:
         held.exclude(progress_percent=whole, progress_message=message).update(
             progress_percent=whole, progress_message=message
         )
-    return False
 
 
 def _open() -> QuerySet[Flow]:

@@ -5,6 +5,7 @@ that has to wait, and nothing bursts when workers come back. The claim decides: 
 """
 
 import heapq
+import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -17,11 +18,15 @@ from jobs import paced
 from jobs.dispatcher import ageing, slots
 from jobs.dispatcher.circumstances import Circumstances
 from jobs.dispatcher.levels import Levels
+from jobs.dispatcher.set_aside import SetAside
 from jobs.dispatcher.slots import PacedLane
 from jobs.doorbell import REDIS_AWAY, Doorbell
 from jobs.limits import Limits, queue_key
 from jobs.paced import Lane, Place, Waiting
+from jobs.patience import may_pass
 from jobs.queues import QUEUES
+
+logger = logging.getLogger(__name__)
 
 # How long a grant that nobody has taken up holds its slots.
 GRANT_SECONDS = 1.0
@@ -86,6 +91,7 @@ class Pacer:
         self._withdraw_at = 0.0
         self._turns = ageing.Turns()
         self.levels = Levels()
+        self._aside = SetAside("pacing")
         self._circumstances: Circumstances | None = None
         self._circumstances_at = self._topped_up_at = 0.0
         # Grants of the queues that the last look left out, and the pause after it.
@@ -131,7 +137,7 @@ class Pacer:
         self.levels.walk({name: name in around.granted for name in around.queues})
         if not self.levels.known:
             return min(patience, IDLE_SECONDS) if self.levels.is_walked else 0.0
-        turn = _Turn(around, wanted, taken, now)
+        turn = _Turn(around, wanted, taken, now, aside=self._aside)
         for _ in range(_READS_PER_LOOK):
             held: dict[Place, list[Waiting]] = {}
             for grant in self._granted.values():
@@ -140,6 +146,7 @@ class Pacer:
             pause, is_short = self._grant(turn)
             if not is_short:
                 break
+        self._aside.judge(turn.asked, turn.errors)
         return min(pause, patience) if self.levels.is_walked else 0.0
 
     def _patience(self, around: Circumstances, taken: Counter[str], wanted: Mapping[str, int]) -> float:
@@ -256,7 +263,7 @@ class Pacer:
         left = {head.place: len(self._jobs(head)) for head in levels}
         for start in range(0, len(levels), _LEVELS_PER_QUESTION):
             some = levels[start : start + _LEVELS_PER_QUESTION]
-            turn.ask({one.lane: self.levels.known[one.place].own for one in [*some, *old]})
+            turn.ask({one: self.levels.known[one.place].own for one in [*some, *old]})
             for one in sorted(Head(head.priority, job, head.place) for head in some for job in self._jobs(head)):
                 if turn.wanted[queue] <= 0 or one.priority > horizon:
                     # Workers take grants within milliseconds.
@@ -290,29 +297,68 @@ class Pacer:
 class _Turn:
     """The grants of one look: which slots are free, and which jobs have taken them."""
 
-    def __init__(self, around: Circumstances, wanted: dict[str, int], taken: Counter[str], now: datetime) -> None:
+    def __init__(
+        self,
+        around: Circumstances,
+        wanted: dict[str, int],
+        taken: Counter[str],
+        now: datetime,
+        *,
+        aside: SetAside,
+    ) -> None:
         self._around, self._taken, self.now = around, taken, now
         self.wanted = dict(wanted)
-        self._lanes: dict[Lane, PacedLane] = {}
+        # None for those of which it cannot be said what may start.
+        self._lanes: dict[Lane, PacedLane | None] = {}
+        self._left_out, self._told = set(aside.left_out()), aside.told
+        # The first jobs of those lanes, and what came of asking; and those of the others.
+        self.errors: dict[UUID, Exception] = {}
+        self.asked: list[UUID] = []
         self.granted: dict[UUID, Grant] = {}
         # By queue, as they are put to its doorbell.
         self.priorities: dict[str, dict[UUID, int]] = {}
 
-    def ask(self, own: Mapping[Lane, Mapping[str, Any]]) -> None:
-        """Finds out what may start of these lanes, whose own limits are named by their columns."""
-        unknown = {
-            lane: Limits.of(self._around.queues[lane.queue], values)
-            for lane, values in own.items()
-            if lane not in self._lanes
-        }
-        if unknown:
-            self._lanes |= {one.lane: one for one in slots.paced_lanes(unknown, self.now)}
+    def ask(self, own: Mapping[Head, Mapping[str, Any]]) -> None:
+        """Finds out what may start of the lanes of these jobs, whose own limits are named by their columns."""
+        unknown = {}
+        for head, limits in own.items():
+            if head.lane in self._lanes:
+                continue
+            if head.job.job_id in self._left_out:
+                self._lanes[head.lane] = None
+            else:
+                unknown[head] = limits
+        try:
+            self._ask(unknown)
+        except Exception as error:  # whatever it was, it comes of one of them, or of all
+            if may_pass(error):
+                raise
+            for head, limits in unknown.items():
+                self._ask_alone(head, limits)
+
+    def _ask_alone(self, head: Head, limits: Mapping[str, Any]) -> None:
+        try:
+            self._ask({head: limits})
+        except Exception as error:  # whatever it is, the others may start
+            if may_pass(error):
+                raise
+            if self._told.is_new(error, str(head.job.job_id)):
+                logger.exception("id=%s: whether it may start cannot be said.", head.job.job_id)
+            self._lanes[head.lane] = None
+            self.errors[head.job.job_id] = error
+
+    def _ask(self, own: Mapping[Head, Mapping[str, Any]]) -> None:
+        if not own:
+            return
+        limits = {head.lane: Limits.of(self._around.queues[head.lane.queue], values) for head, values in own.items()}
+        self._lanes |= {one.lane: one for one in slots.paced_lanes(limits, self.now)}
+        self.asked += [head.job.job_id for head in own]
 
     def take(self, one: Head, priority: int) -> bool:
         """Grants a job, if slots are free for it under all its keys."""
         queue, job_id = one.place.queue, one.job.job_id
         lane = self._lanes[one.lane]
-        if job_id in self.granted or self.wanted[queue] <= 0 or not lane.is_free(self._taken):
+        if lane is None or job_id in self.granted or self.wanted[queue] <= 0 or not lane.is_free(self._taken):
             return False
         keys = frozenset({queue_key(queue), *lane.keys})
         self.granted[job_id] = Grant(one.place, one.job, keys, time.monotonic())
@@ -323,5 +369,6 @@ class _Turn:
 
     def wait_seconds(self, levels: Iterable[Head]) -> float:
         """When the first of these may have a free slot; the longest pause where nobody knows."""
-        moments = [self._lanes[level.lane].more_at(self._taken) for level in levels]
+        lanes = [lane for level in levels if (lane := self._lanes[level.lane]) is not None]
+        moments = [lane.more_at(self._taken) for lane in lanes]
         return min([LONGEST_SECONDS, *(max(0.0, (at - self.now).total_seconds()) for at in moments if at is not None)])

@@ -1,4 +1,5 @@
-"""Jobs that a duty of the dispatcher cannot process: set aside with a growing wait, and failed when that does not help.
+"""What a duty of the dispatcher cannot process: set aside with a growing wait, and failed when that does not help. Rows
+of jobs, and of flows, whose failure is that of the jobs that wait for them.
 
 Only an error that a job causes counts: raised again when the job is tried alone, while another job of the same duty
 succeeded in the same look. Lock waits, time-outs, outages and errors of all jobs never count: then the duty fails, and
@@ -8,15 +9,18 @@ succeeded in the same look. Lock waits, time-outs, outages and errors of all job
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 from uuid import UUID
+
+from django.db import connections
 
 from jobs import audit, settle
 from jobs.ends import end
 from jobs.models import Attempt, Job
 from jobs.patience import DATABASE_AWAY, may_pass
 from jobs.states import Cause, State
+from jobs.told import Told
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +29,8 @@ _TRIES = 5
 _FIRST_WAIT_SECONDS = 1.0
 # A duty fails no more than so many jobs within this time.
 _MOST_FAILED, _WITHIN_SECONDS = 10, 60.0
+# Each may have taken as long as PostgreSQL lets a statement wait.
+_MOST_PASSING = 3
 # More are not remembered: then something else is wrong than a job.
 _MOST_ASIDE = 1000
 _ACTOR = "the dispatcher"
@@ -42,12 +48,15 @@ class Aside(NamedTuple):
 
 
 class SetAside:
-    """The jobs that one duty has set aside, in the memory of the process that leads."""
+    """The rows that one duty has set aside, in the memory of the process that leads. `fail_one` fails one of them with
+    the reason; those of jobs, where none is given."""
 
-    def __init__(self, duty: str) -> None:
+    def __init__(self, duty: str, fail_one: Callable[[UUID, str], object] | None = None) -> None:
         self._duty = duty
+        self._fail_one = fail_one or fail
         self._aside: dict[UUID, Aside] = {}
         self._failed_at: deque[float] = deque()
+        self.told = Told()
 
     def left_out(self) -> list[UUID]:
         """Those that are to wait."""
@@ -57,27 +66,43 @@ class SetAside:
     def each(self, job_ids: Iterable[UUID], act: Callable[[UUID], object]) -> int:
         """Acts on each of these jobs alone, in a transaction of its own; returns how many could be processed.
 
-        Raises the last error where none could, TooManyFailed, and what PostgreSQL raises where it does not answer.
+        Raises the last error where none could, TooManyFailed, and what PostgreSQL raises where it is away. Where it has
+        ended a statement, because somebody holds a row for example, the others are tried before that is raised.
         """
         succeeded: list[UUID] = []
         errors: dict[UUID, Exception] = {}
+        passing: list[Exception] = []
         for job_id in job_ids:
             try:
                 with settle.atomic():
                     act(job_id)
                 succeeded.append(job_id)
             except Exception as error:  # whatever it is, the others are tried
-                if may_pass(error):
+                if self.told.is_new(error, str(job_id)):
+                    logger.exception("id=%s cannot be processed by the dispatcher's duty %s.", job_id, self._duty)
+                if not may_pass(error):
+                    errors[job_id] = error
+                    continue
+                passing.append(error)
+                if len(passing) >= _MOST_PASSING or not connections[settle.ledger()].is_usable():
                     raise
-                logger.exception("id=%s cannot be processed by the dispatcher's duty %s.", job_id, self._duty)
-                errors[job_id] = error
+        if errors or succeeded:
+            self.judge(succeeded, errors)
+        if passing:
+            raise passing[-1]
+        return len(succeeded)
+
+    def judge(self, succeeded: Collection[UUID], errors: Mapping[UUID, Exception]) -> None:
+        """One look is over: these rows were processed, and those raised, each tried alone.
+
+        Raises the last error where none could be processed, and TooManyFailed.
+        """
         for job_id in succeeded:
             self._aside.pop(job_id, None)
         if errors and not succeeded:
-            raise next(reversed(errors.values()))
+            raise list(errors.values())[-1]
         for job_id, raised in errors.items():
             self._set_aside(job_id, raised)
-        return len(succeeded)
 
     def _set_aside(self, job_id: UUID, error: Exception) -> None:
         tries = self._aside[job_id].tries + 1 if job_id in self._aside else 1
@@ -97,7 +122,7 @@ class SetAside:
         self._failed_at.append(now)
         words = f"It could not be processed by the dispatcher's duty {self._duty}: {type(error).__name__}: {error}"
         try:
-            fail(job_id, words)
+            self._fail_one(job_id, words)
         except DATABASE_AWAY:
             raise
         except Exception:  # it stays set aside
@@ -136,6 +161,28 @@ def in_a_batch_or_alone(
     except Exception as error:  # whatever it was, it comes of one of them, or of all
         if may_pass(error):
             raise
-        logger.exception("A batch of the dispatcher's duty cannot be processed: each job is tried alone.")
+        if aside.told.is_new(error):
+            logger.exception("A batch of the dispatcher's duty cannot be processed: each job is tried alone.")
     waiting = set(left_out)
     return aside.each([job_id for job_id in next_ids() if job_id not in waiting], one)
+
+
+def all_of(*parts: Callable[[], int]) -> int:
+    """Does each part of a duty, whatever becomes of the others; returns the sum of what they return.
+
+    Raises, once all are done, the first error; at once where the connection is broken.
+    """
+    total, first = 0, None
+    for part in parts:
+        try:
+            total += part()
+        except Exception as error:  # whatever it is, the other parts are done
+            if not connections[settle.ledger()].is_usable():
+                raise
+            if first is None:
+                first = error
+            else:
+                logger.exception("Another part of the duty fails as well.")
+    if first is not None:
+        raise first
+    return total

@@ -1,25 +1,39 @@
-"""Events of runs that ended become statistics, a batch at a time."""
+"""Events of runs that ended become statistics, a batch at a time; and arrivals do, minute by minute."""
 
 import time
 from collections import deque
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from uuid import UUID
 
-from jobs import folds
+from jobs import claims, folds
 from jobs.statistics import MINUTES_KEPT
 
 EVENTS_SECONDS = 2.0
+ARRIVALS_SECONDS = 10.0
 DAYS_SECONDS = 600.0
 # Some 50 ms; so long do the dispatcher's other duties wait.
 _BATCH = 5000
 # An event may be committed so long after a later one. All that is older has been taken, or is found by a look at all.
 _LATE_SECONDS = 60.0
 _ALL_SECONDS = 600.0
+_MINUTE = timedelta(minutes=1)
+# A new leader counts those of so long ago, as nobody may have counted them; for as long, ended jobs are kept.
+_ARRIVALS_BACK = timedelta(hours=1)
+_MINUTES_AT_ONCE = 5
+# A job of a transaction that is committed so long after the job's minute is not counted.
+_ARRIVALS_LATE = timedelta(minutes=2)
 
 
 class Fold:
-    """Folds events. It begins behind those that were folded a while ago: where somebody holds an old snapshot,
-    PostgreSQL keeps what is deleted, and a look from the beginning would walk over all of it."""
+    """Folds events, and tells of which flows' members they were.
 
-    def __init__(self) -> None:
+    It begins behind those that were folded a while ago: where somebody holds an old snapshot, PostgreSQL keeps what is
+    deleted, and a look from the beginning would walk over all of it.
+    """
+
+    def __init__(self, members_ended: Callable[[Collection[UUID]], None] | None = None) -> None:
+        self._members_ended = members_ended
         self._taken: deque[tuple[float, int]] = deque()
         self._after = 0
         self._all_at = 0.0
@@ -34,10 +48,28 @@ class Fold:
             self._all_at, self._after = now + _ALL_SECONDS, 0
         while self._taken and now - self._taken[0][0] > _LATE_SECONDS:
             self._after = self._taken.popleft()[1]
-        count, last = folds.fold_events(limit=_BATCH, after=self._after)
-        if last is not None:
-            self._taken.append((now, last))
-        return count == _BATCH
+        folded = folds.fold_events(limit=_BATCH, after=self._after)
+        if folded.last_id is not None:
+            self._taken.append((now, folded.last_id))
+        if folded.flow_ids and self._members_ended is not None:
+            self._members_ended(folded.flow_ids)
+        return folded.event_count == _BATCH
+
+
+class Arrivals:
+    """Counts the jobs that were made, and counts a minute again until those that are committed late are in it."""
+
+    def __init__(self) -> None:
+        self._from: datetime | None = None
+
+    def run_once(self) -> bool:
+        """Counts some minutes; returns whether more are left. Two at once write the same."""
+        this_minute = claims.now().replace(second=0, microsecond=0)
+        start_at = self._from or this_minute - _ARRIVALS_BACK
+        end_at = min(start_at + _MINUTES_AT_ONCE * _MINUTE, this_minute + _MINUTE)
+        folds.count_arrivals(start_at, end_at)
+        self._from = min(end_at, this_minute - _ARRIVALS_LATE)
+        return end_at <= this_minute
 
 
 def fold_days() -> bool:

@@ -60,7 +60,8 @@ class _Rounds(DutyThread):
             except Exception as error:  # whatever it was, the duties after it must not go without
                 self._connect_anew()
                 failed.append((duty, error))
-                logger.exception("%s: unexpected error in %s.", self.name, _name(duty))
+                if self.told.is_new(error, _name(duty)):
+                    logger.exception("%s: unexpected error in %s.", self.name, _name(duty))
         return succeeded, failed
 
     def _connect_anew(self) -> None:
@@ -78,7 +79,7 @@ class DispatcherThread(_Rounds):
         self.own: list[Duty] = [seldom(neighbours.run_once, seconds=_NEIGHBOURS_SECONDS), self._audit.run_once]
         self.leading: list[Duty] = [
             seldom(self.rescuer.run_once, seconds=_RESCUE_SECONDS),
-            seldom(flows.run_once, seconds=flows.SECONDS),
+            seldom(flows.Ends().run_once, seconds=flows.SECONDS),
         ]
         self.leads = False
         self.slow = SlowThread(leads=lambda: self.leads, record=Record())
@@ -90,11 +91,17 @@ class DispatcherThread(_Rounds):
 
     def run_once(self) -> None:
         """One round."""
+        self.rescuer.look()
+        try:
+            self._round()
+        finally:
+            self.rescuer.rest()
+
+    def _round(self) -> None:
         self._each(self.own)
         if time.monotonic() >= self._hold_at:
             self.leads = leader.hold(ticks=self._works)
             self._hold_at = time.monotonic() + leader.hold_seconds()
-        self.rescuer.look()
         if self.leads:
             works = self._lead(self.leading)
             self._works = self._works if works is None else works
@@ -115,9 +122,11 @@ class SlowThread(_Rounds):
     def __init__(self, *, leads: Callable[[], bool], record: Record) -> None:
         super().__init__("jobs-slow", record)
         self._leads = leads
+        progress = flows.Progress()
         self.duties: list[Duty] = [
-            seldom(flows.report_progress, seconds=flows.PROGRESS_SECONDS),
-            seldom(statistics.Fold().run_once, seconds=statistics.EVENTS_SECONDS),
+            seldom(statistics.Fold(progress.members_ended).run_once, seconds=statistics.EVENTS_SECONDS),
+            seldom(progress.run_once, seconds=flows.PROGRESS_SECONDS),
+            seldom(statistics.Arrivals().run_once, seconds=statistics.ARRIVALS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),
             live_counts.Walk().run_once,

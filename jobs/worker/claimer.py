@@ -46,6 +46,8 @@ _WALK_SECONDS = 0.02
 # Between two questions for jobs that have waited for long, where there were none.
 _YOUNG_SECONDS = 1.0
 _ANY_PRIORITY = 5
+# How often the main thread, which hands claims over, is asked whether it still does something.
+_MAIN_THREAD_SECONDS = 5.0
 
 
 class Granted(NamedTuple):
@@ -85,8 +87,11 @@ class Claimer(DutyThread):
         self._strangers: deque[Stranger] = deque()
         # A queue whose jobs were all young a moment ago has no old ones.
         self._young_until: dict[str, float] = {}
-        # The queues that the worker's row names.
-        self._told_queues = set(worker.app.amqp.queues.consume_from)
+        # The queues that it took from in the beginning, and those that the worker's row names.
+        self._first_queues = self._told_queues = set(worker.app.amqp.queues.consume_from)
+        # When this thread began its last round, and when the main thread last turned, and was asked to.
+        self._round_at = self._turned_at = time.monotonic()
+        self._asked_at = 0.0
         self.intake = Intake(worker, slot_is_free=self.rouse)
 
     # -- What the worker's other parts call -----------------------------------------------------------------------
@@ -102,6 +107,10 @@ class Claimer(DutyThread):
         """The worker ends: messages that are no jobs yet go back to Redis. In the main thread, after `stop`."""
         while self._strangers:
             self._strangers.popleft().go_back()
+
+    def idle_seconds(self) -> float:
+        """For how long this worker has not looked for jobs. Safe in any thread."""
+        return time.monotonic() - min(self._round_at, self._turned_at)
 
     def rouse(self) -> None:
         """Something has changed: it is worth while to look. Safe in any thread."""
@@ -134,6 +143,7 @@ class Claimer(DutyThread):
         self.intake.put(claim for claim in found if claim.token not in claimed)
 
     def _round(self) -> None:
+        self._be_seen()
         self._answer()
         self.intake.give_back()
         self._adopt_strangers()
@@ -190,8 +200,22 @@ class Claimer(DutyThread):
         """Writes down what `cancel_consumer` or `add_consumer` has changed: the leader grants jobs of these queues."""
         queues = set(self._worker.app.amqp.queues.consume_from)
         if queues != self._told_queues:
-            Worker.objects.filter(pk=identity.incarnation()).update(queues=sorted(queues))
+            left = sorted(self._first_queues - queues)
+            Worker.objects.filter(pk=identity.incarnation()).update(queues=sorted(queues), left_queues=left)
             self._told_queues = queues
+
+    def _be_seen(self) -> None:
+        self._round_at = now = time.monotonic()
+        consumer = self._worker.consumer
+        if consumer is None or self.intake.runs_here:
+            # There is nobody to ask, or the main thread is busy with a job, as it is meant to be.
+            self._turned_at = now
+        elif now - self._asked_at >= _MAIN_THREAD_SECONDS:
+            self._asked_at = now
+            consumer.call_soon(self._main_thread_turns)
+
+    def _main_thread_turns(self) -> None:
+        self._turned_at = time.monotonic()
 
     def _pause(self, seconds: float) -> None:
         self._roused.wait(max(0.0, seconds))

@@ -50,7 +50,8 @@ class Intake:
         # How long jobs took lately; a long one counts at once, short ones by and by.
         self._usual_seconds = _LONG_SECONDS
         self._is_filling = False
-        self._runs_here = isinstance(worker.pool, solo.TaskPool)
+        # Whether jobs run in the main thread.
+        self.runs_here = isinstance(worker.pool, solo.TaskPool)
 
     @property
     def slot_count(self) -> int:
@@ -88,7 +89,7 @@ class Intake:
         self._is_filling = True
         try:
             while len(state.reserved_requests) < self.slot_count and self._hand_over_one():
-                if self._runs_here:
+                if self.runs_here:
                     # The event loop has to turn between two jobs.
                     self._worker.consumer.call_soon(self.fill)
                     return

@@ -72,13 +72,15 @@ def resign() -> None:
 class LeaseThread(DutyThread):
     """Renews the lease. A worker that was given up ends itself: whatever it still ran belongs to others now."""
 
-    def __init__(self, *, slot_count: Callable[[], int]) -> None:
+    def __init__(self, *, slot_count: Callable[[], int], idle_seconds: Callable[[], float]) -> None:
         super().__init__("jobs-lease", settings.JOBS_HEARTBEAT_SECONDS)
         self._slot_count = slot_count
+        self._idle_seconds = idle_seconds
 
     def run_once(self) -> None:
         """Renews, or ends the process with all its children."""
+        looked_at = Now() - timedelta(seconds=self._idle_seconds())
         # A pool may have grown or shrunk.
-        if not renew(concurrency=self._slot_count()):
+        if not renew(concurrency=self._slot_count(), looked_at=looked_at):
             logger.critical("This worker was given up for dead while it was silent; its jobs run elsewhere. Ending.")
             os._exit(70)

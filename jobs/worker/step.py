@@ -82,7 +82,7 @@ class LedgerStep(bootsteps.StartStopStep):
         else:
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
         self.threads = [
-            lease.LeaseThread(slot_count=lambda: claims.intake.slot_count),
+            lease.LeaseThread(slot_count=lambda: claims.intake.slot_count, idle_seconds=claims.idle_seconds),
             dispatcher,
             dispatcher.slow,
             PromptThread(leads=lambda: dispatcher.leads, record=dispatcher.record),

@@ -6,6 +6,7 @@ import threading
 from django.db import DatabaseError, InterfaceError, connections
 
 from jobs.patience import what_happened
+from jobs.told import Told
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ class DutyThread(threading.Thread):
     def __init__(self, name: str, pause_seconds: float) -> None:
         super().__init__(name=name, daemon=True)
         self.pause_seconds = pause_seconds
+        self.told = Told()
         self._stopping = threading.Event()
 
     def run_once(self) -> None:
@@ -40,8 +42,9 @@ class DutyThread(threading.Thread):
                 logger.warning("%s: %s; trying again.", self.name, what_happened(error))
                 failed = True
                 connections.close_all()
-            except Exception:  # a duty that ended would be missed by all; whatever it was, go on
-                logger.exception("%s: unexpected error; trying again.", self.name)
+            except Exception as error:  # a duty that ended would be missed by all; whatever it was, go on
+                if self.told.is_new(error):
+                    logger.exception("%s: unexpected error; trying again.", self.name)
                 failed = True
                 connections.close_all()
             self._stopping.wait(self.pause_seconds)

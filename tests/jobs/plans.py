@@ -6,10 +6,10 @@ from typing import Any
 from django.db import connection
 
 
-def rows_read(sql: str) -> int:
+def rows_read(sql: str, parameters: dict[str, Any] | None = None) -> int:
     """The most rows that any step of a query goes through."""
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
         (plans,) = cursor.fetchone()
     most = 0
     steps = [json.loads(plans)[0]["Plan"] if isinstance(plans, str) else plans[0]["Plan"]]

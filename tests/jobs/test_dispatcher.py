@@ -1,8 +1,10 @@
 """The dispatcher's duties, one look at a time, on real PostgreSQL and Redis."""
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,6 +12,7 @@ from django.db.models.functions import Now
 
 from jobs.dispatcher import due, leader
 from jobs.dispatcher.rescue import Rescuer
+from jobs.dispatcher.thread import DispatcherThread
 from jobs.doorbell import PACED, Doorbell, Taken
 from jobs.models import Duty, Job, Worker
 from jobs.queues import QUEUES
@@ -78,6 +81,40 @@ def test_after_a_start_every_worker_has_one_lease_to_show_that_it_lives() -> Non
     rescuer.run_once()
     assert state_of(job.pk) == "waiting"
     assert Worker.objects.get().dead_at is not None
+
+
+def take_time() -> None:
+    """A duty that is slow."""
+    time.sleep(0.7)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_slow_rounds_do_not_keep_a_silent_worker_from_being_given_up(settings: Any) -> None:
+    settings.JOBS_LEASE_SECONDS = 1.0
+    worker = make_worker(lease_expires_at=Now() - timedelta(minutes=1))
+    job = make_job()
+    claim_job(job, worker)
+    dispatcher = DispatcherThread()
+    dispatcher.own, dispatcher.leading = [], [take_time, dispatcher.rescuer.run_once]
+    dispatcher.leads, dispatcher._hold_at = True, time.monotonic() + 60
+    for _ in range(3):
+        dispatcher.run_once()
+    assert state_of(job.pk) == "waiting"
+
+
+@pytest.mark.django_db
+def test_after_a_pause_of_the_machine_every_worker_has_one_lease_to_show_that_it_lives() -> None:
+    rescuer = Rescuer()
+    rescuer._not_before = 0
+    rescuer.look()
+    rescuer.rest()
+    assert rescuer._not_before == 0
+    for name in ("_rested_at", "_ahead"):
+        setattr(rescuer, name, getattr(rescuer, name) - 3600)
+        rescuer.look()
+        assert rescuer._not_before > time.monotonic(), name
+        rescuer._not_before = 0
+        rescuer.rest()
 
 
 @pytest.mark.django_db

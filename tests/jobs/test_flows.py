@@ -10,17 +10,19 @@ from celery.exceptions import ChordError
 from celery.result import AsyncResult
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from jobs import services
+from jobs import services, settle
 from jobs.dispatcher import flows as dispatcher
-from jobs.dispatcher import retention
+from jobs.dispatcher import retention, statistics
 from jobs.flows import fan_out
 from jobs.models import Attempt, Flow, Job
 from jobs.states import State
 from jobs.testing import run_due_jobs
+from tests.jobs.factories import claim_job, make_worker
 from tests.sample_tasks import add, ignore_result, remember_failed_id
 
 pytestmark = pytest.mark.django_db
@@ -255,6 +257,32 @@ def test_who_waits_for_a_flow_is_delayed_with_the_progress_of_its_members() -> N
     job = Job.objects.get(pk=result.id)
     assert (job.state, job.progress_percent, job.progress_message) == ("delayed", 37, "1 of 4 parts have ended")
     assert run_flow(result).result == [0, 1, 2, 3]
+
+
+def test_progress_is_counted_only_where_a_member_has_changed() -> None:
+    results = [fan_out(None, [same.s(n) for n in range(2)], then=listed.s()) for _ in range(2)]
+    progress = dispatcher.Progress()
+    fold = statistics.Fold(progress.members_ended)
+
+    def counted() -> int:
+        """Questions that count members, at a look that comes after the events."""
+        fold.run_once()
+        with CaptureQueriesContext(connection) as queries:
+            progress.run_once()
+        return sum("AVG(" in query["sql"] for query in queries)
+
+    def messages() -> list[str]:
+        return [Job.objects.get(pk=result.id).progress_message for result in results]
+
+    # The first look is at all.
+    assert (counted(), messages()) == (1, ["0 of 2 parts have ended"] * 2)
+    assert counted() == 0
+    first = Job.objects.filter(flow_id=Job.objects.get(pk=results[0].id).awaited_flow_id)
+    claimed = claim_job(first.filter(flow_path=[0]).get(), make_worker())
+    assert counted() == 1
+    settle.complete(claimed, result=0)
+    assert (counted(), messages()) == (1, ["1 of 2 parts have ended", "0 of 2 parts have ended"])
+    assert counted() == 0
 
 
 def test_cancelling_who_waits_cancels_the_members_at_any_depth() -> None:

@@ -202,6 +202,99 @@ def test_a_paused_queue_with_jobs_is_a_warning_and_degrades_nothing(client: Clie
     assert (answer.json()["reasons"], answer.json()["warnings"]) == ([], ["video: paused, with 3 jobs waiting."])
 
 
+def come(queue: str, each_minute: list[int], **fields: Any) -> None:
+    """Jobs that came in the last full minutes, so many in each, the last one's first."""
+    minute = (timezone.now() - timedelta(seconds=20)).replace(second=0, microsecond=0)
+    for number, count in enumerate(each_minute, 1):
+        at = minute - timedelta(minutes=number) + timedelta(seconds=30)
+        make_jobs(count, **{"queue": queue, "state": "waiting", "created_at": at, "run_at": at, **fields})
+    arrivals = statistics.Arrivals()
+    while arrivals.run_once():
+        pass
+
+
+def end(queue: str, each_minute: list[int]) -> None:
+    minute = (timezone.now() - timedelta(seconds=20)).replace(second=0, microsecond=0)
+    for number, count in enumerate(each_minute, 1):
+        make_events(count, queue=queue, kind="completed", at=minute - timedelta(minutes=number))
+
+
+@pytest.fixture
+def workers_of_all() -> None:
+    make_worker(queues=list(QUEUES))
+
+
+@pytest.mark.usefixtures("ticking", "workers_of_all")
+@pytest.mark.parametrize("is_folded", [True, False])
+def test_a_queue_that_only_grows_is_a_reason(client: Client, is_folded: bool) -> None:
+    come("crm", [6, 6, 6, 6, 6])
+    end("crm", [5, 5, 5, 5, 5])
+    if is_folded:
+        statistics.Fold().run_once()
+    assert client.get("/health").json()["reasons"] == [
+        "crm: grows. In five minutes 30 jobs came and 25 ended, and no more of them are being started."
+    ]
+
+
+@pytest.mark.usefixtures("ticking", "workers_of_all")
+@pytest.mark.parametrize(
+    ("came", "ended", "fields"),
+    [
+        # For less than five minutes.
+        ([6, 6, 6, 6], [5, 5, 5, 5], {}),
+        # In one of them it did not grow.
+        ([6, 6, 6, 6, 6], [5, 5, 6, 5, 5], {}),
+        # More and more are started.
+        ([60, 60, 60, 60, 60], [12, 10, 8, 6, 4], {}),
+        # They are for later, or have come just now.
+        ([6, 6, 6, 6, 6], [0], {"state": "delayed", "run_at": Now() + timedelta(hours=1)}),
+        ([6, 6, 6, 6, 6], [0], {"run_at": Now()}),
+    ],
+)
+def test_a_queue_that_may_catch_up_is_none(
+    client: Client, came: list[int], ended: list[int], fields: dict[str, Any]
+) -> None:
+    come("crm", came, **fields)
+    end("crm", ended)
+    assert client.get("/health").json()["reasons"] == []
+
+
+@pytest.mark.usefixtures("ticking", "workers_of_all")
+def test_a_paused_queue_may_grow(client: Client) -> None:
+    QueueControl.objects.create(name="crm", paused_at=Now())
+    come("crm", [6, 6, 6, 6, 6])
+    assert client.get("/health").json()["reasons"] == []
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_worker_that_lives_and_does_not_look_for_jobs_is_a_reason(client: Client) -> None:
+    make_worker(node="idle@a", queues=list(QUEUES), looked_at=Now() - timedelta(seconds=35))
+    make_worker(node="well@a", queues=list(QUEUES), looked_at=Now() - timedelta(seconds=6))
+    dead = {"dead_at": Now(), "looked_at": Now() - timedelta(hours=1)}
+    make_worker(node="gone@a", queues=list(QUEUES), **dead)
+    (reason,) = client.get("/health").json()["reasons"]
+    assert reason.startswith("idle@a: lives, but has not looked for jobs for 3")
+
+
+@pytest.mark.usefixtures("ticking")
+def test_a_queue_that_a_worker_was_told_to_leave_is_told(client: Client) -> None:
+    make_worker(node="one@a", queues=["crm"], left_queues=["email"])
+    assert client.get("/health").json()["reasons"] == [
+        "one@a: does not take from email any more, as it was told by cancel_consumer, and no other worker does."
+    ]
+    other = make_worker(node="two@a", queues=["email"])
+    answer = client.get("/health").json()
+    assert (answer["status"], answer["warnings"]) == (
+        "ok",
+        ["one@a: does not take from email any more, as it was told by cancel_consumer; others do."],
+    )
+    Worker.objects.filter(pk=other.pk).update(queues=[], left_queues=["email"])
+    assert (
+        "two@a: takes from no queue any more, as it was told by cancel_consumer."
+        in (client.get("/health").json()["reasons"])
+    )
+
+
 def test_duties_that_never_ticked_or_stopped_ticking_are_reported(client: Client) -> None:
     Duty.objects.create(name="beat", ticked_at=timezone.now() - timedelta(seconds=90))
     answer = client.get("/health")

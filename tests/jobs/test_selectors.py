@@ -43,14 +43,14 @@ def test_only_living_workers_take_a_queue() -> None:
     assert statuses["images"].has_no_worker
 
 
-def test_all_counts_take_eight_queries_however_many_queues_have_jobs() -> None:
+def test_all_counts_take_nine_queries_however_many_queues_have_jobs() -> None:
     for queue in ("email", "images", "retired"):
         make_job(queue=queue)
     QueueControl.objects.create(name="email", paused_at=timezone.now())
     with CaptureQueriesContext(connection) as queries:
         selectors.queue_statuses()
         selectors.tick_ages_seconds()
-    assert len(queries) == 8
+    assert len(queries) == 9
 
 
 def test_every_count_of_jobs_has_an_index() -> None:

@@ -1,5 +1,6 @@
 """A row that cannot be processed is set aside, named, and failed in the end, while its neighbours go on."""
 
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -7,13 +8,19 @@ from uuid import UUID, uuid4
 import pytest
 from django.db import DatabaseError, OperationalError, connection
 from django.db.models.functions import Now
-from psycopg.errors import ProgramLimitExceeded
+from psycopg.errors import LockNotAvailable, ProgramLimitExceeded
 
-from jobs import services
-from jobs.dispatcher import set_aside
+from jobs import flows, services
+from jobs.dispatcher import levels, pacing, set_aside
 from jobs.dispatcher.due import run_once
+from jobs.dispatcher.flows import Ends
+from jobs.dispatcher.pacing import Pacer
+from jobs.dispatcher.rescue import Rescuer
 from jobs.dispatcher.set_aside import SetAside, TooManyFailed
-from jobs.models import Attempt, AuditEntry, Job
+from jobs.limits import Limits
+from jobs.models import Attempt, AuditEntry, Flow, Job, Worker
+from jobs.queues import QUEUES, Queue
+from tests import sample_tasks
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 
 pytestmark = pytest.mark.django_db
@@ -73,6 +80,15 @@ def test_where_none_can_be_processed_the_duty_fails_and_no_job() -> None:
 
 
 @pytest.mark.usefixtures("_odd_jobs_stay")
+def test_where_no_job_can_be_expired_others_are_made_due_all_the_same() -> None:
+    odd = make_job(task="odd", expires_at=Now() - MINUTE)
+    due = make_job(state="delayed", run_at=Now() - MINUTE)
+    with pytest.raises(DatabaseError, match="odd row"):
+        run_once()
+    assert (state_of(odd.pk), state_of(due.pk)) == ("waiting", "waiting")
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
 def test_while_it_waits_it_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(set_aside, "_FIRST_WAIT_SECONDS", 60.0)
     delayed = SetAside("due")
@@ -119,6 +135,37 @@ def test_an_outage_counts_for_nobody() -> None:
     assert state_of(odd) == "waiting"
 
 
+def test_one_that_somebody_holds_keeps_no_other_and_the_duty_says_so() -> None:
+    held, good, odd = make_job().pk, make_job().pk, make_job().pk
+    aside = SetAside("due")
+    done: list[UUID] = []
+
+    def act(job_id: UUID) -> None:
+        if job_id == held:
+            raise OperationalError("canceling statement due to lock timeout") from LockNotAvailable("held")
+        if job_id == odd:
+            raise ValueError("odd")
+        done.append(job_id)
+
+    for _ in range(5):
+        with pytest.raises(OperationalError, match="lock timeout"):
+            aside.each([held, odd, good], act)
+    assert done == [good] * 5
+    assert (state_of(held), state_of(odd)) == ("waiting", "failed")
+
+
+def test_where_somebody_holds_many_not_all_are_waited_for() -> None:
+    tried: list[UUID] = []
+
+    def act(job_id: UUID) -> None:
+        tried.append(job_id)
+        raise OperationalError("canceling statement due to lock timeout") from LockNotAvailable("held")
+
+    with pytest.raises(OperationalError):
+        SetAside("due").each([uuid4() for _ in range(100)], act)
+    assert len(tried) == 3
+
+
 def test_a_job_that_exceeds_a_limit_of_postgresqls_is_no_outage() -> None:
     good, odd = make_job().pk, make_job().pk
     aside = SetAside("due")
@@ -162,3 +209,127 @@ def test_no_more_are_remembered_than_are_of_use(monkeypatch: pytest.MonkeyPatch)
     aside = SetAside("due")
     with pytest.raises(TooManyFailed, match="More than 5 jobs"):
         aside.each([good, *(uuid4() for _ in range(7))], fail_all_but(good))
+
+
+def make_lost(worker: Worker, **fields: Any) -> Job:
+    """A job that a dead worker has left."""
+    return make_job(
+        **{"state": "active", "worker_id": worker.pk, "claim_token": "t", "started_at": Now() - MINUTE, **fields}
+    )
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
+def test_a_job_that_cannot_be_rescued_keeps_no_other_and_fails_after_five_tries() -> None:
+    worker = make_worker(dead_at=Now())
+    odd = make_lost(worker, task="odd")
+    rescuer = Rescuer()
+    for number in range(5):
+        assert state_of(odd.pk) == "active", number
+        neighbour = make_lost(worker)
+        rescuer.run_once()
+        assert state_of(neighbour.pk) == "waiting"
+    odd.refresh_from_db()
+    assert odd.state == "failed"
+    assert odd.error.startswith("It could not be processed by the dispatcher's duty rescue: ")
+    assert Attempt.objects.filter(job=odd).count() == 1
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
+def test_where_no_job_can_be_rescued_the_duty_fails_and_no_job() -> None:
+    odd = make_lost(make_worker(dead_at=Now()), task="odd")
+    rescuer = Rescuer()
+    for _ in range(10):
+        with pytest.raises(DatabaseError, match="odd row"):
+            rescuer.run_once()
+    assert state_of(odd.pk) == "active"
+
+
+class Odd(RuntimeError):
+    """What nobody has thought of."""
+
+
+@pytest.fixture
+def pacer(empty_redis: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pacer]:
+    """A pacer that cannot read the limits of one lane."""
+    read = Limits.of
+
+    def of(queue: Queue, own: Mapping[str, Any]) -> Limits:
+        if own["rate_key"] == "odd":
+            raise Odd("odd limits")
+        return read(queue, own)
+
+    monkeypatch.setattr(Limits, "of", of)
+    monkeypatch.setattr(pacing, "CIRCUMSTANCES_SECONDS", 0.0)
+    monkeypatch.setattr(pacing, "TOP_UP_SECONDS", 0.0)
+    monkeypatch.setattr(levels, "WALK_SECONDS", 0.0)
+    make_worker(queues=["default", "crm"], concurrency=20)
+    pacer = Pacer()
+    yield pacer
+    pacer.close()
+
+
+@pytest.mark.parametrize("queue", ["default", "crm"])
+def test_a_job_whose_limits_cannot_be_read_keeps_no_other_and_fails_after_five_looks(pacer: Pacer, queue: str) -> None:
+    odd, next_odd = (make_job(rate_key="odd", rate_limit="5/s") for _ in range(2))
+    given = set()
+    for number in range(5):
+        assert state_of(odd.pk) == "waiting", number
+        neighbour = make_job(queue=queue, concurrency_key=f"{number}", concurrency_limit=1)
+        given.add(neighbour.pk)
+        pacer.look()
+        assert given == {job_id for ids in pacer._doorbell.granted(QUEUES).values() for job_id in ids}
+    odd.refresh_from_db()
+    assert odd.state == "failed"
+    assert odd.error == "It could not be processed by the dispatcher's duty pacing: Odd: odd limits"
+    assert state_of(next_odd.pk) == "waiting"
+
+
+def test_where_no_limits_can_be_read_pacing_fails_and_no_job(pacer: Pacer) -> None:
+    odd = make_job(rate_key="odd", rate_limit="5/s")
+    for _ in range(10):
+        with pytest.raises(Odd):
+            pacer.look()
+    assert state_of(odd.pk) == "waiting"
+
+
+def test_a_flow_that_cannot_be_closed_fails_its_job_after_five_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fan() -> UUID:
+        result = flows.fan_out(None, [sample_tasks.add.s(1, 2)], then=sample_tasks.add.s(1))
+        Job.objects.filter(flow_id__isnull=False, state="waiting").update(
+            state="completed", result=3, finished_at=Now()
+        )
+        return UUID(result.id)
+
+    odd = fan()
+    odd_flow = Job.objects.get(pk=odd).awaited_flow_id
+    close = flows.close_if_ended
+
+    def close_or_raise(flow_id: UUID) -> bool:
+        if flow_id == odd_flow:
+            raise Odd("odd flow")
+        return close(flow_id)
+
+    monkeypatch.setattr(flows, "close_if_ended", close_or_raise)
+    ends = Ends()
+    for number in range(5):
+        assert state_of(odd) == "delayed", number
+        neighbour = fan()
+        ends.run_once()
+        assert state_of(neighbour) == "waiting"
+    job = Job.objects.get(pk=odd)
+    assert (job.state, Flow.objects.filter(closed_at=None).exists()) == ("failed", False)
+    assert "the dispatcher's duty flows: Odd: odd flow" in job.error
+
+
+def test_where_no_flow_can_be_closed_the_duty_fails_and_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = flows.fan_out(None, [], then=sample_tasks.add.s(1))
+
+    def refuse(flow_id: UUID) -> bool:
+        raise Odd("odd flow")
+
+    monkeypatch.setattr(flows, "close_if_ended", refuse)
+    ends = Ends()
+    for _ in range(10):
+        with pytest.raises(Odd):
+            ends.run_once()
+    assert state_of(odd.id) == "delayed"

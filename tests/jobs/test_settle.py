@@ -11,6 +11,7 @@ from jobs import settle
 from jobs.models import Attempt, Job
 from jobs.settle import Run
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+from tests.soak import odd_tasks, poison
 
 pytestmark = pytest.mark.django_db
 
@@ -87,3 +88,13 @@ def test_an_ended_job_stays_ended() -> None:
     job = make_job(state="completed", finished_at=Now())
     assert settle.lose(Job.objects.filter(pk=job.pk), evidence="signal 9") == (0, 0)
     assert state_of(job.pk) == "completed"
+
+
+def test_a_job_that_cannot_be_given_back_keeps_no_other_of_its_worker() -> None:
+    worker = make_worker()
+    stubborn, other = make_job(task=odd_tasks.stubborn.name), make_job()
+    for job in (stubborn, other):
+        claim_job(job, worker, str(job.pk))
+    poison.install()
+    assert settle.hand_back(worker.pk) == 1
+    assert (state_of(stubborn.pk), state_of(other.pk)) == ("active", "waiting")

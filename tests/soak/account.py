@@ -1,21 +1,25 @@
 """Who is missing after the storm, and what happened more than once."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from statistics import median
+from statistics import median, quantiles
 from uuid import UUID
 
 from django.contrib.auth.models import Group
 
-from jobs.models import Attempt, Job, Tick
+from jobs.models import LIVE, Attempt, Job, Tick
 from tests.guarantees.ledger import assert_ledger_consistent
+from tests.soak.odd_tasks import ODD, odd
+from tests.soak.poison import is_time
 
 # Their effects come with the job's completion or not at all; the other kinds may repeat theirs.
 EXACTLY_ONCE = {"whole", "delayed", "chained", "second", "retried", "long", "limited", "suicidal", "idempotent"}
 
+# The task of short jobs that run by themselves.
+_SHORT = "tests.soak.tasks.whole"
 # A ring and sixteen named jobs for each of three queues.
 MOST_MESSAGES = 3 * 17
 
@@ -40,6 +44,9 @@ class Account:
     acts: Counter[str]
     complaints: list[str]
     most_messages: int = 0
+    # Odd jobs by what became of them, and how late ordinary ones began, in seconds, without and with odd ones beside.
+    odd: Counter[str] = field(default_factory=Counter)
+    starts: tuple[list[float], list[float]] = ([], [])
 
     @classmethod
     def of(
@@ -49,11 +56,15 @@ class Account:
         wishes = Counter(_named("wish"))
         effects = Counter(_named("effect"))
         missing = sorted(wishes.keys() - effects.keys())
-        unended = Job.objects.exclude(state="completed")
+        unended = Job.objects.exclude(state="completed").exclude(task__in=ODD)
         doubled = sorted(wish for wish, count in effects.items() if wish[0] in EXACTLY_ONCE and count > 1)
         unwanted = sorted(effects.keys() - wishes.keys())
         complaints = [*complaints, *(f"Lost: {kind} {key}" for kind, key in missing)]
         complaints += [f"Not completed: {job} is {job.state}: {job.error}" for job in unended]
+        complaints += [
+            f"Never ended: {job} is {job.state}" for job in Job.objects.filter(task=odd.name, state__in=LIVE)
+        ]
+        complaints += Group.objects.filter(name__startswith="complaint ").values_list("name", flat=True)
         complaints += [f"Doubled: {kind} {key}" for kind, key in doubled]
         complaints += [f"Ticks: {complaint}" for complaint in _tick_complaints()]
         complaints += [f"Out of a transaction that was rolled back: {kind} {key}" for kind, key in unwanted]
@@ -64,7 +75,7 @@ class Account:
         except AssertionError as error:
             complaints.append(f"The ledger contradicts itself: {error}")
         return cls(
-            jobs=Job.objects.count(),
+            jobs=Job.objects.exclude(task__in=ODD).count(),
             completed=Job.objects.filter(state="completed").count(),
             lost=len({*missing}) + unended.count(),
             doubled=len(doubled) + len(unwanted),
@@ -72,6 +83,8 @@ class Account:
             acts=acts,
             complaints=complaints,
             most_messages=most_messages,
+            odd=Counter(f"{state} {task.rpartition('.')[2]}" for task, state in _odd()),
+            starts=_starts(),
         )
 
     def rows(self) -> list[tuple[str, str]]:
@@ -87,6 +100,14 @@ class Account:
             ("runs cut short by a kill", str(len(self.recoveries))),
             ("recovery seconds, median", f"{median(seconds):.1f}"),
             ("recovery seconds, max", f"{max(seconds):.1f}"),
+            *((f"odd jobs, {what}", str(count)) for what, count in sorted(self.odd.items())),
+            *(
+                (
+                    f"ordinary jobs begun late by, {words}",
+                    f"{_percentile(some, 50)} s at p50, {_percentile(some, 95)} s at p95",
+                )
+                for words, some in zip(("alone", "beside odd ones"), self.starts, strict=True)
+            ),
         ]
 
 
@@ -94,6 +115,23 @@ def _named(word: str) -> list[tuple[str, str]]:
     """Kind and key of every wish, or of every effect."""
     names = Group.objects.filter(name__startswith=f"{word} ").values_list("name", flat=True)
     return [(parts[1], parts[2]) for name in names if (parts := name.split(" "))]
+
+
+def _odd() -> Iterable[tuple[str, str]]:
+    return Job.objects.filter(task__in=ODD).values_list("task", "state")
+
+
+def _starts() -> tuple[list[float], list[float]]:
+    """How late the first runs of short jobs began that were made while no odd calls were, and while some were."""
+    starts: tuple[list[float], list[float]] = ([], [])
+    first_runs = Job.objects.filter(task=_SHORT, attempt=1, stalled_count=0, started_at__isnull=False)
+    for created_at, run_at, started_at in first_runs.values_list("created_at", "run_at", "started_at"):
+        starts[is_time(created_at.timestamp())].append((started_at - run_at).total_seconds())
+    return starts
+
+
+def _percentile(values: list[float], percent: int) -> str:
+    return f"{quantiles(values, n=100)[percent - 1]:.3f}" if len(values) > 1 else "–"
 
 
 def _tick_complaints() -> list[str]:

@@ -16,6 +16,8 @@ from django.db import connections, transaction  # noqa: E402
 from jobs.models import Job  # noqa: E402
 from jobs.patience import DATABASE_AWAY  # noqa: E402
 from tests.soak import tasks  # noqa: E402
+from tests.soak.odd_tasks import ODD  # noqa: E402
+from tests.soak.poison import SHARE, Accepted, Poisoner, is_time  # noqa: E402
 
 _PER_SECOND = 12
 _MOST_LIVE = 400
@@ -72,11 +74,12 @@ def fill_up(chance: random.Random) -> None:
 def main(seed: str) -> None:
     chance = random.Random(seed)
     backlog = int(os.environ.get("SOAK_BACKLOG", "0"))
+    poisoner = Poisoner(chance)
     while True:
         time.sleep(chance.expovariate(_PER_SECOND))
         kind = "undone" if chance.random() < 0.05 else chance.choice(_KINDS)
         try:
-            live = Job.objects.filter(state__in=["waiting", "delayed"])
+            live = Job.objects.filter(state__in=["waiting", "delayed"]).exclude(task__in=ODD)
             live_count = live.filter(concurrency_key=None).count()
             with transaction.atomic():
                 if live_count < backlog:
@@ -86,8 +89,12 @@ def main(seed: str) -> None:
                         enqueue(kind, uuid4().hex, chance)
                 elif live_count < _MOST_LIVE or (backlog and chance.random() < 0.1):
                     enqueue(kind, uuid4().hex, chance)
+                if is_time(time.time()) and chance.random() < SHARE:
+                    poisoner.act()
         except ChangedItsMind:
             pass
+        except Accepted as error:
+            tasks.complain(str(error))
         except DATABASE_AWAY:
             # Committed or not: the wish and the job share their fate.
             connections.close_all()

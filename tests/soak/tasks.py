@@ -35,6 +35,11 @@ def wish(kind: str, key: str) -> None:
     Group.objects.create(name=f"wish {kind} {key}")
 
 
+def complain(words: str) -> None:
+    """Notes what must not have happened, for the account."""
+    Group.objects.create(name=f"complaint {uuid4().hex[:8]} {words}")
+
+
 def _effect(kind: str, key: str) -> None:
     Group.objects.create(name=f"effect {kind} {key} {uuid4()}")
 
