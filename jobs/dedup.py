@@ -4,6 +4,7 @@ The partial unique index `job_one_live_per_dedup_key` decides between callers. E
 who is in the way, because ON CONFLICT DO NOTHING waits for other callers' transactions but returns no id.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +25,8 @@ from jobs.models import LIVE, DedupWindow, Job
 from jobs.options import is_text
 from jobs.states import Cause, State
 from jobs.transitions import transition
+
+logger = logging.getLogger(__name__)
 
 # Each round is lost only to a job that ends between two statements of this call.
 _ROUNDS = 10
@@ -141,7 +144,9 @@ def cancel_successor(job_id: UUID, *, reason: str) -> bool:
     if holder is None:
         return False
     Job.objects.filter(pk=holder.pk).update(successor=None)
-    cancelled = _from_kept(holder.successor, holder.dedup_key)
+    cancelled = _older_successor(holder)
+    if cancelled is None:
+        return True
     cancelled.state, cancelled.finished_at, cancelled.error = "cancelled", Now(), reason
     cancelled.save(force_insert=True)
     follow_ups.after_stop(cancelled)
@@ -233,12 +238,20 @@ def _keep_as_successor(holder: Job, job: Job, call: dict[str, Any]) -> UUID:
     Every call that waits for the same end gets the same id: that of the first, under which the newest will run.
     """
     job_id = job.pk
-    if holder.successor:
-        older = _from_kept(holder.successor, holder.dedup_key)
+    if holder.successor and (older := _older_successor(holder)) is not None:
         follow_ups.after_replacement(older)
         job_id = older.pk
     Job.objects.filter(pk=holder.pk).update(successor={"id": str(job_id), **call})
     return job_id
+
+
+def _older_successor(holder: Job) -> Job | None:
+    """What is kept as a job's successor; None, and a line in the log, where that is no job."""
+    try:
+        return _from_kept(holder.successor, holder.dedup_key)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        logger.exception("id=%s has a successor that is no job.", holder.pk)
+        return None
 
 
 def _unsettled(job: Job) -> RuntimeError:

@@ -109,7 +109,10 @@ def versions() -> Iterator[Finding]:
 def servers() -> Iterator[Finding]:
     """PostgreSQL and Redis: in reach, and set so that they keep what they were given."""
     with connections[settle.ledger()].cursor() as cursor:
-        names = ("server_version", "fsync", "full_page_writes", "synchronous_commit", "max_connections")
+        names = (
+            *("server_version", "fsync", "full_page_writes", "synchronous_commit", "max_connections"),
+            *("transaction_isolation", "transaction_read_only"),
+        )
         cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
         found = dict(cursor.fetchall())
     yield Finding(Level.FACT, f"PostgreSQL {found['server_version']}.")
@@ -120,6 +123,18 @@ def servers() -> Iterator[Finding]:
                 f"PostgreSQL runs with {name} = off: a crash loses or corrupts what was committed.",
                 f"Set {name} = on, unless this is a throw-away stack.",
             )
+    if found["transaction_isolation"] != "read committed":
+        yield Finding(
+            Level.ERROR,
+            f"Transactions are {found['transaction_isolation']}: claims and ends fail where two meet.",
+            "Set default_transaction_isolation = 'read committed' for the database or the role.",
+        )
+    if found["transaction_read_only"] == "on":
+        yield Finding(
+            Level.ERROR,
+            "PostgreSQL takes no writes: nothing can be enqueued, claimed or ended.",
+            "Set default_transaction_read_only = off; or DATABASE_URL names a replica, and must name the primary.",
+        )
     needed = sum(2 * worker.concurrency + 5 for worker in selectors.living_workers()) + _OTHER_CONNECTIONS
     if int(found["max_connections"]) < needed:
         yield Finding(
@@ -269,6 +284,14 @@ def as_health_says() -> Iterator[Finding]:
     """What `/health` reports."""
     for reason in health.check().reasons:
         yield Finding(Level.ERROR, reason, "docs/operations.md, Health, says what each of these means.")
+
+
+@examination("Duties of the dispatcher")
+def duties() -> Iterator[Finding]:
+    """What those raised last that do not succeed. `/health` names them alone: an error may quote arguments."""
+    for name, _, error in selectors.late_duties(after_seconds=health.TICK_AGE_LIMIT_SECONDS):
+        if error:
+            yield Finding(Level.ERROR, f"{name}: {error}", "The logs of the leading worker have its traceback.")
 
 
 @examination("Leases")

@@ -132,8 +132,15 @@ def close_if_ended(flow_id: UUID) -> bool:
     Called by many at once, one of them does it; killed in the middle, nothing has happened. Where the results cannot be
     handed over, and never will be, the held jobs fail. Raises what stands in the way of that, or may be gone later.
     """
+    was_closed, outer = _close_one(flow_id)
+    _close_all(outer)
+    return was_closed
+
+
+def _close_one(flow_id: UUID) -> tuple[bool, set[UUID]]:
+    """Whether this call closed a flow, and those of whose members it has failed some."""
     if Job.objects.filter(flow_id=flow_id, state__in=LIVE).exists():
-        return False
+        return False, set()
     try:
         outer = _close(flow_id)
     except Exception as error:  # whatever it is, it would come again at every look
@@ -141,15 +148,19 @@ def close_if_ended(flow_id: UUID) -> bool:
             raise
         logger.exception("Flow %s has ended, but its results cannot be handed over.", flow_id)
         outer = _close(flow_id, refused=error)
-    for outer_id in outer or ():
-        close_if_ended(outer_id)
-    return outer is not None
+    return outer is not None, outer or set()
+
+
+def _close_all(flow_ids: set[UUID]) -> None:
+    """Closes those of these flows that have ended, and those around them. They may stand in each other to any depth."""
+    to_do = list(flow_ids)
+    while to_do:
+        to_do.extend(_close_one(to_do.pop())[1])
 
 
 def refuse(flow_id: UUID, error: Exception) -> None:
     """Closes a flow whose members have ended, and fails the jobs that wait for their results, with this reason."""
-    for outer_id in _close(flow_id, refused=error) or ():
-        close_if_ended(outer_id)
+    _close_all(_close(flow_id, refused=error) or set())
 
 
 def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
@@ -200,12 +211,16 @@ def member_ended(flow_id: UUID | None) -> None:
 def reopen(job: Job) -> None:
     """An operator runs a job again, in the current transaction: where it is a member whose end has failed the jobs that
     its flow held, those are held once more."""
-    if job.flow_id is None:
-        return
-    # Whoever closes the flow at this moment has not seen this: wait for what it does. From here on, nobody closes it.
-    Flow.objects.select_for_update().filter(pk=job.flow_id).first()
-    for waiting in Job.objects.select_for_update().filter(awaited_flow_id=job.flow_id, is_held=True, state="failed"):
-        hold_again(waiting)
+    to_do = [job]
+    while to_do:
+        member = to_do.pop()
+        if member.flow_id is None:
+            continue
+        # Whoever closes the flow at this moment has not seen this: wait for what it does. From here on, nobody closes
+        # it.
+        Flow.objects.select_for_update().filter(pk=member.flow_id).first()
+        held_failed = Job.objects.filter(awaited_flow_id=member.flow_id, is_held=True, state="failed")
+        to_do += [waiting for waiting in held_failed.select_for_update() if _hold_again(waiting)]
 
 
 def run_members_again(job: Job, *, fresh: dict[str, Any]) -> int:
@@ -214,25 +229,32 @@ def run_members_again(job: Job, *, fresh: dict[str, Any]) -> int:
 
     Returns how many members run again, those of flows inside included.
     """
-    count = 0
-    lost = Job.objects.filter(flow_id=job.awaited_flow_id, state__in=["failed", "cancelled"])
-    for member in lost.select_for_update():
-        if member.is_held:
-            count += run_members_again(member, fresh=fresh)
-        elif transition(Job.objects.filter(pk=member.pk), Cause.RUN_AGAIN, **fresh):
-            follow_ups.reopen(member)
-            count += 1
-    hold_again(job)
+    count, known, to_do, to_hold = 0, {job.pk}, [job], []
+    while to_do:
+        waiting = to_do.pop()
+        to_hold.append(waiting)
+        lost = Job.objects.filter(flow_id__in=[waiting.awaited_flow_id], state__in=["failed", "cancelled"])
+        for member in lost.exclude(pk__in=known).select_for_update():
+            known.add(member.pk)
+            if member.is_held:
+                to_do.append(member)
+            elif transition(Job.objects.filter(pk=member.pk), Cause.RUN_AGAIN, **fresh):
+                follow_ups.reopen(member)
+                count += 1
+    for waiting in reversed(to_hold):
+        if _hold_again(waiting):
+            reopen(waiting)
     return count
 
 
-def hold_again(job: Job) -> None:
+def _hold_again(job: Job) -> bool:
     """Holds a job that never got the results of its flow, which is open again."""
     Flow.objects.filter(pk__in=[job.awaited_flow_id]).update(closed_at=None)
     changes = {"finished_at": None, "error": "", "exception": None, "traceback": ""}
-    if transition(Job.objects.filter(pk=job.pk), Cause.REOPENED, **changes):
-        follow_ups.reopen(job)
-        reopen(job)
+    if not transition(Job.objects.filter(pk=job.pk), Cause.REOPENED, **changes):
+        return False
+    follow_ups.reopen(job)
+    return True
 
 
 def _lineage(job: Job | None) -> dict[str, Any]:

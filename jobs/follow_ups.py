@@ -24,6 +24,9 @@ from jobs.patience import DATABASE_AWAY
 
 logger = logging.getLogger(__name__)
 
+# What comes of reading something as a chain that is none, because somebody has written it by hand.
+_NO_CHAIN = (AttributeError, KeyError, TypeError, ValueError)
+
 
 def insert(job: Job, follow_ups: Mapping[str, Any], root_id: UUID | None, result: Any) -> None:
     """Enqueues the links and the next step of the chain of a job that completes in the current transaction.
@@ -85,7 +88,10 @@ def after_stop(job: Job) -> None:
 
 def after_replacement(job: Job) -> None:
     """A newer call takes a job's place before it has started: what was to follow the older one comes no more."""
-    _abandon(job, f"The first step of its chain was replaced by a newer call: job {job.pk}.")
+    try:
+        _abandon(job, f"The first step of its chain was replaced by a newer call: job {job.pk}.")
+    except _NO_CHAIN:
+        logger.exception("id=%s is replaced; what was to follow it is no chain.", job.pk)
 
 
 def reopen(job: Job) -> None:
@@ -100,7 +106,11 @@ def is_later_step(job: Job) -> bool:
 
 
 def _later_steps(job: Job) -> Any:
-    ids = [parse_id(task_id) for _, task_id in _named_steps(job.follow_ups.get("chain", []))]
+    try:
+        ids = [parse_id(task_id) for _, task_id in _named_steps(job.follow_ups.get("chain", []))]
+    except _NO_CHAIN:
+        logger.exception("id=%s: what follows it is no chain.", job.pk)
+        ids = []
     return Job.objects.filter(pk__in=ids, state="cancelled", parent_id=job.pk, started_at__isnull=True)
 
 

@@ -32,7 +32,7 @@ REDIS_PATIENCE_SECONDS = 0.3
 _MOST_QUESTIONS = 8
 _MOST_NAMED = 5
 # Jobs may wait so long for a worker that is being replaced.
-_PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 30.0
 # A queue that only grows is reported where jobs have waited for so long.
 _GROWS_SECONDS = 60.0
 # The answer of a look is that of others who ask within this.
@@ -213,7 +213,7 @@ class _Ledger:
         return cls(
             statuses=selectors.queue_statuses(workers),
             workers=workers,
-            idle_workers=selectors.idle_workers(after_seconds=_PATIENCE_SECONDS),
+            idle_workers=selectors.idle_workers(after_seconds=PATIENCE_SECONDS),
             ages_seconds=selectors.tick_ages_seconds(),
             late_duties=selectors.late_duties(after_seconds=TICK_AGE_LIMIT_SECONDS),
             broken_schedules=cron.broken_schedules(),
@@ -300,10 +300,10 @@ def _counts(status: QueueStatus) -> dict[str, Any]:
 
 def _queue_reasons(status: QueueStatus) -> list[str]:
     if not status.is_declared:
-        is_stranded = status.has_waited_longer(_PATIENCE_SECONDS)
+        is_stranded = status.has_waited_longer(PATIENCE_SECONDS)
         return [f"{status.name}: {status.waiting} jobs wait in a queue that nobody declares."] if is_stranded else []
     reasons = []
-    if status.has_no_worker and status.has_waited_longer(_PATIENCE_SECONDS):
+    if status.has_no_worker and status.has_waited_longer(PATIENCE_SECONDS):
         reasons.append(f"{status.name}: {status.waiting} jobs wait, and no living worker takes from it.")
     if status.has_waited_longer(status.oldest_threshold_seconds):
         reasons.append(

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
 from kombu.utils import json as kombu_json
 
@@ -28,9 +29,22 @@ LIVE = [str(state) for state in LIVE_STATES]
 ENDED = [str(state) for state in END_STATES]
 
 
+# How JSON is kept that Celery's JSON serializer keeps.
+KEPT: dict[str, Any] = {"encoder": kombu_json.JSONEncoder, "decoder": PayloadDecoder}
+
+
 def payload_field(**options: Any) -> "models.JSONField[Any, Any]":
     """A JSON column that keeps what Celery's JSON serializer keeps."""
-    return models.JSONField(encoder=kombu_json.JSONEncoder, decoder=PayloadDecoder, **options)
+    return models.JSONField(**KEPT, **options)
+
+
+class MappingField(models.JSONField):
+    """A JSON column that holds an object. What else somebody has written into it reads as an empty one."""
+
+    def from_db_value(self, value: Any, expression: Any, *place: Any) -> Any:
+        """An object, in any case; of one of its keys, whatever is there."""
+        found = super().from_db_value(value, expression, *place)
+        return found if isinstance(found, dict) or isinstance(expression, KeyTransform) else {}
 
 
 class Job(models.Model):
@@ -45,8 +59,8 @@ class Job(models.Model):
     priority = models.SmallIntegerField(default=5, help_text="0 to 9, lower runs sooner")
     args = payload_field(default=list, blank=True)
     kwargs = payload_field(default=dict, blank=True)
-    headers = payload_field(default=dict, blank=True, help_text="Custom message headers of the caller")
-    follow_ups = payload_field(default=dict, blank=True, help_text="Celery's link, link_error and chain")
+    headers = MappingField(**KEPT, default=dict, blank=True, help_text="Custom message headers of the caller")
+    follow_ups = MappingField(**KEPT, default=dict, blank=True, help_text="Celery's link, link_error and chain")
 
     state = models.CharField(max_length=10, choices=[(state.value, state.value) for state in State])
     attempt = models.PositiveIntegerField(default=1, help_text="Number of the run that is due or running, from 1")

@@ -76,6 +76,12 @@ def from_json(text: str) -> Any:
     return json.loads(text, cls=PayloadDecoder)
 
 
+def mapping_from_json(text: str) -> dict[str, Any]:
+    """The object that was kept; an empty one where somebody has written something else."""
+    value = from_json(text)
+    return value if isinstance(value, dict) else {}
+
+
 def in_a_message(text: str) -> str:
     """An error as it is kept: what PostgreSQL cannot store is shown, and what is too long is cut in the middle."""
     return shortened(storable(text), MESSAGE_BYTES)

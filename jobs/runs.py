@@ -35,9 +35,6 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     correlation.assume(claim.correlation_id)
     notes.listen()
     soft_limits.guard()
-    args[:] = claim.args
-    kwargs.clear()
-    kwargs.update(claim.kwargs)
     request.update(
         claim=claim,
         run=Run(claim.job_id, claim.token),
@@ -56,6 +53,14 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         retry_signature=None,
     )
     log(logging.INFO, "started", task.name, request)
+    by_place: Any = claim.args
+    by_name: Any = claim.kwargs
+    if not isinstance(by_place, list) or not isinstance(by_name, dict):
+        kinds = f"{type(by_place).__name__} and {type(by_name).__name__}"
+        raise TypeError(f"The job's arguments are a {kinds}, and not a list and an object: somebody has written them.")
+    args[:] = by_place
+    kwargs.clear()
+    kwargs.update(by_name)
 
 
 @task_postrun.connect

@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from jobs import audit, health, limits, live_counts, publish, selectors
+from jobs.dispatcher import record
 from jobs.models import ENDED, LIVE, AuditEntry, Job, QueueControl, Worker
 from jobs.queues import QUEUES
 from jobs.states import State
@@ -36,7 +37,9 @@ def why(job_id: UUID) -> str | None:
     return (
         _paused(job)
         or _no_worker(job)
+        or _idle_workers(job)
         or _no_dispatcher()
+        or _failing_duty(job)
         or _limited(job)
         or _unknown(job)
         or _no_broker(job)
@@ -94,6 +97,30 @@ def _no_worker(job: Job) -> str | None:
     if any(job.queue in worker.queues for worker in selectors.living_workers()):
         return None
     return f"No living worker consumes its queue {job.queue}. Start one: celery -A config worker -Q {job.queue}"
+
+
+def _idle_workers(job: Job) -> str | None:
+    """All workers of its queue live and do not look for jobs."""
+    nodes = [worker.node for worker in selectors.living_workers() if job.queue in worker.queues]
+    idle = dict(selectors.idle_workers(after_seconds=health.PATIENCE_SECONDS))
+    if not nodes or any(node not in idle for node in nodes):
+        return None
+    seconds = min(idle[node] for node in nodes)
+    if len(nodes) > 1:
+        return (
+            f"No worker of its queue {job.queue} has looked for jobs for {seconds:.0f} s. Restart {', '.join(nodes)}."
+        )
+    return f"The worker of its queue {job.queue} has not looked for jobs for {seconds:.0f} s. Restart {nodes[0]}."
+
+
+def _failing_duty(job: Job) -> str | None:
+    """The duty of the dispatcher that would let it go on."""
+    name = record.DUE if job.state == State.DELAYED else record.PACING if publish.Ring.of(job).leader else None
+    for duty, age_seconds, error in selectors.late_duties(after_seconds=health.TICK_AGE_LIMIT_SECONDS):
+        if duty == name:
+            since = "has never succeeded" if age_seconds is None else f"last succeeded {age_seconds:.0f} s ago"
+            return f"The dispatcher's duty {duty}, which it waits for, {since}. {_sentence(error)}"
+    return None
 
 
 def _no_dispatcher() -> str | None:

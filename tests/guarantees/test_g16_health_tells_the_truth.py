@@ -40,7 +40,7 @@ def wait_for_health() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """What is reported after half a minute is reported after so many seconds."""
-    return lambda seconds: monkeypatch.setattr(health, "_PATIENCE_SECONDS", seconds)
+    return lambda seconds: monkeypatch.setattr(health, "PATIENCE_SECONDS", seconds)
 
 
 def test_a_system_at_work_has_nothing_to_report(processes: Processes) -> None:

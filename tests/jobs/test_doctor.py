@@ -96,6 +96,32 @@ def test_a_duty_that_does_not_tick_is_told_as_health_tells_it() -> None:
     assert "error: The dispatcher has never ticked: is one running?" in troubles("Health")
 
 
+def test_what_a_duty_raised_is_told() -> None:
+    long_ago = Now() - timedelta(minutes=5)
+    Duty.objects.create(name="pacing", every_seconds=1, succeeded_at=long_ago, failed_at=Now(), error="KeyError: 'x'")
+    Duty.objects.create(name="due", every_seconds=1, succeeded_at=Now(), failed_at=long_ago, error="KeyError: 'y'")
+    assert troubles("Duties of the dispatcher").startswith("error: pacing: KeyError: 'x' → ")
+    assert "'y'" not in troubles("Duties of the dispatcher")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("default_transaction_isolation = 'repeatable read'", "error: Transactions are repeatable read"),
+        ("default_transaction_read_only = on", "error: PostgreSQL takes no writes"),
+    ],
+)
+def test_a_database_whose_transactions_are_of_another_kind_is_named(setting: str, told: str) -> None:
+    assert told not in troubles("Servers")
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET {setting}")
+    try:
+        assert told in troubles("Servers")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"RESET {setting.partition(' ')[0]}")
+
+
 @pytest.mark.usefixtures("_all_is_well")
 def test_leases_that_are_short_or_late_are_named(settings: Any) -> None:
     make_worker(node="late@host", lease_expires_at=timezone.now() + timedelta(seconds=2))

@@ -1,5 +1,7 @@
 """What is wrong at every look is logged once a minute."""
 
+import time
+
 import pytest
 
 from jobs import told
@@ -11,8 +13,8 @@ def test_an_error_is_new_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.is_new(ValueError(number)) for number in range(3)] == [True, False, False]
     assert one.is_new(TypeError())
     assert one.is_new(ValueError(), "another thing")
-    now = told.time.monotonic() + 61
-    monkeypatch.setattr(told.time, "monotonic", lambda: now)
+    now = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     assert [one.is_new(ValueError()) for _ in range(2)] == [True, False]
 
 

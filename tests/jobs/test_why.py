@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,7 +11,7 @@ from django.utils import timezone
 
 from devstack.throwaway import Server
 from jobs import limits, services
-from jobs.models import Duty, Job, RateStart
+from jobs.models import Duty, Job, RateStart, Worker
 from tests.jobs.factories import claim_job, make_job, make_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -146,3 +147,38 @@ def test_a_broker_that_is_away_is_told_of_jobs_with_limits_alone(leader: None, r
         # Either this process or Redis's driver is the first to give up.
         assert re.match(r"Redis does not answer( within 0\.3 s)?\. Workers hear through it when a job with", why(job))
     assert why(free) == "Nothing keeps it: it starts within moments."
+
+
+@pytest.mark.usefixtures("leader")
+def test_workers_that_live_and_do_not_look_are_told() -> None:
+    make_worker(node="a@host", queues=["default"], looked_at=Now() - timedelta(seconds=40))
+    job = make_job()
+    told = r"The worker of its queue default has not looked for jobs for 4\d s\. Restart a@host\."
+    assert re.fullmatch(told, why(job))
+    other = make_worker(node="b@host", queues=["default"], looked_at=Now() - timedelta(seconds=60))
+    told = r"No worker of its queue default has looked for jobs for 4\d s\. Restart a@host, b@host\."
+    assert re.fullmatch(told, why(job))
+    Worker.objects.filter(pk=other.pk).update(looked_at=Now())
+    assert "looked" not in why(job)
+
+
+@pytest.mark.usefixtures("leader")
+@pytest.mark.parametrize(
+    ("fields", "duty"),
+    [({"rate_key": "k", "rate_limit": "1/s"}, "pacing"), ({"state": "delayed", "run_at": Now()}, "due")],
+)
+def test_a_duty_that_fails_is_told_where_the_job_waits_for_it(fields: dict[str, Any], duty: str) -> None:
+    make_worker(queues=["default"])
+    for name in ("pacing", "due"):
+        Duty.objects.create(
+            name=name,
+            every_seconds=1,
+            succeeded_at=Now() - timedelta(seconds=50),
+            failed_at=Now(),
+            error=f"{name}: it is broken",
+        )
+    assert re.fullmatch(
+        rf"The dispatcher's duty {duty}, which it waits for, last succeeded 5\d s ago. {duty}: it is broken\.",
+        why(make_job(**fields)),
+    )
+    assert "duty" not in why(make_job())

@@ -48,7 +48,7 @@ CAUSE_MEANINGS = {
         "A duty of the dispatcher could not process it, five times, and its neighbours could be processed.",
         "jobs.dispatcher.set_aside.fail",
     ),
-    Cause.REOPENED: ("An operator runs members of its flow again.", "jobs.flows.hold_again"),
+    Cause.REOPENED: ("An operator runs members of its flow again.", "jobs.flows._hold_again"),
     Cause.RUN_AGAIN: (
         "An operator wants it once more. Attempts and stalls start over.",
         "jobs.services.run_again_locked",
