@@ -79,7 +79,7 @@ class LedgerBackend(DatabaseBackend):
 
         Raises NotKept for a result that is no JSON, none that PostgreSQL can store, or too large.
         """
-        if request.task not in _MADE_OF_RESULTS:
+        if result is not None and request.task not in _MADE_OF_RESULTS:
             result_json(result)
         return settle.complete(request.run, result=result, claim=request.claim)
 

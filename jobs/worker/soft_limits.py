@@ -10,13 +10,19 @@ from typing import Any
 from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 from celery import current_app
 
+_is_guarded = False
+
 
 def guard() -> None:
     """Takes the place of the pool's handler in this process. Only pool processes have that one: threads have no soft
     limits.
 
-    Asked at the beginning of each run, because the pool sets its handler after everything else.
+    Called at the beginning of each run, because the pool sets its handler after everything else; the first one does it.
     """
+    global _is_guarded
+    if _is_guarded:
+        return
+    _is_guarded = True
     if SIG_SOFT_TIMEOUT is not None and signal.getsignal(SIG_SOFT_TIMEOUT) is soft_timeout_sighandler:
         signal.signal(SIG_SOFT_TIMEOUT, _strike)
 
