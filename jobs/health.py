@@ -107,6 +107,7 @@ def _check() -> Health:
     broker = Question("Redis", _message_counts)
     health = Health()
     most_messages: dict[str, int] = {}
+    deaf_workers: list[tuple[str, float]] = []
     try:
         seen = ledger.answer(DATABASE_PATIENCE_SECONDS)
     except NoAnswer as error:
@@ -116,7 +117,7 @@ def _check() -> Health:
         health.tick_ages_seconds = {name: seen.ages_seconds.get(name) for name in DUTIES}
         health.reasons += seen.reasons()
         health.warnings += seen.warnings()
-        most_messages = selectors.most_messages(seen.workers)
+        most_messages, deaf_workers = selectors.most_messages(seen.workers), seen.deaf_workers
     try:
         counts = broker.answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
@@ -126,6 +127,11 @@ def _check() -> Health:
             f"{queue}: Redis holds {counts[queue]} messages, and its workers can use {most}."
             for queue, most in most_messages.items()
             if counts.get(queue, 0) > most
+        ]
+        # Where it answers nobody, that is said already.
+        health.reasons += [
+            f"{node}: Redis has not answered it for {seconds:.0f} s. It starts no jobs with limits."
+            for node, seconds in deaf_workers
         ]
     return health
 
@@ -201,6 +207,7 @@ class _Ledger:
     statuses: dict[str, QueueStatus]
     workers: list[Worker]
     idle_workers: list[tuple[str, float]]
+    deaf_workers: list[tuple[str, float]]
     ages_seconds: dict[str, float | None]
     late_duties: list[tuple[str, float | None, str]]
     broken_schedules: list[str]
@@ -214,6 +221,7 @@ class _Ledger:
             statuses=selectors.queue_statuses(workers),
             workers=workers,
             idle_workers=selectors.idle_workers(after_seconds=PATIENCE_SECONDS),
+            deaf_workers=selectors.deaf_workers(after_seconds=PATIENCE_SECONDS),
             ages_seconds=selectors.tick_ages_seconds(),
             late_duties=selectors.late_duties(after_seconds=TICK_AGE_LIMIT_SECONDS),
             broken_schedules=cron.broken_schedules(),

@@ -293,6 +293,7 @@ class Worker(models.Model):
     looked_at = models.DateTimeField(
         null=True, blank=True, help_text="When it last was seen to look for jobs, by the database's clock"
     )
+    deaf_since = models.DateTimeField(null=True, blank=True, help_text="Since when Redis has not answered it")
     dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
     settled_at = models.DateTimeField(null=True, blank=True, help_text="Dead for a while, and nothing of it was left")
 

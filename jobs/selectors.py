@@ -149,6 +149,13 @@ def idle_workers(*, after_seconds: float) -> list[tuple[str, float]]:
     return [(node, age.total_seconds()) for node, age in rows]
 
 
+def deaf_workers(*, after_seconds: float) -> list[tuple[str, float]]:
+    """Living workers that Redis has not answered for so long: the node of each, and for how many seconds."""
+    deaf = living_workers().annotate(deaf=_since(F("deaf_since")))
+    rows = deaf.filter(deaf_since__lt=Now() - timedelta(seconds=after_seconds)).values_list("node", "deaf")
+    return [(node, age.total_seconds()) for node, age in rows]
+
+
 def most_messages(workers: Collection[Worker] | None = None) -> dict[str, int]:
     """How many messages of each queue may lie in Redis at once: grants, a ring, and jobs without limits that were
     named."""

@@ -79,6 +79,8 @@ class Claimer(DutyThread):
         self._rung: set[str] = set()
         self._look_at = self._hear_at = 0.0
         self._deaf_until = 0.0
+        # Since when Redis has not answered; None where it has, or was not asked.
+        self._deaf_since: float | None = None
         # What to ask where the answer to a claim was lost.
         self._unanswered: Callable[[], list[Claim]] | None = None
         # And what to ask later, when such a claim may have been committed after all.
@@ -111,6 +113,11 @@ class Claimer(DutyThread):
     def idle_seconds(self) -> float:
         """For how long this worker has not looked for jobs. Safe in any thread."""
         return time.monotonic() - min(self._round_at, self._turned_at)
+
+    def deaf_seconds(self) -> float | None:
+        """For how long Redis has not answered this worker; None where it does. Safe in any thread."""
+        since = self._deaf_since
+        return None if since is None else time.monotonic() - since
 
     def rouse(self) -> None:
         """Something has changed: it is worth while to look. Safe in any thread."""
@@ -154,6 +161,7 @@ class Claimer(DutyThread):
         ahead = self.intake.ahead_count if self._busy and not self._grants else 0
         if not queues or free + ahead <= ahead // 2:
             self._let_others_go_on()
+            self._deaf_since = None
             self._pause(LOOK_SECONDS)
             return
         now = time.monotonic()
@@ -240,7 +248,7 @@ class Claimer(DutyThread):
 
     def _listen(self, queues: list[str], seconds: float) -> None:
         """Waits for a ring or a grant."""
-        if self._is_deaf or self._strangers:
+        if self._cannot_hear() or self._strangers:
             self._pause(min(seconds, _AWAY_SECONDS))
             return
         try:
@@ -248,26 +256,31 @@ class Claimer(DutyThread):
         except REDIS_AWAY:
             self._be_deaf()
             return
+        self._deaf_since = None
         if taken is not None:
             self._heard(taken)
 
-    @property
-    def _is_deaf(self) -> bool:
-        return time.monotonic() < self._deaf_until or self._worker.consumer.connection is None
+    def _cannot_hear(self) -> bool:
+        is_deaf = time.monotonic() < self._deaf_until or self._worker.consumer.connection is None
+        if is_deaf and self._deaf_since is None:
+            self._deaf_since = time.monotonic()
+        return is_deaf
 
     def _be_deaf(self) -> None:
         """Redis does not answer: for a while, this worker looks by itself, and its main thread waits for nothing."""
         self._deaf_until = time.monotonic() + LOOK_SECONDS
+        self._deaf_since = self._deaf_since or time.monotonic()
         self._look_at = 0.0
         self._worker.consumer.leave_the_broker()
 
     def _hear(self, queues: list[str], count: int) -> None:
         """Takes what is at the doorbells, without waiting."""
-        if self._is_deaf:
+        if self._cannot_hear():
             return
         try:
             for taken in self._doorbell.take(self._turned(queues), count, rung=self._busy):
                 self._heard(taken)
+            self._deaf_since = None
         except REDIS_AWAY:
             self._be_deaf()
 
@@ -372,7 +385,7 @@ class Claimer(DutyThread):
     def _let_others_go_on(self) -> None:
         """This worker has its hands full, and more waits than it could claim."""
         for queue in self._busy:
-            if queue not in self._rung and not self._is_deaf:
+            if queue not in self._rung and not self._cannot_hear():
                 try:
                     self._doorbell.ring(queue, _ANY_PRIORITY)
                     self._rung.add(queue)

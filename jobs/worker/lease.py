@@ -28,6 +28,10 @@ def lease_end() -> Any:
     return Now() + timedelta(seconds=settings.JOBS_LEASE_SECONDS)
 
 
+def _ago(seconds: float | None) -> Any:
+    return None if seconds is None else Now() - timedelta(seconds=seconds)
+
+
 def _clocks() -> dict[str, Any]:
     """This moment by both clocks, so that anybody may see how far they are apart."""
     return {"renewed_at": Now(), "clock_at": timezone.now()}
@@ -72,15 +76,22 @@ def resign() -> None:
 class LeaseThread(DutyThread):
     """Renews the lease. A worker that was given up ends itself: whatever it still ran belongs to others now."""
 
-    def __init__(self, *, slot_count: Callable[[], int], idle_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        slot_count: Callable[[], int],
+        idle_seconds: Callable[[], float],
+        deaf_seconds: Callable[[], float | None],
+    ) -> None:
         super().__init__("jobs-lease", settings.JOBS_HEARTBEAT_SECONDS)
         self._slot_count = slot_count
         self._idle_seconds = idle_seconds
+        self._deaf_seconds = deaf_seconds
 
     def run_once(self) -> None:
         """Renews, or ends the process with all its children."""
-        looked_at = Now() - timedelta(seconds=self._idle_seconds())
+        looked_at, deaf_since = _ago(self._idle_seconds()), _ago(self._deaf_seconds())
         # A pool may have grown or shrunk.
-        if not renew(concurrency=self._slot_count(), looked_at=looked_at):
+        if not renew(concurrency=self._slot_count(), looked_at=looked_at, deaf_since=deaf_since):
             logger.critical("This worker was given up for dead while it was silent; its jobs run elsewhere. Ending.")
             os._exit(70)

@@ -82,7 +82,11 @@ class LedgerStep(bootsteps.StartStopStep):
         else:
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
         self.threads = [
-            lease.LeaseThread(slot_count=lambda: claims.intake.slot_count, idle_seconds=claims.idle_seconds),
+            lease.LeaseThread(
+                slot_count=lambda: claims.intake.slot_count,
+                idle_seconds=claims.idle_seconds,
+                deaf_seconds=claims.deaf_seconds,
+            ),
             dispatcher,
             dispatcher.slow,
             PromptThread(leads=lambda: dispatcher.leads, record=dispatcher.record),

@@ -16,6 +16,7 @@ from jobs import health
 from jobs.models import Duty, Job, QueueControl, Stat
 from tests import sample_tasks
 from tests.processes import Processes
+from tests.slow_redis import SlowRedis
 from tests.variants import POOLS
 from tests.waiting import wait_until
 
@@ -85,6 +86,23 @@ def test_a_worker_that_lives_and_does_not_look_for_jobs_is_reported(
     wait_for_health()
     current_app.control.broadcast("stand_still", arguments={"seconds": 16})
     wait_for("lives, but has not looked for jobs for ")
+    wait_for_health()
+
+
+def test_a_worker_whose_connection_to_the_broker_hangs_is_reported(
+    processes: Processes, impatient: Callable[[float], None], slow_redis: SlowRedis
+) -> None:
+    impatient(3.0)
+    slow_redis.delay_seconds = 0
+    processes.worker(env={"REDIS_URL": slow_redis.url})
+    processes.start("celery", "-A", "config", "beat")
+    wait_for_health()
+    slow_redis.delay_seconds = 60
+    wait_for("Redis has not answered it for ")
+    # It works all the same.
+    result = sample_tasks.add.delay(1, 2)
+    wait_until(lambda: Job.objects.get(pk=result.id).state == "completed")
+    slow_redis.delay_seconds = 0
     wait_for_health()
 
 

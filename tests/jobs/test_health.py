@@ -277,6 +277,18 @@ def test_a_worker_that_lives_and_does_not_look_for_jobs_is_a_reason(client: Clie
 
 
 @pytest.mark.usefixtures("ticking")
+def test_a_worker_that_redis_does_not_answer_is_a_reason_unless_it_answers_nobody(
+    client: Client, redis_server: Server
+) -> None:
+    make_worker(node="deaf@a", queues=list(QUEUES), deaf_since=Now() - timedelta(seconds=35))
+    make_worker(node="well@a", queues=list(QUEUES), deaf_since=Now() - timedelta(seconds=6))
+    (reason,) = client.get("/health").json()["reasons"]
+    assert reason.startswith("deaf@a: Redis has not answered it for 3")
+    redis_server.stop()
+    assert client.get("/health").json()["reasons"] == ["Redis does not answer."]
+
+
+@pytest.mark.usefixtures("ticking")
 def test_a_queue_that_a_worker_was_told_to_leave_is_told(client: Client) -> None:
     make_worker(node="one@a", queues=["crm"], left_queues=["email"])
     assert client.get("/health").json()["reasons"] == [
