@@ -76,7 +76,7 @@ class Account:
             complaints.append(f"The ledger contradicts itself: {error}")
         return cls(
             jobs=Job.objects.exclude(task__in=ODD).count(),
-            completed=Job.objects.filter(state="completed").count(),
+            completed=Job.objects.filter(state="completed").exclude(task__in=ODD).count(),
             lost=len({*missing}) + unended.count(),
             doubled=len(doubled) + len(unwanted),
             recoveries=_recoveries(deaths),
