@@ -73,6 +73,10 @@ class Progress:
     def __init__(self) -> None:
         self._changed: set[UUID] | None = None
 
+    def forget(self) -> None:
+        """Another process leads, and takes what there is to be told: the next look is at all open flows again."""
+        self._changed = None
+
     def members_ended(self, flow_ids: Collection[UUID]) -> None:
         """Members of these flows have ended."""
         if self._changed is not None:

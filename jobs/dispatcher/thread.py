@@ -122,10 +122,10 @@ class SlowThread(_Rounds):
     def __init__(self, *, leads: Callable[[], bool], record: Record) -> None:
         super().__init__("jobs-slow", record)
         self._leads = leads
-        progress = flows.Progress()
+        self._progress = flows.Progress()
         self.duties: list[Duty] = [
-            seldom(statistics.Fold(progress.members_ended).run_once, seconds=statistics.EVENTS_SECONDS),
-            seldom(progress.run_once, seconds=flows.PROGRESS_SECONDS),
+            seldom(statistics.Fold(self._progress.members_ended).run_once, seconds=statistics.EVENTS_SECONDS),
+            seldom(self._progress.run_once, seconds=flows.PROGRESS_SECONDS),
             seldom(statistics.Arrivals().run_once, seconds=statistics.ARRIVALS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),
@@ -138,6 +138,7 @@ class SlowThread(_Rounds):
         if self._leads():
             self._lead(self.duties)
         else:
+            self._progress.forget()
             connections.close_all()
 
 

@@ -283,6 +283,9 @@ def test_progress_is_counted_only_where_a_member_has_changed() -> None:
     settle.complete(claimed, result=0)
     assert (counted(), messages()) == (1, ["1 of 2 parts have ended", "0 of 2 parts have ended"])
     assert counted() == 0
+    # Another process has led meanwhile.
+    progress.forget()
+    assert counted() == 1
 
 
 def test_cancelling_who_waits_cancels_the_members_at_any_depth() -> None:
