@@ -21,8 +21,10 @@ _MINUTE = timedelta(minutes=1)
 # A new leader counts those of so long ago, as nobody may have counted them; for as long, ended jobs are kept.
 _ARRIVALS_BACK = timedelta(hours=1)
 _MINUTES_AT_ONCE = 5
-# A job of a transaction that is committed so long after the job's minute is not counted.
-_ARRIVALS_LATE = timedelta(minutes=2)
+# Of transactions that are committed late: what was counted so long ago is counted again at each look, and what was so
+# much earlier once a minute. A job that comes later still is not counted.
+_ARRIVALS_LATE = timedelta(minutes=1)
+_ARRIVALS_VERY_LATE, _VERY_LATE_SECONDS = timedelta(minutes=10), 60.0
 
 
 class Fold:
@@ -61,11 +63,15 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._from: datetime | None = None
+        self._back_at = 0.0
 
     def run_once(self) -> bool:
         """Counts some minutes; returns whether more are left. Two at once write the same."""
         this_minute = claims.now().replace(second=0, microsecond=0)
         start_at = self._from or this_minute - _ARRIVALS_BACK
+        if time.monotonic() >= self._back_at:
+            self._back_at = time.monotonic() + _VERY_LATE_SECONDS
+            start_at = min(start_at, this_minute - _ARRIVALS_VERY_LATE)
         end_at = min(start_at + _MINUTES_AT_ONCE * _MINUTE, this_minute + _MINUTE)
         folds.count_arrivals(start_at, end_at)
         self._from = min(end_at, this_minute - _ARRIVALS_LATE)

@@ -71,6 +71,18 @@ def test_jobs_that_are_committed_late_are_counted_with_their_minute() -> None:
     assert arrived() == {now - MINUTE: 2}
 
 
+def test_jobs_that_are_committed_very_late_are_counted_within_a_minute() -> None:
+    now = this_minute()
+    arrivals = Arrivals()
+    count_all(arrivals)
+    make_jobs(1, created_at=now - 9 * MINUTE)
+    count_all(arrivals)
+    assert arrived() == {}
+    arrivals._back_at = 0.0
+    count_all(arrivals)
+    assert arrived() == {now - 9 * MINUTE: 1}
+
+
 def test_jobs_that_were_removed_have_arrived_all_the_same() -> None:
     now = this_minute()
     make_jobs(3, created_at=now)
