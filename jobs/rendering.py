@@ -1,7 +1,9 @@
 """How the admin shows the values of a job: states, progress, payloads, durations."""
 
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -80,8 +82,10 @@ def recent(value: datetime | None) -> SafeString | str:
 
 
 def exact(value: datetime) -> str:
-    """A time to the second, in the zone of the page."""
-    return timezone.localtime(value).strftime("%Y-%m-%d %H:%M:%S %Z")
+    """A time to the second, in the zone of the page; as it is kept, where that zone has no such time any more."""
+    with suppress(OverflowError):
+        value = timezone.localtime(value)
+    return value.strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def ago(value: datetime, *, units: int = 2) -> str:
@@ -104,6 +108,8 @@ def duration(value: timedelta | float | None, *, units: int = 2) -> str:
     if value is None:
         return "–"
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not math.isfinite(seconds):
+        return "without end" if seconds > 0 else "–"
     if seconds < 60:
         return f"{max(0, seconds) * 1000:.0f} ms" if seconds < 1 else f"{seconds:.{units - 1}f} s"
     parts = []

@@ -31,6 +31,7 @@ from jobs.settle import Run
 from jobs.testing import run_due_jobs
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 from tests.sample_tasks import add, echo, retry_evaluated
+from tests.variants import examples, variant
 
 pytestmark = pytest.mark.django_db
 
@@ -176,6 +177,8 @@ def all_go_through(delayed: Job, retried: Job, paced: Job) -> None:
     flows.run_once()
 
 
+# Parts of the long run, so that several processes share it.
+@pytest.mark.parametrize("part", [1, *map(variant, (2, 3, 4))])
 @given(
     how=st.sampled_from(sorted(CALLS)),
     value=json_values,
@@ -184,11 +187,15 @@ def all_go_through(delayed: Job, retried: Job, paced: Job) -> None:
     # It takes longer than all else.
     is_shown=st.integers(0, 39).map(lambda number: number == 0),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=examples(share=0.25),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("empty_redis")
 def test_what_is_accepted_can_be_ended_and_what_is_refused_has_done_nothing(
     admin_client: Client,
+    part: int,
     how: str,
     value: Any,
     said: dict[str, Any],

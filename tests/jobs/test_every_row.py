@@ -110,7 +110,7 @@ rows = st.sets(st.sampled_from(sorted(ROW)), max_size=5).flatmap(
     is_shown=st.integers(0, 39).map(lambda number: number == 0),
 )
 @settings(
-    max_examples=examples(share=0.2), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(share=0.1), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("empty_redis")

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -237,7 +237,9 @@ class Storm:
         player = self._chance.choice(self._workers[:3])
         children = player.process.children() if player.process.status is None else []
         if children:
-            self._kill(player, lambda: player.process.kill_child(self._chance.choice(children)))
+            # It may have ended meanwhile.
+            with suppress(ProcessLookupError):
+                self._kill(player, lambda: player.process.kill_child(self._chance.choice(children)))
 
     def kill_a_worker(self) -> None:
         player = self._chance.choice(self._workers)
