@@ -25,7 +25,7 @@ def test_a_length_of_time_is_told_in_its_largest_units(value: timedelta | float 
     assert duration(value) == words
 
 
-@pytest.mark.parametrize(("zone", "year"), [("Pacific/Kiritimati", 9999), ("Pacific/Pago_Pago", 1)])
+@pytest.mark.parametrize(("zone", "year"), [("Pacific/Kiritimati", 9999), ("America/New_York", 1)])
 def test_a_time_beyond_the_calendar_of_a_zone_is_told_as_it_is_kept(zone: str, year: int) -> None:
     edge = datetime(9999, 12, 31, 23, tzinfo=UTC) if year == 9999 else datetime(1, 1, 1, 1, tzinfo=UTC)
     with timezone.override(zone):
