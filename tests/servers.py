@@ -45,7 +45,7 @@ def redis_server(throwaway_servers: Servers) -> Iterator[Server]:
     """The Redis of this test run; whatever the test did to it, the next one finds it running."""
     yield from _whole_again(throwaway_servers.redis)
     # What Celery keeps for the next command to workers is broken now.
-    current_app.pool.force_close_all()
+    current_app.pool.force_close_all(close_pool=False)
 
 
 @pytest.fixture
