@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from celery import current_app
 from django.conf import settings
 
 from devstack.throwaway import Server, Servers
@@ -44,8 +43,6 @@ def postgres_server(throwaway_servers: Servers) -> Iterator[Server]:
 def redis_server(throwaway_servers: Servers) -> Iterator[Server]:
     """The Redis of this test run; whatever the test did to it, the next one finds it running."""
     yield from _whole_again(throwaway_servers.redis)
-    # What Celery keeps for the next command to workers is broken now.
-    current_app.pool.force_close_all(close_pool=False)
 
 
 @pytest.fixture
