@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from celery import current_app
 from django.conf import settings
+from kombu import Connection
 
 from devstack.throwaway import Server, Servers
 from jobs import settle
@@ -50,3 +52,7 @@ def empty_redis() -> None:
     """Nothing of an earlier test is in Redis."""
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         client.flushall()
+    # Commands to workers go over connections that Celery keeps, also those to a Redis that a test has stopped since.
+    for kept in list(current_app.pool._resource.queue):
+        if isinstance(kept, Connection):
+            kept.collect(socket_timeout=0.1)

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 import redis
+from celery import current_app
 from django.conf import settings
 from django.db import connection
 
@@ -88,3 +89,12 @@ def test_waiting_gives_up_with_the_reason() -> None:
     with pytest.raises(NeverHappened, match="a blue moon") as caught:
         wait_until(never, timeout=0.1, reason="a blue moon")
     assert "the moon is blue" in str(caught.value.__cause__)
+
+
+def test_a_command_to_workers_goes_over_a_connection_that_works(
+    redis_server: Server, request: pytest.FixtureRequest
+) -> None:
+    current_app.control.ping(timeout=0.1)
+    redis_server.restart()
+    request.getfixturevalue("empty_redis")
+    assert current_app.control.ping(timeout=0.1) == []
