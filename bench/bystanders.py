@@ -1,4 +1,4 @@
-"""Others on the same database, who keep old snapshots: what they see, no vacuum may remove. And, to compare, processes
+"""Connections that keep old snapshots, so that vacuum removes no row that these still see; and, as a control, processes
 that only keep the processors busy."""
 
 import sys
@@ -83,7 +83,7 @@ def scans(side: Side) -> Iterator[list[Backend]]:
 
 @contextmanager
 def spinners(side: Side, folder: Path) -> Iterator[None]:
-    """As many processes as scan, at the same priority, that compute and ask nobody: what a busy machine alone costs."""
+    """The control for scans: as many processes, at the same priority, that use processor time and no database."""
     with ExitStack() as stack:
         for number in range(_SCANNERS):
             stack.enter_context(running(side, folder, _SPIN, name=f"spinner-{number}"))

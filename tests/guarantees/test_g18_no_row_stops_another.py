@@ -59,6 +59,7 @@ def test_a_row_that_nobody_can_change_is_failed_in_the_end_and_keeps_no_other(pr
         def is_over() -> bool:
             # Only beside others that can be processed is it known to be at fault.
             done.extend(ordinary())
+            # So that the loop makes some dozens of jobs, and not thousands.
             time.sleep(0.4)
             return Job.objects.filter(pk__in=[job.pk for job in odd], state="failed").count() == len(odd)
 
