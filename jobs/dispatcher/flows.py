@@ -8,8 +8,8 @@ from uuid import UUID
 from django.db.models import Avg, Case, Count, Exists, F, FloatField, OuterRef, Q, QuerySet, When
 from django.db.models.functions import Coalesce, Now
 
-from jobs import flows, settle
-from jobs.dispatcher.set_aside import SetAside, all_of
+from jobs import audit, flows, settle
+from jobs.dispatcher.set_aside import ACTOR, SetAside, all_of
 from jobs.models import LIVE, Flow, Job
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,12 @@ def _each(found: QuerySet[Flow, UUID], aside: SetAside, act: Callable[[UUID], ob
 
 
 def _refuse(flow_id: UUID, error: str) -> None:
-    """Fails the jobs that wait for a flow that cannot be closed."""
-    flows.refuse(flow_id, RuntimeError(error))
+    """Fails the jobs that wait for a flow that cannot be closed, and records that."""
+    with settle.atomic():
+        waiting = list(Job.objects.filter(awaited_flow_id=flow_id, is_held=True, state="delayed"))
+        flows.refuse(flow_id, RuntimeError(error))
+        for job in waiting:
+            audit.record(actor=ACTOR, thing=job, what=f"Failed (was {job.state}): {error}"[:1000])
 
 
 def _let_go(flow_id: UUID, error: str) -> None:

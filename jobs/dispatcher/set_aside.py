@@ -33,7 +33,7 @@ _MOST_FAILED, _WITHIN_SECONDS = 10, 60.0
 _MOST_PASSING = 3
 # More are not remembered: then something else is wrong than a job.
 _MOST_ASIDE = 1000
-_ACTOR = "the dispatcher"
+ACTOR = "the dispatcher"
 
 
 class TooManyFailed(RuntimeError):
@@ -143,7 +143,7 @@ def fail(job_id: UUID, error: str) -> bool:
         outcome = Attempt.Outcome.FAILED if job.state == State.ACTIVE else None
         if not end(job, Cause.SET_ASIDE, error=error, outcome=outcome):
             return False
-        audit.record(actor=_ACTOR, thing=job, what=f"Failed (was {job.state}): {error}"[:1000])
+        audit.record(actor=ACTOR, thing=job, what=f"Failed (was {job.state}): {error}"[:1000])
     return True
 
 

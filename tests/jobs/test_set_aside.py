@@ -319,6 +319,7 @@ def test_a_flow_that_cannot_be_closed_fails_its_job_after_five_tries(monkeypatch
     job = Job.objects.get(pk=odd)
     assert (job.state, Flow.objects.filter(closed_at=None).exists()) == ("failed", False)
     assert "the dispatcher's duty flows: Odd: odd flow" in job.error
+    assert AuditEntry.objects.get(thing_id=str(odd)).actor_name == "the dispatcher"
 
 
 def test_where_no_flow_can_be_closed_the_duty_fails_and_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
