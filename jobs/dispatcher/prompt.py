@@ -7,7 +7,7 @@ in Redis wakes it for an earlier one, and without Redis it looks as often as the
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -99,9 +99,13 @@ class PromptThread(DutyThread):
         if any(taken.queue == DUE for taken in heard):
             self._due_at = 0.0
         told = [taken.job_id for taken in heard if taken.queue == PACED]
+        self._named.update(job_id for job_id in told if job_id is not None)
+        if len(self._named) > MOST_TOLD:
+            # Looks fail, or take long: the pacer finds these jobs as well when it reads the levels anew.
+            self._named.clear()
+            self.pacer.levels.doubt()
         if None in told:
             self.pacer.levels.doubt()
-        self._named.update(job_id for job_id in told if job_id is not None)
         if told:
             self._pace_at = min(self._pace_at, time.monotonic() + self.pacer.rest_seconds)
 
@@ -114,6 +118,7 @@ class Bells(threading.Thread):
         self.rung = threading.Event()
         self._leads = leads
         self._stopping = threading.Event()
+        # More than these are as good as a ring that names none.
         self._heard: deque[Taken] = deque(maxlen=2 * MOST_TOLD)
 
     def heard(self) -> list[Taken]:
@@ -138,9 +143,13 @@ class Bells(threading.Thread):
                 self._stopping.wait(_LISTEN_SECONDS)
                 continue
             if taken is not None:
-                self._heard.extend([taken, *more])
-                self.rung.set()
+                self.hear([taken, *more])
         doorbell.close()
+
+    def hear(self, rings: Iterable[Taken]) -> None:
+        """Keeps these for the leader, and wakes it."""
+        self._heard.extend(rings)
+        self.rung.set()
 
     def stop(self) -> None:
         """Ends the thread after its current round."""

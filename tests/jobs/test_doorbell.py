@@ -11,7 +11,7 @@ from celery import current_app
 from django.conf import settings
 
 from devstack.throwaway import Server
-from jobs.doorbell import DUE, MOST_NAMED, PACED, REDIS_AWAY, RING, Doorbell, Taken, key_of, message_lists
+from jobs.doorbell import DUE, MOST_NAMED, MOST_TOLD, PACED, REDIS_AWAY, RING, Doorbell, Taken, key_of, message_lists
 from jobs.ids import new_id
 from jobs.models import Job
 from jobs.publish import Ring
@@ -247,6 +247,15 @@ def test_jobs_that_are_named_are_bounded_whoever_names_them(doorbell: Doorbell, 
     named = [one.job_id for one in taken if one.job_id is not None]
     assert len(named) == min(count, MOST_NAMED)
     assert len(taken) - len(named) == int(count > MOST_NAMED)
+
+
+def test_jobs_that_are_named_to_the_leader_are_bounded_whoever_names_them(doorbell: Doorbell) -> None:
+    for _ in range(100):
+        for _ in range(MOST_TOLD // 10):
+            doorbell.tell(new_id())
+    taken = doorbell.take([PACED], 100 * MOST_TOLD)
+    assert len(taken) == MOST_TOLD + 1
+    assert sum(one.job_id is None for one in taken) == 1
 
 
 def test_rings_of_queues_that_are_known_to_have_work_stay(doorbell: Doorbell) -> None:

@@ -1,6 +1,7 @@
 """The leader's prompt duties: delayed jobs become waiting and limited ones are granted at the moment, not at a tick."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,7 +13,8 @@ from django.db.models.functions import Now
 from devstack.throwaway import Server
 from jobs.dispatcher.prompt import PromptThread
 from jobs.dispatcher.record import Record
-from jobs.doorbell import Doorbell
+from jobs.doorbell import MOST_TOLD, PACED, Doorbell, Taken
+from jobs.ids import new_id
 from jobs.queues import QUEUES
 from tests.jobs.factories import make_job, make_worker, state_of
 from tests.sample_tasks import add
@@ -81,6 +83,34 @@ def test_without_redis_due_jobs_wait_no_longer_than_for_the_next_look(
     redis_server.thaw()
     limited = make_job(queue="email")
     wait_until(lambda: granted("email") == {limited.pk})
+
+
+def test_a_leader_whose_looks_fail_remembers_a_bounded_number_of_jobs_and_grants_them_once_they_succeed(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, transactional_db: None, empty_redis: None
+) -> None:
+    settings.JOBS_DISPATCH_SECONDS = 0.01
+    make_worker(queues=list(QUEUES))
+    prompt = PromptThread(leads=lambda: True, record=Record())
+    counts: list[int] = []
+
+    def fail(named: Collection[UUID]) -> float:
+        counts.append(len(named))
+        raise ZeroDivisionError
+
+    look = prompt.pacer.look
+    monkeypatch.setattr(prompt.pacer, "look", fail)
+    for _ in range(20):
+        prompt.bells.hear([Taken(PACED, new_id()) for _ in range(MOST_TOLD)])
+        with suppress(ZeroDivisionError):
+            prompt.run_once()
+    job = make_job(queue="email")
+    monkeypatch.setattr(prompt.pacer, "look", look)
+    for _ in range(20):
+        prompt.run_once()
+    prompt.pacer.close()
+    assert len(counts) > 5
+    assert max(counts) <= MOST_TOLD
+    assert granted("email") == {job.pk}
 
 
 @pytest.mark.django_db
