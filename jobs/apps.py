@@ -2,6 +2,7 @@
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.db.backends.signals import connection_created
 
 from jobs import defaults
 
@@ -18,6 +19,8 @@ class JobsConfig(AppConfig):
         from jobs import (
             canvas,
             checks,  # noqa: F401  # registers the system checks
+            sessions,
         )
 
         canvas.mend()
+        connection_created.connect(sessions.watch, dispatch_uid="jobs.sessions")

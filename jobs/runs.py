@@ -11,7 +11,7 @@ from django.db import close_old_connections, connections
 from jobs import correlation, settle
 from jobs.claims import Claim
 from jobs.settle import Run
-from jobs.worker import notes, soft_limits
+from jobs.worker import notes, soft_limits, surroundings
 
 if TYPE_CHECKING:
     from jobs.task import JobTask
@@ -35,6 +35,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     correlation.assume(claim.correlation_id)
     notes.listen()
     soft_limits.guard()
+    surroundings.remember()
     request.update(
         claim=claim,
         run=Run(claim.job_id, claim.token),
@@ -68,6 +69,8 @@ def forget_whose_run_it_was(task: Any = None, **_: Any) -> None:
     """The thread is free for the next run. One that was only called in place, by `apply()`, has changed nothing."""
     if getattr(task and task.request, "claim", None) is not None:
         correlation.assume("")
+        # Once more: hooks are the project's as well.
+        surroundings.set_back()
 
 
 def log(level: int, event: str, task_name: str, request: Any, detail: str = "") -> None:

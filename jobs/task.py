@@ -1,8 +1,8 @@
 """JobTask: the base class of every task in the project. Its API is Celery's."""
 
-import asyncio
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
@@ -14,12 +14,13 @@ from celery.exceptions import Ignore, ImproperlyConfigured, Reject, Retry, SoftT
 from celery.result import AsyncResult
 from django.db import connections
 
-from jobs import canvas, enqueue, runs, settle
+from jobs import canvas, edge, enqueue, sessions, settle
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent
 from jobs.options import check
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.payloads import as_json, storable
 from jobs.queues import QUEUES, Queue
+from jobs.worker import surroundings
 from jobs.worker.notes import own_notes
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class JobTask(DjangoTask):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._take_declared()
+        edge.keep_outermost(cls)
 
     @classmethod
     def annotate(cls) -> None:
@@ -152,20 +154,23 @@ class JobTask(DjangoTask):
         return datetime.fromisoformat(moment) if moment else None
 
     def before_start(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Begins the run. A task that overrides this must call `super().before_start(…)` first."""
-        if not self.request.is_eager:
-            runs.begin(self, self.request, args, kwargs)
+        """Before the body; the run has begun, and the arguments are the job's."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the body: for the worker after the claim, or in place when somebody calls the task like a function."""
+        """Calls the function: for a run of a job, or in place when somebody calls the task like a function."""
+        in_place = super().__call__
+        return edge.call(self.request, lambda: self.run(*args, **kwargs), otherwise=lambda: in_place(*args, **kwargs))
+
+    def run_claimed(self, body: Callable[[], Any]) -> Any:
+        """The run of a claimed job: its body, and what the ledger does around that."""
         request = self.request
-        if request.called_directly or request.is_eager:
-            return super().__call__(*args, **kwargs)
         if getattr(request, "claim", None) is None:
             raise Ignore("not claimed")
+        before = sessions.mark()
         try:
-            return self._run_atomically(*args, **kwargs) if self.atomic else self._run_body(*args, **kwargs)
+            return self._run_atomically(body, before) if self.atomic else edge.enter(request, body)
         except (Ignore, Reject) as error:
+            self._clean(before)
             # Celery's tracer tells the backend nothing of these two.
             self.backend.mark_as_left(request.id, error, request)
             raise
@@ -182,18 +187,16 @@ class JobTask(DjangoTask):
             # Leaving a transaction whose query the time limit has interrupted is an error of its own, and hides it.
             connections.close_all()
             raise error.__context__ from error
-
-    def _run_body(self, *args: Any, **kwargs: Any) -> Any:
-        """The body. What comes after it is out of reach of its soft time limit."""
-        try:
-            return self.run(*args, **kwargs)
-        except (asyncio.CancelledError, GeneratorExit) as error:
-            # Past every `except Exception`, so a thread would end without a word; it is this job's failure.
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         finally:
-            self.request.has_left_body = True
+            self._clean(before)
 
-    def _run_atomically(self, *args: Any, **kwargs: Any) -> Any:
+    def _clean(self, before: dict[str, sessions.Mark]) -> None:
+        """Nothing that the body has left reaches the end of its run, or the next job."""
+        surroundings.set_back()
+        for what in sessions.clean(before):
+            logger.warning("id=%s has left %s open: it was rolled back.", self.request.id, what)
+
+    def _run_atomically(self, body: Callable[[], Any], before: dict[str, sessions.Mark]) -> Any:
         """The body, and the completion of its job, in one fenced transaction: its database effects happen exactly once.
 
         Raises LeaseLost, with everything rolled back, where the run no longer owns its job. Where the connection breaks
@@ -204,10 +207,12 @@ class JobTask(DjangoTask):
         raised: BaseException | None = None
         replaced: Ignore | None = None
         written = False
+        depth = len(connections[settle.ledger()].atomic_blocks) + 1
         try:
             with settle.atomic():
                 try:
-                    result = self._run_body(*args, **kwargs)
+                    result = edge.enter(request, body)
+                    sessions.whole(connections[settle.ledger()], depth=depth, before=before)
                 except BaseException as error:
                     if not isinstance(error, Ignore) or getattr(request, "replacement", None) is None:
                         raised = error
@@ -226,7 +231,7 @@ class JobTask(DjangoTask):
         except Exception as error:
             if raised is not None:
                 # What the body raised, a Retry for example, and not what rolling back on a broken connection raised.
-                raise raised from None
+                raise raised from raised.__cause__
             states = ["completed"] if replaced is None else ["waiting", "delayed"]
             if written and self._has_landed(states, error):
                 logger.exception("id=%s completed, but a callback after its commit failed", request.id)
@@ -317,3 +322,6 @@ class JobTask(DjangoTask):
 
 def _note_retry(request: Any, signature: Signature, *_: Any, **__: Any) -> None:
     request.retry_signature = signature
+
+
+edge.keep_outermost(JobTask)

@@ -21,7 +21,7 @@ from jobs import claims, limits, publish, selectors, settle
 from jobs.app import UnknownTask
 from jobs.dispatcher import due, flows
 from jobs.models import Job, Worker
-from jobs.worker import identity, lease
+from jobs.worker import identity, lease, surroundings
 from jobs.worker.notes import own_notes
 from jobs.worker.requests import delivery_of, headers_of
 
@@ -108,7 +108,7 @@ def _a_worker() -> Iterator[None]:
     facts: dict[str, Any] = {"node": _NODE, "host": "test", "pid": 0, "pool": "solo", "concurrency": 1}
     Worker.objects.create(pk=worker_id, lease_expires_at=lease.lease_end() + timedelta(days=1), **facts)
     try:
-        with identity.assumed(worker_id), settle.reporting_inside(), own_notes().by_caller():
+        with identity.assumed(worker_id), settle.reporting_inside(), own_notes().by_caller(), surroundings.kept():
             yield
     finally:
         Worker.objects.filter(pk=worker_id).delete()

@@ -23,13 +23,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 ENV = {"JOBS_LEASE_SECONDS": "600", "JOBS_CANCEL_GRACE_SECONDS": "0.1"}
 INCLUDE = ("tests.sample_tasks", "tests.dying_tasks")
-# A job that leaves its run by these has failed; by the others, its process has died.
-FAILURES = ("cancelled error",)
+# What users write there is inside of the run: whatever it raises is the failure of its job.
+INSIDE = ("before_start", "body", "after the body")
 # The job of an atomic task ends in its body's transaction, and that of another one after its body.
-ENDED_BEFORE = {
-    dying_tasks.write_whole: ("after the body", "on_success", "after_return", "task_postrun"),
-    dying_tasks.write_plainly: ("on_success", "after_return", "task_postrun"),
-}
+ENDED_BEFORE = ("on_success", "after_return", "task_postrun")
 
 
 def no_job_is_left() -> bool:
@@ -47,16 +44,17 @@ def outcome(job_id: Any, name: str) -> tuple[str, int, int, int]:
 
 
 def expected(task: Any, place: str, how: str) -> tuple[str, int, int, int]:
-    if place in ENDED_BEFORE[task]:
+    if place in ENDED_BEFORE:
         return "completed", 1, 0, 1
     is_written = task is dying_tasks.write_plainly and place == "after the body"
-    return ("failed", 1, 0, int(is_written)) if how in FAILURES else ("completed", 1, 1, 1 + is_written)
+    is_failure = how == "cancelled error" or (how == "sys.exit" and place in INSIDE)
+    return ("failed", 1, 0, int(is_written)) if is_failure else ("completed", 1, 1, 1 + is_written)
 
 
 def start_dying(*, places: tuple[str, ...], ways: tuple[str, ...]) -> dict[str, tuple[str, Any]]:
     """A job of both kinds for each place and way: its name, its id, and what is to become of it."""
     found = {}
-    for task in ENDED_BEFORE:
+    for task in (dying_tasks.write_whole, dying_tasks.write_plainly):
         for place in places:
             for how in ways:
                 name = f"{task.name.rpartition('.')[2]} dies at {place} by {how}"

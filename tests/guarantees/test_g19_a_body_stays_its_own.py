@@ -1,0 +1,141 @@
+"""G19: whatever a task's body does, its run ends as what it is, and neither the next job nor the ledger notices."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group
+
+from jobs.models import Job
+from tests import hostile_tasks, sample_tasks
+from tests.guarantees.ledger import assert_ledger_consistent
+from tests.processes import Processes
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+INCLUDE = ("tests.sample_tasks", "tests.hostile_tasks")
+# Nothing is settled by the end of a lease.
+ENV = {"JOBS_LEASE_SECONDS": "600"}
+POOLS = ["prefork", "threads", pytest.param("solo", marks=pytest.mark.variant)]
+
+
+def worker(processes: Processes, pool: str) -> Any:
+    return processes.worker("default", pool=pool, concurrency=1, include=INCLUDE, env=ENV)
+
+
+def all_have_ended() -> bool:
+    return not Job.objects.filter(state__in=["waiting", "delayed", "active"]).exists()
+
+
+def job_of(result: Any) -> Job:
+    return Job.objects.get(pk=result.id)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_whatever_a_body_raises_is_the_failure_of_its_job_at_once(processes: Processes, pool: str) -> None:
+    process = worker(processes, pool)
+    raised = {
+        (task.name, name): task.delay(name)
+        for name in hostile_tasks.RAISED
+        for task in (hostile_tasks.raises, hostile_tasks.raises_atomically)
+    }
+    last = sample_tasks.add.delay(1, 2)
+    wait_until(all_have_ended)
+    for (_, name), result in raised.items():
+        job = job_of(result)
+        assert (job.state, job.attempt, job.stalled_count) == ("failed", 1, 0)
+        assert name in job.error
+        assert "in _raise" in job.traceback or "sys.exit" in job.traceback
+    assert "the library gives up" in job_of(raised[hostile_tasks.raises.name, "SystemExit"]).error
+    assert job_of(last).state == "completed"
+    assert not Group.objects.filter(name__startswith="raised").exists()
+    assert process.status is None
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_a_body_leaves_on_its_connection_reaches_neither_its_end_nor_the_next_body(
+    processes: Processes, pool: str
+) -> None:
+    process = worker(processes, pool)
+    first = hostile_tasks.session_seen.delay()
+    left, seen = {}, {}
+    for what in hostile_tasks.LEFT:
+        left[what] = hostile_tasks.leaves.delay(what)
+        seen[what] = hostile_tasks.session_seen.delay()
+    wait_until(all_have_ended)
+    as_it_should_be = job_of(first).result
+    assert as_it_should_be["search_path"] == '"$user", public'
+    assert {what: job_of(result).result for what, result in seen.items()} == dict.fromkeys(seen, as_it_should_be)
+    assert {what: (job_of(result).state, job_of(result).attempt) for what, result in left.items()} == dict.fromkeys(
+        left, ("completed", 1)
+    )
+    assert process.output.count("started id=") == Job.objects.count()
+    for what in ("a block", "BEGIN", "no autocommit", "an aborted transaction"):
+        assert f"id={left[what].id} has left a transaction on the database 'default' open" in process.output
+    assert not Group.objects.exists()
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_the_body_of_an_atomic_task_leaves_is_whole_or_nothing(processes: Processes, pool: str) -> None:
+    process = worker(processes, pool)
+    first = hostile_tasks.session_seen.delay()
+    left, seen = {}, {}
+    for what in hostile_tasks.LEFT:
+        left[what] = hostile_tasks.leaves_atomically.delay(what)
+        seen[what] = hostile_tasks.session_seen.delay()
+    wait_until(all_have_ended)
+    assert {what: job_of(result).result for what, result in seen.items()} == dict.fromkeys(seen, job_of(first).result)
+    for what, result in left.items():
+        job = job_of(result)
+        kept = Group.objects.filter(name=f"kept with {what}").count()
+        assert (job.attempt, job.stalled_count) == (1, 0)
+        assert (job.state, kept) in [("completed", 1), ("failed", 0)], (what, job.error)
+    failed = {what for what, result in left.items() if job_of(result).state == "failed"}
+    # The table hides the ledger's own.
+    assert failed == {"a block", "no autocommit", "an aborted transaction", "temporary table"}
+    assert process.output.count("started id=") == Job.objects.count()
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_a_body_changes_in_its_process_is_set_back(processes: Processes, pool: str) -> None:
+    process = worker(processes, pool)
+    before, changed, after = (
+        hostile_tasks.surroundings_seen.delay(),
+        hostile_tasks.changes_its_surroundings.delay(),
+        hostile_tasks.surroundings_seen.delay(),
+    )
+    later = sample_tasks.run_for.delay(1.0)
+    wait_until(all_have_ended)
+    assert job_of(changed).result != job_of(before).result
+    assert job_of(after).result == job_of(before).result
+    assert job_of(later).state == "completed"
+    assert f"completed id={changed.id}" in process.output
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.variant)])
+@pytest.mark.parametrize("task", [hostile_tasks.calls_run, hostile_tasks.is_mixed], ids=lambda task: task.__name__)
+def test_no_base_class_switches_off_what_the_ledger_does_around_a_body(
+    processes: Processes, pool: str, task: Any
+) -> None:
+    process = worker(processes, pool)
+    found = {}
+    for what in ("returns", "fails", "replaces", "needs too much memory", "calls itself"):
+        Group.objects.all().delete()
+        result = task.delay(what)
+        wait_until(all_have_ended)
+        found[what] = (job_of(result).state, Group.objects.count(), job_of(result).error)
+    assert found == {
+        "returns": ("completed", 1, ""),
+        "fails": ("failed", 0, "ValueError: fails"),
+        "replaces": ("completed", 0, ""),
+        "needs too much memory": ("failed", 0, "RuntimeError: Out of memory: needs too much memory"),
+        "calls itself": ("completed", 1, ""),
+    }
+    waits = task.delay("is told to wait")
+    wait_until(lambda: f"left id={waits.id}" in process.output)
+    assert (job_of(waits).state, job_of(waits).attempt) == ("waiting", 1)
+    assert process.status is None
