@@ -182,7 +182,7 @@ class LedgerBackend(DatabaseBackend):
         replacement = getattr(request, "replacement", None)
         if isinstance(exc, Interrupted):
             # Also where it was to be replaced: what an atomic body wrote is rolled back, and nothing may go on from it.
-            written = self._written(lambda _: settle.give_back(run), request, "interrupted")
+            written = self._written(lambda _: _interrupted(run, exc), request, "interrupted")
         elif replacement is not None:
             written = request.settled or self._written(lambda _: self._replaced(run, replacement), request, "replaced")
         elif isinstance(exc, RateLimited):
@@ -394,6 +394,12 @@ def _run(task_id: str, request: Any) -> settle.Run | None:
 
 def _paused(run: settle.Run, seconds: float, repeated: bool) -> bool:
     return settle.rate_limit(run, seconds=seconds) or (repeated and run.landed(state="waiting"))
+
+
+def _interrupted(run: settle.Run, exc: Interrupted) -> bool:
+    if settle.broke_alone(run):
+        return settle.count_broken(run, evidence=_in_words(exc.__cause__ or exc))
+    return settle.give_back(run)
 
 
 def _in_words(exc: Any) -> str:

@@ -290,6 +290,9 @@ class Worker(models.Model):
     lease_expires_at = models.DateTimeField()
     renewed_at = models.DateTimeField(null=True, blank=True, help_text="The last renewal, by the database's clock")
     clock_at = models.DateTimeField(null=True, blank=True, help_text="The same moment by the worker's own clock")
+    answered_since = models.DateTimeField(
+        null=True, blank=True, help_text="Since when PostgreSQL has answered each of its renewals"
+    )
     looked_at = models.DateTimeField(
         null=True, blank=True, help_text="When it last was seen to look for jobs, by the database's clock"
     )

@@ -213,7 +213,9 @@ def whole(connection: Any, *, depth: int, before: dict[str, Mark]) -> None:
 
     Raises TransactionBroken where the transaction is not the one that was begun before the body.
     """
-    if connection.closed_in_transaction or connection.connection is None:
+    physical = connection.connection
+    is_closed = isinstance(physical, psycopg.Connection) and physical.closed and not physical.broken
+    if connection.closed_in_transaction or physical is None or is_closed:
         raise TransactionBroken("The body of an atomic task has closed its connection: nothing that it wrote is kept.")
     if _unwind(connection, depth):
         raise TransactionBroken("The body has left a transaction open: nothing that it wrote is kept.")

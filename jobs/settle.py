@@ -6,6 +6,7 @@ nothing of this run is kept. Called twice for one run, the second call finds 0 r
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from billiard.exceptions import WorkerLostError
+from django.conf import settings
 from django.db import connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, QuerySet, When
@@ -29,6 +31,7 @@ from jobs.errors import JobCancelled, LeaseLost
 from jobs.models import LIVE, Attempt, Job
 from jobs.patience import DATABASE_AWAY, may_pass
 from jobs.queues import QUEUES
+from jobs.statements import rows_of
 from jobs.states import Cause, State
 from jobs.told import Told
 from jobs.transitions import transition
@@ -38,6 +41,8 @@ logger = logging.getLogger(__name__)
 # Each thread's second connection to the ledger, in autocommit.
 _beside = threading.local()
 _told = Told()
+_RENEWALS_WAITED_FOR = 2
+_SECOND_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ def lose(
     return again, failed
 
 
-def _lose_one(jobs: QuerySet[Job], evidence: str) -> Cause | None:
+def _lose_one(jobs: QuerySet[Job], evidence: str, *, what: str = "Its worker died") -> Cause | None:
     """What became of the one active job among these; None where it is that no more, or somebody has locked it."""
     job = jobs.filter(state="active").select_for_update(skip_locked=True, of=("self",)).first()
     if job is None:
@@ -201,7 +206,7 @@ def _lose_one(jobs: QuerySet[Job], evidence: str) -> Cause | None:
     queue = QUEUES.get(job.queue)
     stalls: dict[str, Any] = {"stalled_count": F("stalled_count") + 1}
     if queue is not None and job.stalled_count >= queue.max_stalls:
-        error = f"Its worker died {job.stalled_count + 1} times while running it. The last time: {evidence}"
+        error = f"{what} {job.stalled_count + 1} times while running it. The last time: {evidence}"
         end(job, Cause.FAILED, error=error, raised=WorkerLostError(error), **stalls)
         return Cause.FAILED
     transition(Job.objects.filter(pk=job.pk), Cause.STALLED, run_alone=True, **stalls)
@@ -222,6 +227,42 @@ def give_back(run: Run, *, skip_locked: bool = False) -> bool:
         transition(run.row(), Cause.HANDED_BACK)
         publish.after_commit(publish.Ring.of(job))
     return True
+
+
+# Whether PostgreSQL has answered this run's worker ever since the run began, and was not started meanwhile; whether the
+# worker was answered after a moment; and the moment now. No row where the run does not own its job any more.
+# Locks: nothing. Index: primary keys. Two at once: they read.
+WORKER_WAS_ANSWERED = """
+SELECT worker.answered_since <= job.started_at AND pg_postmaster_start_time() <= job.started_at,
+    worker.renewed_at > COALESCE(%(since)s::timestamptz, statement_timestamp()), statement_timestamp()
+FROM jobs_job AS job JOIN jobs_worker AS worker ON worker.id = job.worker_id
+WHERE job.id = %(job_id)s AND job.state = 'active' AND job.claim_token = %(token)s
+"""
+
+
+def broke_alone(run: Run) -> bool:
+    """Whether the connection of this run broke while PostgreSQL answered its worker's others, so that it was no outage.
+
+    Waits until the worker has renewed its lease once more, or has not done so in time. Raises what PostgreSQL raises.
+    """
+    deadline = time.monotonic() + _RENEWALS_WAITED_FOR * settings.JOBS_HEARTBEAT_SECONDS
+    since = None
+    while True:
+        rows = rows_of(WORKER_WAS_ANSWERED, {"job_id": run.job_id, "token": run.token, "since": since})
+        if not rows or not rows[0][0]:
+            return False
+        [(_, is_renewed, now)] = rows
+        if is_renewed or time.monotonic() > deadline:
+            return bool(is_renewed)
+        since = since or now
+        time.sleep(_SECOND_LOOK_SECONDS)
+
+
+def count_broken(run: Run, *, evidence: str) -> bool:
+    """The connection of an atomic task broke, and no outage was to blame: as where its worker dies, it runs again, or
+    fails where that has happened too often."""
+    with atomic():
+        return _lose_one(run.row(), evidence, what="Its connection to PostgreSQL broke") is not None
 
 
 def rate_limit(run: Run, *, seconds: float) -> bool:

@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
 from django.contrib.auth.models import Group
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.utils import timezone, translation
 
 from jobs.task import JobTask
@@ -185,6 +187,40 @@ def changes_its_surroundings() -> dict[str, Any]:
     except ValueError:
         pass  # not the main thread: out of reach of this body
     return _surroundings()
+
+
+def _time_out() -> None:
+    _execute("SET LOCAL idle_in_transaction_session_timeout = 100")
+    time.sleep(0.5)
+
+
+def _survive_the_limit() -> None:
+    with suppress(SoftTimeLimitExceeded):
+        _execute("SELECT pg_sleep(5)")
+
+
+# How an atomic task loses its connection.
+LOST: dict[str, Any] = {
+    "closes it": lambda: connection.close(),
+    "closes all": connections.close_all,
+    "closes it below Django": lambda: connection.connection.close(),
+    "is idle for too long": _time_out,
+    "is ended by PostgreSQL": lambda: _end_own_backend(),
+    "catches its limit": _survive_the_limit,
+}
+
+
+def _end_own_backend() -> None:
+    with suppress(DatabaseError):
+        _execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@shared_task(queue="default", atomic=True, soft_time_limit=1, time_limit=30)
+def loses_its_connection(how: str, path: str) -> None:
+    Group.objects.create(name=f"kept by {how}")
+    with Path(path).open("a") as file:
+        file.write(f"{how}\n")
+    LOST[how]()
 
 
 class CallsRun(JobTask):

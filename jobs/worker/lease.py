@@ -87,11 +87,17 @@ class LeaseThread(DutyThread):
         self._slot_count = slot_count
         self._idle_seconds = idle_seconds
         self._deaf_seconds = deaf_seconds
+        self._was_answered = False
 
     def run_once(self) -> None:
         """Renews, or ends the process with all its children."""
-        looked_at, deaf_since = _ago(self._idle_seconds()), _ago(self._deaf_seconds())
+        facts: dict[str, Any] = {"looked_at": _ago(self._idle_seconds()), "deaf_since": _ago(self._deaf_seconds())}
+        if not self._was_answered:
+            facts["answered_since"] = Now()
+        self._was_answered = False
         # A pool may have grown or shrunk.
-        if not renew(concurrency=self._slot_count(), looked_at=looked_at, deaf_since=deaf_since):
+        is_renewed = renew(concurrency=self._slot_count(), **facts)
+        self._was_answered = True
+        if not is_renewed:
             logger.critical("This worker was given up for dead while it was silent; its jobs run elsewhere. Ending.")
             os._exit(70)

@@ -1,5 +1,7 @@
 """G19: whatever a task's body does, its run ends as what it is, and neither the next job nor the ledger notices."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 INCLUDE = ("tests.sample_tasks", "tests.hostile_tasks")
 # Nothing is settled by the end of a lease.
-ENV = {"JOBS_LEASE_SECONDS": "600"}
+ENV = {"JOBS_LEASE_SECONDS": "600", "JOBS_HEARTBEAT_SECONDS": "0.5"}
 POOLS = ["prefork", "threads", pytest.param("solo", marks=pytest.mark.variant)]
 
 
@@ -96,6 +98,29 @@ def test_what_the_body_of_an_atomic_task_leaves_is_whole_or_nothing(processes: P
     # The table hides the ledger's own.
     assert failed == {"a block", "no autocommit", "an aborted transaction", "temporary table"}
     assert process.output.count("started id=") == Job.objects.count()
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_atomic_task_whose_connection_does_not_outlive_its_body_comes_to_an_end(
+    processes: Processes, tmp_path: Path, pool: str
+) -> None:
+    process = worker(processes, pool)
+    # Soft limits strike in processes alone.
+    ways = [how for how in hostile_tasks.LOST if pool == "prefork" or how != "catches its limit"]
+    jobs = {how: hostile_tasks.loses_its_connection.delay(how, str(tmp_path / "runs")) for how in ways}
+    after = sample_tasks.add.delay(1, 2)
+    wait_until(all_have_ended, timeout=100)
+    runs = Counter((tmp_path / "runs").read_text().splitlines())
+    for how, result in jobs.items():
+        job = job_of(result)
+        # Where nobody knows why, the next run is counted as that after a death is.
+        counted = 1 if how == "is ended by PostgreSQL" else 0
+        assert (job.state, job.attempts.count(), runs[how]) == ("failed", counted + 1, counted + 1), (how, job.error)
+        assert "connection" in job.error or "interrupted" in job.error
+    assert not Group.objects.exists()
+    assert job_of(after).state == "completed"
+    assert process.status is None
     assert_ledger_consistent()
 
 
