@@ -18,7 +18,7 @@ from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
 from jobs import canvas, flows, own_limits, replacing, settle
-from jobs.bounds import MESSAGE_BYTES
+from jobs.bounds import LONGEST_DELAY, MESSAGE_BYTES
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLimited
 from jobs.ids import InvalidJobId, parse_id
 from jobs.models import Job
@@ -290,7 +290,7 @@ class LedgerBackend(DatabaseBackend):
             maximum=task.retry_backoff_max,
             full_jitter=task.retry_jitter,
         )
-        return settle.retry(run, delay=delay, error=error, exception=kept)
+        return settle.retry(run, delay=min(delay, LONGEST_DELAY.total_seconds()), error=error, exception=kept)
 
     def _written(self, write: Callable[[bool], bool], request: Any, what: str) -> bool:
         """Writes an end, waiting for the database; says so where the run no longer owned its job."""

@@ -4,9 +4,9 @@
 has said, when it is too late to refuse it, is cut in the middle.
 """
 
-from collections.abc import Iterable, Mapping
+import re
 from datetime import timedelta
-from typing import Any
+from itertools import accumulate
 
 # Of a delay, and of a moment from now on, before or after it.
 LONGEST_DELAY = timedelta(days=3653)
@@ -17,21 +17,15 @@ LONGEST_KEY_CHARACTERS = 128
 DEEPEST_NESTING = 100
 MESSAGE_BYTES = 8 * 1024
 TRACEBACK_BYTES = 64 * 1024
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
 
 
-def is_deeper(value: Any, limit: int) -> bool:
-    """Whether more than so many lists and objects stand inside of each other."""
-    level = [value]
-    for _ in range(limit + 1):
-        level = [item for one in level if isinstance(one, (Mapping, list, tuple)) for item in _items(one)]
-        if not level:
-            return False
-    return True
-
-
-def _items(value: Any) -> Iterable[Any]:
-    # Something inside is what makes a level, be it empty.
-    return [None, *(value.values() if isinstance(value, Mapping) else value)]
+def depth(text: str) -> int:
+    """How many lists and objects of a JSON text stand inside of each other, at most."""
+    brackets = _STRINGS.sub("", text).encode().translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
 def shortened(text: str, most_bytes: int) -> str:

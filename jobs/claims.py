@@ -17,7 +17,7 @@ from django.db import connections, router
 
 from jobs.limited_claims import Candidate, claim_limited, sorted_out
 from jobs.models import Job
-from jobs.payloads import as_json, from_json, mapping_from_json
+from jobs.payloads import as_json, readable, readable_mapping
 from jobs.queues import PACED_QUEUES
 from jobs.statements import CLAIMED, rows_of
 
@@ -302,22 +302,22 @@ class Claim:
     @cached_property
     def args(self) -> list[Any]:
         """The arguments by position."""
-        return from_json(self.args_json)
+        return readable(self.args_json)
 
     @cached_property
     def kwargs(self) -> dict[str, Any]:
         """The arguments by name."""
-        return from_json(self.kwargs_json)
+        return readable(self.kwargs_json)
 
     @cached_property
     def follow_ups(self) -> dict[str, Any]:
         """Celery's links and the rest of a chain."""
-        return mapping_from_json(self.follow_ups_json)
+        return readable_mapping(self.follow_ups_json)
 
     @cached_property
     def headers(self) -> dict[str, Any]:
         """The caller's own message headers."""
-        return mapping_from_json(self.headers_json)
+        return readable_mapping(self.headers_json)
 
 
 class Found(list[Claim]):

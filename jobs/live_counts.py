@@ -16,6 +16,8 @@ from django.db import connections, models, router
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from jobs.fields import MomentField
+
 # Of one state of a queue; of delayed jobs, of all queues together.
 COUNTED_AT_ONCE = 10_000
 _WALKED_AT_ONCE = 20_000
@@ -98,8 +100,8 @@ class LiveCount(models.Model):
     queue = models.CharField(max_length=64)
     state = models.CharField(max_length=10)
     count = models.PositiveBigIntegerField()
-    oldest_at = models.DateTimeField(null=True, blank=True, help_text="The earliest `run_at` of a waiting one")
-    counted_at = models.DateTimeField(db_default=Now())
+    oldest_at = MomentField(null=True, blank=True, help_text="The earliest `run_at` of a waiting one")
+    counted_at = MomentField(db_default=Now())
 
     class Meta:
         app_label = "jobs"

@@ -2,20 +2,18 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Now
-from kombu.utils import json as kombu_json
 
 # Django looks for models in this module; the tables of cron are described where they are used.
 from jobs.cron.models import CatchUp as CatchUp
 from jobs.cron.models import ScheduleState as ScheduleState
 from jobs.cron.models import Tick as Tick
+from jobs.fields import KEPT, MappingField, MomentField, payload_field
 from jobs.ids import new_id
 from jobs.live_counts import LiveCount as LiveCount
 from jobs.payloads import PayloadDecoder as PayloadDecoder
@@ -27,24 +25,6 @@ logger = logging.getLogger(__name__)
 
 LIVE = [str(state) for state in LIVE_STATES]
 ENDED = [str(state) for state in END_STATES]
-
-
-# How JSON is kept that Celery's JSON serializer keeps.
-KEPT: dict[str, Any] = {"encoder": kombu_json.JSONEncoder, "decoder": PayloadDecoder}
-
-
-def payload_field(**options: Any) -> "models.JSONField[Any, Any]":
-    """A JSON column that keeps what Celery's JSON serializer keeps."""
-    return models.JSONField(**KEPT, **options)
-
-
-class MappingField(models.JSONField):
-    """A JSON column that holds an object. What else somebody has written into it reads as an empty one."""
-
-    def from_db_value(self, value: Any, expression: Any, *place: Any) -> Any:
-        """An object, in any case; of one of its keys, whatever is there."""
-        found = super().from_db_value(value, expression, *place)
-        return found if isinstance(found, dict) or isinstance(expression, KeyTransform) else {}
 
 
 class Job(models.Model):
@@ -70,11 +50,11 @@ class Job(models.Model):
     claim_token = models.CharField(max_length=120, blank=True, default="", help_text="Fences the writes of a run")
     worker_id = models.UUIDField(null=True, blank=True, help_text="The worker process that runs or ran it last")
 
-    run_at = models.DateTimeField(db_default=Now(), help_text="Not before this time")
-    created_at = models.DateTimeField(db_default=Now())
-    started_at = models.DateTimeField(null=True, blank=True)
-    finished_at = models.DateTimeField(null=True, blank=True)
-    expires_at = models.DateTimeField(null=True, blank=True)
+    run_at = MomentField(db_default=Now(), help_text="Not before this time")
+    created_at = MomentField(db_default=Now())
+    started_at = MomentField(null=True, blank=True)
+    finished_at = MomentField(null=True, blank=True)
+    expires_at = MomentField(null=True, blank=True)
     soft_time_limit_seconds = models.FloatField(null=True, blank=True)
     time_limit_seconds = models.FloatField(null=True, blank=True)
 
@@ -207,8 +187,8 @@ class Flow(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     on_failure = models.CharField(max_length=10, choices=OnFailure.choices, default=OnFailure.FAIL)
-    opened_at = models.DateTimeField(db_default=Now())
-    closed_at = models.DateTimeField(null=True, blank=True)
+    opened_at = MomentField(db_default=Now())
+    closed_at = MomentField(null=True, blank=True)
 
     class Meta:
         indexes = [
@@ -236,8 +216,8 @@ class Attempt(models.Model):
     outcome = models.CharField(max_length=10, choices=Outcome.choices)
     worker_id = models.UUIDField(null=True, blank=True)
     claim_token = models.CharField(max_length=120, blank=True, default="", help_text="Names the run")
-    started_at = models.DateTimeField(null=True, blank=True)
-    ended_at = models.DateTimeField(db_default=Now())
+    started_at = MomentField(null=True, blank=True)
+    ended_at = MomentField(db_default=Now())
     error = models.TextField(blank=True, default="")
     traceback = models.TextField(blank=True, default="")
 
@@ -254,7 +234,7 @@ class LogLine(models.Model):
     # No constraint: a line is never in the way of its job, and may come after it.
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="log_lines", db_constraint=False)
     attempt = models.PositiveIntegerField()
-    at = models.DateTimeField()
+    at = MomentField()
     level = models.PositiveSmallIntegerField(help_text="As Python's logging numbers them")
     logger = models.CharField(max_length=255)
     message = models.TextField()
@@ -286,19 +266,19 @@ class Worker(models.Model):
     tasks = models.JSONField(default=list, blank=True, help_text="Those that it knows; it claims jobs of no others")
     stuck_count = models.PositiveIntegerField(default=0, help_text="Threads that outlived their job's time limit")
     versions = models.JSONField(default=dict, blank=True, help_text="Of Python and the main packages")
-    started_at = models.DateTimeField(db_default=Now())
-    lease_expires_at = models.DateTimeField()
-    renewed_at = models.DateTimeField(null=True, blank=True, help_text="The last renewal, by the database's clock")
-    clock_at = models.DateTimeField(null=True, blank=True, help_text="The same moment by the worker's own clock")
-    answered_since = models.DateTimeField(
+    started_at = MomentField(db_default=Now())
+    lease_expires_at = MomentField()
+    renewed_at = MomentField(null=True, blank=True, help_text="The last renewal, by the database's clock")
+    clock_at = MomentField(null=True, blank=True, help_text="The same moment by the worker's own clock")
+    answered_since = MomentField(
         null=True, blank=True, help_text="Since when PostgreSQL has answered each of its renewals"
     )
-    looked_at = models.DateTimeField(
+    looked_at = MomentField(
         null=True, blank=True, help_text="When it last was seen to look for jobs, by the database's clock"
     )
-    deaf_since = models.DateTimeField(null=True, blank=True, help_text="Since when Redis has not answered it")
-    dead_at = models.DateTimeField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
-    settled_at = models.DateTimeField(null=True, blank=True, help_text="Dead for a while, and nothing of it was left")
+    deaf_since = MomentField(null=True, blank=True, help_text="Since when Redis has not answered it")
+    dead_at = MomentField(null=True, blank=True, help_text="Given up, or ended: it owns nothing any more")
+    settled_at = MomentField(null=True, blank=True, help_text="Dead for a while, and nothing of it was left")
 
     class Meta:
         indexes = [
@@ -317,10 +297,10 @@ class Duty(models.Model):
     name = models.CharField(primary_key=True, max_length=64)
     holder_id = models.UUIDField(null=True, blank=True)
     term = models.PositiveBigIntegerField(default=0, help_text="Counts the changes of holder")
-    lease_expires_at = models.DateTimeField(null=True, blank=True)
-    ticked_at = models.DateTimeField(null=True, blank=True)
-    succeeded_at = models.DateTimeField(null=True, blank=True)
-    failed_at = models.DateTimeField(null=True, blank=True)
+    lease_expires_at = MomentField(null=True, blank=True)
+    ticked_at = MomentField(null=True, blank=True)
+    succeeded_at = MomentField(null=True, blank=True)
+    failed_at = MomentField(null=True, blank=True)
     error = models.TextField(blank=True, default="", help_text="What it last raised")
     every_seconds = models.FloatField(null=True, blank=True, help_text="How often it is to be done")
 
@@ -346,8 +326,8 @@ class QueueControl(models.Model):
     )
 
     name = models.CharField(primary_key=True, max_length=64)
-    paused_at = models.DateTimeField(null=True, blank=True)
-    rate_limited_until = models.DateTimeField(
+    paused_at = MomentField(null=True, blank=True)
+    rate_limited_until = MomentField(
         null=True, blank=True, help_text="A job has raised RateLimited: nothing starts until then"
     )
     waiting_threshold_count = models.PositiveIntegerField(null=True, blank=True)
@@ -391,13 +371,13 @@ class Limit(models.Model):
 
     key = models.CharField(primary_key=True, max_length=160)
     kept_count = models.PositiveIntegerField(default=0, db_default=0, help_text="How many starts are kept at most")
-    running_since = models.DateTimeField(
+    running_since = MomentField(
         null=True, blank=True, help_text="Nothing that runs under the key was started earlier; empty where unknown"
     )
-    rate_limited_until = models.DateTimeField(
+    rate_limited_until = MomentField(
         null=True, blank=True, help_text="A job has raised RateLimited: nothing starts until then"
     )
-    used_at = models.DateTimeField(db_default=Now())
+    used_at = MomentField(db_default=Now())
 
     def __str__(self) -> str:
         return self.key
@@ -413,7 +393,7 @@ class RateStart(models.Model):
     pk = models.CompositePrimaryKey("key", "number")
     key = models.CharField(max_length=160, help_text="That of the limit")
     number = models.PositiveBigIntegerField()
-    started_at = models.DateTimeField()
+    started_at = MomentField()
 
     def __str__(self) -> str:
         return f"{self.key} {self.number}"
@@ -424,7 +404,7 @@ class DedupWindow(models.Model):
 
     key = models.CharField(primary_key=True, max_length=255)
     job_id = models.UUIDField()
-    until = models.DateTimeField()
+    until = MomentField()
 
     class Meta:
         indexes = [models.Index(fields=["until"], name="dedupwindow_until")]
@@ -452,7 +432,7 @@ class JobEvent(models.Model):
     queue = models.CharField(max_length=64)
     task = models.CharField(max_length=255)
     kind = models.CharField(max_length=10, choices=Kind.choices)
-    at = models.DateTimeField(db_default=Now())
+    at = MomentField(db_default=Now())
     wait_seconds = models.FloatField(null=True, blank=True, help_text="From the moment it was due to its start")
     run_seconds = models.FloatField(null=True, blank=True)
     # No constraint: an event must not lock its owner's row, and may outlive it for a moment.
@@ -480,7 +460,7 @@ class Stat(models.Model):
 
     queue = models.CharField(max_length=64)
     task = models.CharField(max_length=255)
-    minute = models.DateTimeField(help_text="Its beginning")
+    minute = MomentField(help_text="Its beginning")
     arrived_count = models.PositiveIntegerField(default=0, db_default=0, help_text="Jobs that were made in it")
     completed_count = models.PositiveIntegerField(default=0)
     failed_count = models.PositiveIntegerField(default=0)
@@ -507,7 +487,7 @@ class OwnerStat(models.Model):
     """
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, db_index=False, related_name="+")
-    quarter = models.DateTimeField(help_text="Its beginning")
+    quarter = MomentField(help_text="Its beginning")
     task = models.CharField(max_length=255)
     completed_count = models.PositiveIntegerField(default=0)
     failed_count = models.PositiveIntegerField(default=0)
@@ -541,7 +521,7 @@ class BulkAction(models.Model):
     kind = models.CharField(max_length=10, choices=Kind.choices)
     filter = models.JSONField(default=dict, help_text="As JobFilter.as_json() says it")
     changes = payload_field(null=True, blank=True, help_text="Of an edit: the arguments that it sets, by name")
-    requested_at = models.DateTimeField(db_default=Now(), help_text="Nothing that came to match later is touched")
+    requested_at = MomentField(db_default=Now(), help_text="Nothing that came to match later is touched")
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
@@ -552,7 +532,7 @@ class BulkAction(models.Model):
     done_count = models.PositiveIntegerField(default=0)
     refused_count = models.PositiveIntegerField(default=0)
     refusals = models.JSONField(default=list, blank=True, help_text="The first sentences of those that were refused")
-    finished_at = models.DateTimeField(null=True, blank=True)
+    finished_at = MomentField(null=True, blank=True)
 
     def __str__(self) -> str:
         return f"bulk action {self.pk}"
@@ -561,7 +541,7 @@ class BulkAction(models.Model):
 class AuditEntry(models.Model):
     """What an operator did to a job, a queue or many jobs: written by the transaction that did it, never changed."""
 
-    at = models.DateTimeField(db_default=Now())
+    at = MomentField(db_default=Now())
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )

@@ -9,10 +9,12 @@ from django.conf import settings
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
 
-from jobs.bounds import DEEPEST_NESTING, MESSAGE_BYTES, TRACEBACK_BYTES, is_deeper, shortened
+from jobs.bounds import DEEPEST_NESTING, MESSAGE_BYTES, TRACEBACK_BYTES, depth, shortened
 
 # What Celery takes for a date, a decimal or the like.
 _MARKS = {"__type__", "__value__"}
+# Levels around what a caller may nest: arguments, and Celery's signatures.
+_WRAPPED = 10
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -50,9 +52,9 @@ def as_json(value: Any, *, wrapped: int = 0) -> str:
         raise NotKept(f"not JSON ({error})") from error
     deepest = DEEPEST_NESTING + wrapped
     # As many as there are can be inside of each other; what is in texts only counts too many.
-    if text.count("[") + text.count("{") > deepest and is_deeper(value, deepest):
+    if text.count("[") + text.count("{") > deepest and depth(text) > deepest:
         raise NotKept(f"more than {DEEPEST_NESTING} lists and objects inside of each other")
-    if _NUL.search(text):
+    if "\\u0000" in text and _NUL.search(text):
         raise NotKept("a NUL character, which PostgreSQL cannot store")
     if "\\ud" in text:
         try:
@@ -81,9 +83,25 @@ def from_json(text: str) -> Any:
     return json.loads(text, cls=PayloadDecoder)
 
 
-def mapping_from_json(text: str) -> dict[str, Any]:
+class Unreadable(str):
+    """Stands for JSON that PostgreSQL keeps and Python cannot work with; it says why."""
+
+
+def readable(text: str) -> Any:
+    """The value that was kept, whoever has written it. Where it is nested too deeply, or holds a number that is too
+    long, an `Unreadable`: no job can run with that, and whoever reads many rows goes on."""
+    deepest = DEEPEST_NESTING + _WRAPPED
+    try:
+        if text.count("[") + text.count("{") > deepest and depth(text) > deepest:
+            return Unreadable(f"(cannot be read: more than {DEEPEST_NESTING} lists and objects inside of each other)")
+        return from_json(text)
+    except ValueError as error:
+        return Unreadable(f"(cannot be read: {error})")
+
+
+def readable_mapping(text: str) -> dict[str, Any]:
     """The object that was kept; an empty one where somebody has written something else."""
-    value = from_json(text)
+    value = readable(text)
     return value if isinstance(value, dict) else {}
 
 

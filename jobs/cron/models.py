@@ -5,6 +5,8 @@ from django.db import models
 from django.db.models.functions import Now
 from django_celery_beat.models import PeriodicTask
 
+from jobs.fields import MomentField
+
 
 class CatchUp(models.Model):
     """What becomes of the ticks that a schedule has missed. A schedule without a row has the defaults."""
@@ -59,10 +61,10 @@ class ScheduleState(models.Model):
         PeriodicTask, on_delete=models.CASCADE, primary_key=True, related_name="ledger_state"
     )
     definition = models.JSONField(null=True, help_text="When it ticks, as the triggers saw it last")
-    since_at = models.DateTimeField(db_default=Now(), help_text="Ticks so since this moment; no earlier tick counts")
-    decided_until = models.DateTimeField(null=True, help_text="The last tick that is decided, and with it all before")
+    since_at = MomentField(db_default=Now(), help_text="Ticks so since this moment; no earlier tick counts")
+    decided_until = MomentField(null=True, help_text="The last tick that is decided, and with it all before")
     error = models.TextField(default="", help_text="Why it cannot tick, or its job cannot be made")
-    error_at = models.DateTimeField(null=True)
+    error_at = MomentField(null=True)
 
     def __str__(self) -> str:
         return f"state of {self.periodic_task_id}"
@@ -78,11 +80,11 @@ class Tick(models.Model):
         SKIPPED = "skipped"
 
     schedule = models.ForeignKey(PeriodicTask, on_delete=models.CASCADE, related_name="ticks", db_index=False)
-    scheduled_for = models.DateTimeField()
+    scheduled_for = MomentField()
     outcome = models.CharField(max_length=8, choices=Outcome.choices)
     job_id = models.UUIDField(null=True)
     note = models.CharField(max_length=200, default="", help_text="Why it was skipped, or how late it was")
-    decided_at = models.DateTimeField(db_default=Now())
+    decided_at = MomentField(db_default=Now())
 
     class Meta:
         constraints = [

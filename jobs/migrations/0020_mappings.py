@@ -1,4 +1,4 @@
-import jobs.models
+import jobs.fields
 import jobs.payloads
 import kombu.utils.json
 from django.db import migrations
@@ -14,11 +14,11 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='job',
             name='follow_ups',
-            field=jobs.models.MappingField(blank=True, decoder=jobs.payloads.PayloadDecoder, default=dict, encoder=kombu.utils.json.JSONEncoder, help_text="Celery's link, link_error and chain"),
+            field=jobs.fields.MappingField(blank=True, decoder=jobs.payloads.PayloadDecoder, default=dict, encoder=kombu.utils.json.JSONEncoder, help_text="Celery's link, link_error and chain"),
         ),
         migrations.AlterField(
             model_name='job',
             name='headers',
-            field=jobs.models.MappingField(blank=True, decoder=jobs.payloads.PayloadDecoder, default=dict, encoder=kombu.utils.json.JSONEncoder, help_text='Custom message headers of the caller'),
+            field=jobs.fields.MappingField(blank=True, decoder=jobs.payloads.PayloadDecoder, default=dict, encoder=kombu.utils.json.JSONEncoder, help_text='Custom message headers of the caller'),
         ),
     ]

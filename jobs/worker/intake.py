@@ -154,6 +154,8 @@ class Intake:
             settle.fail(Run(claim.job_id, claim.token), error=f"It could not be started: {error}", cause=error)
         except DATABASE_AWAY as away:
             logger.error("id=%s could not be failed (%s)", claim.job_id, away)
+        except Exception:  # whatever is wrong with one job, this is the thread that hands the others over
+            logger.exception("id=%s could neither be started nor failed", claim.job_id)
         finally:
             # The main thread forks pool processes: it keeps no connection that they would inherit.
             connections.close_all()

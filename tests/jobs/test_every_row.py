@@ -10,13 +10,16 @@ from uuid import UUID
 
 import hypothesis.strategies as st
 import pytest
-from django.db import DatabaseError, transaction
+from django.apps import apps
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db.models import DateTimeField
 from django.db.models.functions import Now
 from django.test import Client
 from hypothesis import HealthCheck, assume, event, given, settings
 
 from jobs import purge, services
 from jobs.app import UnknownTask
+from jobs.fields import MomentField
 from jobs.job_filter import JobFilter
 from jobs.models import Flow, Job, Worker
 from jobs.queues import QUEUES
@@ -96,6 +99,15 @@ ROW: dict[str, st.SearchStrategy[Any]] = {
     "correlation_id": texts,
     "claim_token": texts,
 }
+# As PostgreSQL keeps it, and Python does not read it.
+UNREADABLE = [
+    "1e5000",
+    '{"a": 1e5000}',
+    "[" * 3000 + "]" * 3000,
+    '{"link": ' + '[{"task": ' * 200 + "1" + "}]" * 200 + "}",
+    '[{"password": ' + "[" * 150 + "]" * 150 + "}]",
+]
+JSON_COLUMNS = ["args", "kwargs", "headers", "follow_ups", "successor", "exception", "custom_meta", "result"]
 rows = st.sets(st.sampled_from(sorted(ROW)), max_size=5).flatmap(
     lambda names: st.fixed_dictionaries({name: ROW[name] for name in sorted(names)})
 )
@@ -104,6 +116,7 @@ rows = st.sets(st.sampled_from(sorted(ROW)), max_size=5).flatmap(
 @given(
     fields=rows,
     state=st.sampled_from(["waiting", "delayed", "failed"]),
+    unreadable=st.dictionaries(st.sampled_from(JSON_COLUMNS), st.sampled_from(UNREADABLE), max_size=2),
     way=st.sampled_from(WAYS),
     has_flow=st.booleans(),
     # It takes longer than all else.
@@ -118,6 +131,7 @@ def test_what_postgresql_accepts_can_be_ended_and_keeps_no_other(
     admin_client: Client,
     fields: dict[str, Any],
     state: str,
+    unreadable: dict[str, str],
     way: Callable[[Job, Worker], None],
     has_flow: bool,
     is_shown: bool,
@@ -131,6 +145,7 @@ def test_what_postgresql_accepts_can_be_ended_and_keeps_no_other(
                 for name in ("flow_id", "awaited_flow_id") if has_flow else ():
                     if name in fields:
                         Flow.objects.create(pk=fields[name])
+                write_json(odd.pk, unreadable)
         except DatabaseError:
             assume(False)
         if state == "failed":
@@ -146,6 +161,52 @@ def test_what_postgresql_accepts_can_be_ended_and_keeps_no_other(
         end_what_is_left(odd.pk)
         purge.purge(wanted=JobFilter(), actor="ann")
         transaction.set_rollback(True)
+
+
+def write_json(job_id: UUID, texts_by_column: dict[str, str]) -> None:
+    with connection.cursor() as cursor:
+        for column, text in texts_by_column.items():
+            cursor.execute(f'UPDATE jobs_job SET "{column}" = %s::jsonb WHERE id = %s', [text, job_id])
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+@pytest.mark.parametrize("column", JSON_COLUMNS)
+@pytest.mark.usefixtures("empty_redis")
+def test_json_that_nobody_can_read_is_shown_and_comes_to_an_end(admin_client: Client, column: str, text: str) -> None:
+    worker = make_worker(queues=list(QUEUES), concurrency=20)
+    ordinary = neighbours()
+    for state, way in [("delayed", WAYS[0]), ("waiting", WAYS[1])]:
+        odd = make_job(task=echo.name, args=[1], state=state)
+        write_json(odd.pk, {column: text})
+        if state == "delayed":
+            show(odd.pk, admin_client)
+        way(odd, worker)
+        end_what_is_left(odd.pk)
+    all_go_through(*ordinary)
+    odd = make_job(task=echo.name, args=[1])
+    write_json(odd.pk, {column: text})
+    run(odd, worker)
+    odd.refresh_from_db()
+    assert odd.state == ("failed" if column in ("args", "kwargs") else "completed"), odd.error
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0001-01-01 BC", "12000-01-01"])
+@pytest.mark.parametrize("column", ["run_at", "created_at", "started_at", "finished_at", "expires_at"])
+def test_a_moment_that_nobody_can_tell_is_refused_by_postgresql(column: str, moment: str) -> None:
+    job = make_job()
+    with connection.cursor() as cursor, pytest.raises(IntegrityError, match="check"):
+        cursor.execute(f'UPDATE jobs_job SET "{column}" = %s WHERE id = %s', [moment, job.pk])
+
+
+def test_every_moment_of_the_ledger_is_one_that_can_be_told() -> None:
+    fields = [field for model in apps.get_app_config("jobs").get_models() for field in model._meta.concrete_fields]
+    moments_there = [field for field in fields if isinstance(field, DateTimeField)]
+    assert len(moments_there) > 40
+    assert [str(field) for field in moments_there if not isinstance(field, MomentField)] == []
+    with connection.cursor() as cursor:
+        for field in moments_there:
+            constraints = connection.introspection.get_constraints(cursor, field.model._meta.db_table).values()
+            assert any(one["check"] and one["columns"] == [field.column] for one in constraints), field
 
 
 def end_what_is_left(job_id: UUID) -> None:

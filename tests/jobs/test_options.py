@@ -139,6 +139,25 @@ def test_an_argument_that_is_nested_too_deep_is_refused(call: Callable[[Any], An
     assert not Job.objects.exists()
 
 
+class AsJSON:
+    """What says itself how it is kept, as kombu lets any object do."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __json__(self) -> Any:
+        return self._value
+
+
+@pytest.mark.parametrize(
+    "call", [lambda value: echo.delay(value), lambda value: enqueue_many(echo, [{"value": value}])]
+)
+def test_what_an_object_makes_of_itself_is_no_deeper_than_what_others_are(call: Callable[[Any], Any]) -> None:
+    with pytest.raises((PayloadNotJSON, CallRefused), match="arguments cannot be kept"):
+        call(AsJSON(nested(150)))
+    assert not Job.objects.exists()
+
+
 def test_an_argument_and_a_result_may_be_nested_a_hundred_deep() -> None:
     result = echo.delay(nested(100))
     many = enqueue_many(echo, [{"value": nested(100)}])
