@@ -17,12 +17,12 @@ from jobs.payloads import PayloadDecoder, readable
 KEPT: dict[str, Any] = {"encoder": kombu_json.JSONEncoder, "decoder": PayloadDecoder}
 
 
-class MomentField(models.DateTimeField):
+class MomentField(models.DateTimeField):  # type: ignore[type-arg]
     """A moment that Python can tell: PostgreSQL refuses infinity, and what lies before the year 1 or after 9999."""
 
     def db_check(self, connection: BaseDatabaseWrapper) -> str:
         """The constraint of the column."""
-        column = connection.ops.quote_name(self.column)
+        column = connection.ops.quote_name(self.column or "")
         return f"{column} BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'"
 
 

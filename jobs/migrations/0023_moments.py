@@ -31,11 +31,11 @@ COLUMNS = {
 SPAN = "BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'"
 
 
-def altered(clause):
-    return [
+def altered(clause: str) -> tuple[str, ...]:
+    return tuple(
         f'ALTER TABLE {table} ' + ', '.join(clause.format(table=table, column=column) for column in columns)
         for table, columns in COLUMNS.items()
-    ]
+    )
 
 
 class Migration(migrations.Migration):

@@ -78,7 +78,7 @@ def test_what_is_to_follow_comes_with_what_followed_already(flows: bool) -> None
     failing = fail.si().on_error(remember_failed_id.si("second"))
     become.apply_async((failing, flows), **links)
     run_due_jobs()
-    assert sorted(Job.objects.filter(task=add.name, result__gt=9).values_list("result", flat=True)) == [13, 23]
+    assert set(Job.objects.filter(task=add.name, result__gt=9).values_list("result", flat=True)) == {13, 23}
     called = Job.objects.filter(task=remember_failed_id.name).values_list("args", flat=True)
     assert sorted(called) == [["first"], ["second"]]
 
