@@ -59,5 +59,6 @@ class LedgerCelery(Celery):
         if task is None:
             raise UnknownTask(name, sorted(known for known in self.tasks if not known.startswith("celery.")))
         if not isinstance(task, JobTask):
+            options.pop("follows", None)
             return super().send_task(name, args, kwargs, **options)
         return enqueue.enqueue(self, task, tuple(args or ()), dict(kwargs or {}), options)

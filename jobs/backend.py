@@ -13,11 +13,12 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import current_app, states
 from celery.exceptions import Ignore, Reject
+from celery.result import ResultBase
 from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, maybe_make_aware
 from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
-from jobs import canvas, flows, own_limits, replacing, settle
+from jobs import canvas, flows, follow_ups, own_limits, replacing, settle
 from jobs.bounds import LONGEST_DELAY, MESSAGE_BYTES
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLimited
 from jobs.ids import InvalidJobId, parse_id
@@ -79,6 +80,9 @@ class LedgerBackend(DatabaseBackend):
 
         Raises NotKept for a result that is no JSON, none that PostgreSQL can store, or too large.
         """
+        if isinstance(result, ResultBase):
+            # Of a job that the body has enqueued: as Celery keeps it.
+            result = result.as_tuple()
         if result is not None and request.task not in _MADE_OF_RESULTS:
             result_json(result)
         return settle.complete(request.run, result=result, claim=request.claim)
@@ -344,6 +348,10 @@ class LedgerBackend(DatabaseBackend):
         elif job.state == State.FAILED:
             result = job.exception or {"exc_type": "Exception", "exc_message": [job.error], "exc_module": "builtins"}
         elif job.state == State.CANCELLED:
+            failed = follow_ups.failure_before(job)
+            if failed is not None:
+                # As Celery has it: every later step of a chain has failed as the one before it did.
+                return {**self._get_task_meta_for(str(failed.pk)), "task_id": task_id}
             result = {"exc_type": "TaskRevokedError", "exc_message": [job.error], "exc_module": "celery.exceptions"}
         return self.meta_from_decoded(
             {

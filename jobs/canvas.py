@@ -17,6 +17,7 @@ from django.db import router, transaction
 from jobs.callers import refuse_unsafe
 from jobs.ids import InvalidJobId, derived_id, parse_id
 from jobs.models import Job
+from jobs.options import InvalidOption, NotSupported
 
 # Stands among the arguments of a job that is held, for the results of the flow that it waits for.
 _RESULTS = "__results_of_flow__"
@@ -85,6 +86,11 @@ def is_held_argument(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {_RESULTS}
 
 
+def is_in_place_of_one(args: Any) -> bool:
+    """Whether a held job ends as the only member of its flow does."""
+    return bool(args) and isinstance(args, list) and args[0] == held_argument(only=True)
+
+
 def with_results(args: list[Any], results: list[Any]) -> list[Any]:
     """A held job's arguments, with the results in their place."""
     if not args or not is_held_argument(args[0]):
@@ -122,11 +128,12 @@ def as_one(signature: Any, app: Any) -> Any:
     return signature
 
 
-def _in_one_piece(apply: Callable[..., Any]) -> Callable[..., Any]:
+def _in_one_piece(apply: Callable[..., Any], *, first: Callable[[Any], None] = lambda _: None) -> Callable[..., Any]:
     @wraps(apply)
     def apply_in_one_piece(canvas: Any, *args: Any, **kwargs: Any) -> Any:
         if canvas.app.conf.task_always_eager:
             return apply(canvas, *args, **kwargs)
+        first(canvas)
         using = router.db_for_write(Job)
         refuse_unsafe(canvas.task, ledger=using)
         with transaction.atomic(using=using):
@@ -148,19 +155,62 @@ def _flat(tasks: Iterable[Any]) -> Iterator[Any]:
 def _freeze_in_order(freeze: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(freeze)
     def freeze_in_order(canvas: Any, *args: Any, **kwargs: Any) -> Any:
-        canvas.tasks = list(_flat(canvas.tasks))
+        members = list(_flat(canvas.tasks))
+        if kwargs.get("chord") is not None:
+            # Each member of a chord has one result, also a chain that ends in a group.
+            members = [as_one(member, canvas.app) for member in members]
+        canvas.tasks = members
+        _refuse_the_same_id_twice(canvas)
         return freeze(canvas, *args, **kwargs)
 
     return freeze_in_order
 
 
-def _run_with_groups(run: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(run)
-    def run_with_groups(canvas: Any, *args: Any, **kwargs: Any) -> Any:
-        canvas.tasks = [_unchunked(task) for task in canvas.tasks]
-        return run(canvas, *args, **kwargs)
+def _refuse_the_same_id_twice(canvas: Any) -> None:
+    known = set()
+    for member in canvas.tasks:
+        task_id = (member.get("options") or {}).get("task_id")
+        if task_id is not None and task_id in known:
+            raise InvalidOption(f"{member['task']}: task_id={task_id!r} is another member's of this group already.")
+        known.add(task_id)
 
-    return run_with_groups
+
+def _run_as_often_as_called(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery notes the id of the last step in a chain that it runs, and would send the same one the next time. An id
+    that the caller has given stays."""
+
+    @wraps(run)
+    def run_as_often_as_called(canvas: Any, *args: Any, **kwargs: Any) -> Any:
+        canvas.tasks = [_unchunked(task) for task in canvas.tasks]
+        was_named = "task_id" in canvas.options
+        try:
+            return run(canvas, *args, **kwargs)
+        finally:
+            if not was_named:
+                canvas.options.pop("task_id", None)
+
+    return run_as_often_as_called
+
+
+def _refuse_foreign_tasks(canvas: Any) -> None:
+    """What is no job has no end that a flow could see."""
+    for name in {task["task"] for task in _plain_tasks([canvas])}:
+        task = canvas.app.tasks.get(name)
+        if task is not None and not hasattr(task, "run_claimed"):
+            raise NotSupported(f"{name} has a base class of its own: its runs are no jobs, so no chord sees them end.")
+
+
+def _plain_tasks(steps: Iterable[Any]) -> Iterator[Any]:
+    """The signatures of single tasks in these, however deep."""
+    for step in steps:
+        signature = _unchunked(step)
+        if signature.get("subtask_type") not in ("group", "chain", "chord"):
+            yield signature
+            continue
+        for name in ("tasks", "header", "body"):
+            inside = signature["kwargs"].get(name)
+            if inside:
+                yield from _plain_tasks([inside] if isinstance(inside, Mapping) else inside)
 
 
 def mend() -> None:
@@ -169,7 +219,7 @@ def mend() -> None:
     The jobs of a group or a chord become one transaction, groups inside of groups keep their order, and chunks are what
     they stand for, a group, wherever they are.
     """
-    group.apply_async = _in_one_piece(group.apply_async)
-    _chord.apply_async = _in_one_piece(_chord.apply_async)
+    group.apply_async = _in_one_piece(group.apply_async, first=_refuse_the_same_id_twice)
+    _chord.apply_async = _in_one_piece(_chord.apply_async, first=_refuse_foreign_tasks)
     group._freeze_group_tasks = _freeze_in_order(group._freeze_group_tasks)
-    _chain.run = _run_with_groups(_chain.run)
+    _chain.run = _run_as_often_as_called(_chain.run)

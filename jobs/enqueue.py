@@ -13,13 +13,14 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from kombu import Queue as KombuQueue
 
-from jobs import canvas, correlation, own_limits, publish
+from jobs import canvas, correlation, own_limits, publish, steps
 from jobs import options as call_options
 from jobs.bounds import MOST_ATTEMPTS
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup, place
 from jobs.ids import new_id, parse_id
 from jobs.models import Job
+from jobs.options import NotSupported as NotSupported
 from jobs.payloads import NotKept, as_json
 from jobs.queues import Queue, queue_named
 from jobs.states import State
@@ -36,10 +37,6 @@ class PayloadNotJSON(TypeError):
 
 class PayloadTooLarge(ValueError):
     """The arguments of a job are larger than `JOBS_PAYLOAD_MAX_BYTES`."""
-
-
-class NotSupported(ValueError):
-    """An option of Celery's that the ledger refuses rather than ignores."""
 
 
 def enqueue(
@@ -68,6 +65,8 @@ def enqueue(
         job_id, is_written = place(job, dedup, using)
         if not is_written and (job.flow_id or job.is_held):
             _refuse_shared(job, job_id, using)
+        elif not is_written and dedup.key is None and options.get("follows"):
+            _refuse_taken(job, using)
     ring = _ring(job, options) if is_written else None
     if ring is not None:
         publish.after_commit(ring)
@@ -106,6 +105,8 @@ def job_of(
         task.__header__(*args, **kwargs)
         options = over_declared(task, options)
     call_options.check(task.name, options)
+    # Of a step whose turn has come: it was checked with the first call, and has a result among its arguments.
+    follows = options.pop("follows", False)
     place_in_flow = canvas.take_place(options)
     awaited_flow_id = options.pop("awaited_flow_id", None)
     stamps = options.pop("stamped_headers", None) or []
@@ -152,7 +153,7 @@ def job_of(
         correlation_id=options.pop("correlation_id", None) or correlation.current() or own_id.hex,
         **limits,
     )
-    _check_payload(task, job)
+    _check_payload(app, task, job, follows=follows)
     unknown = [name for name, value in options.items() if name not in call_options.IRRELEVANT and value is not None]
     if unknown:
         raise TypeError(f"{task.name}: unknown options {', '.join(sorted(map(str, unknown)))}.")
@@ -241,6 +242,13 @@ def _refuse_shared(job: Job, job_id: UUID, using: str) -> None:
         )
 
 
+def _refuse_taken(job: Job, using: str) -> None:
+    """A step of a canvas whose id another job has: nothing would come after it. The same step made twice is one."""
+    there = Job.objects.using(using).filter(pk=job.pk).values_list("parent_id", flat=True)
+    if list(there) != [job.parent_id]:
+        raise NotSupported(f"{job.task}: job {job.pk} is there already, and is no step of this canvas.")
+
+
 def _declared_attempts(task: "JobTask", queue: Queue) -> int | None:
     attempts = task.attempts_allowed(queue)
     if attempts is not None and attempts > MOST_ATTEMPTS:
@@ -248,12 +256,12 @@ def _declared_attempts(task: "JobTask", queue: Queue) -> int | None:
     return attempts
 
 
-def _check_payload(task: "JobTask", job: Job) -> None:
+def _check_payload(app: "Celery", task: "JobTask", job: Job, *, follows: bool) -> None:
     payload = [job.args, job.kwargs, job.headers, job.follow_ups]
-    check_size(task.name, checked_json(task.name, payload, wrapped=2))
-    for name, steps in job.follow_ups.items():
-        if name != "due":
-            call_options.check_canvas(task.name, steps)
+    text = checked_json(task.name, payload, wrapped=2)
+    check_size(task.name, text, more_bytes=settings.JOBS_RESULT_MAX_BYTES if follows else 0)
+    if not follows:
+        steps.Steps(app, task.name, job.pk, job_of).check(job.follow_ups)
 
 
 def checked_json(name: str, payload: Any, *, wrapped: int) -> str:
@@ -266,8 +274,8 @@ def checked_json(name: str, payload: Any, *, wrapped: int) -> str:
         ) from error
 
 
-def check_size(name: str, *texts: str) -> None:
+def check_size(name: str, *texts: str, more_bytes: int = 0) -> None:
     """Raises PayloadTooLarge where these parts of a call are too large together."""
-    size, limit = sum(len(text.encode()) for text in texts), settings.JOBS_PAYLOAD_MAX_BYTES
+    size, limit = sum(len(text.encode()) for text in texts), settings.JOBS_PAYLOAD_MAX_BYTES + more_bytes
     if size > limit:
         raise PayloadTooLarge(f"{name}: the arguments are {size} bytes, more than {limit}. Pass ids, not contents.")

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 OnFailure = Flow.OnFailure
 
 _BATCH = 1000
+_READ_OF_MEMBERS = ("task", "state", "result", "error", "exception", "follow_ups")
 # What Celery hands from task to task as the body of their chord. Here it only says that there is one.
 _BODY = {"task": "celery.accumulate"}
 
@@ -180,7 +181,7 @@ def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
             cause = ChordError(f"{type(refused).__name__}: {refused}")
             error = f"The results of the jobs that it waited for could not be handed to it: {cause}"
         else:
-            outcomes = list(members.order_by("flow_path", "pk").only("task", "state", "result", "error", "follow_ups"))
+            outcomes = list(members.order_by("flow_path", "pk").only(*_READ_OF_MEMBERS))
             missing = [member for member in outcomes if not _has_result(member)]
             if not missing or flow.on_failure != OnFailure.FAIL:
                 for job in waiting:
@@ -192,7 +193,8 @@ def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
             many = f"{len(missing)} of the {len(outcomes)} jobs that it waited for did not complete"
             error = f"{many}. The first: {first}: {why}"
         for job in waiting:
-            fail_held(job, error, cause)
+            is_in_its_place = refused is None and canvas.is_in_place_of_one(job.args)
+            fail_held(job, error, cause, instead=missing[0] if is_in_its_place else None)
         return {job.flow_id for job in waiting if job.flow_id is not None}
 
 
@@ -356,7 +358,11 @@ def release(job: Job, results: list[Any]) -> None:
         publish.after_commit(publish.Ring.of(job))
 
 
-def fail_held(job: Job, error: str, cause: ChordError) -> None:
-    """Fails a held job, in the transaction that closes its flow."""
+def fail_held(job: Job, error: str, cause: ChordError, *, instead: Job | None = None) -> None:
+    """Fails a held job, in the transaction that closes its flow. One that stands in the place of a single other job
+    fails as that did: `instead`."""
     backend: Any = current_app.backend
-    end(job, Cause.MEMBER_FAILED, error=error, exception=backend.prepare_exception(cause), raised=cause)
+    exception = backend.prepare_exception(cause)
+    if instead is not None and instead.state == State.FAILED and instead.exception:
+        error, exception = instead.error, instead.exception
+    end(job, Cause.MEMBER_FAILED, error=error, exception=exception, raised=cause)

@@ -17,10 +17,11 @@ from celery.exceptions import NotRegistered
 from django.db import router, transaction
 from django.db.models.functions import Now
 
-from jobs import canvas, correlation
+from jobs import canvas, commits, correlation
 from jobs.ids import derived_id, new_id, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY
+from jobs.payloads import in_a_message
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,32 @@ def insert(job: Job, follow_ups: Mapping[str, Any], root_id: UUID | None, result
         options["task_id"] = str(derived_id(job.pk, "chain"))
     if job.flow_id is not None:
         options.update(canvas.hand_on(canvas.Place(job.flow_id, job.flow_path or []), chain[-1]))
-    if _enqueue(job.pk, root_id, chain[-1], (result,), options) and job.flow_id is not None:
+    refusal = _enqueue(job.pk, root_id, chain[-1], (result,), options)
+    if refusal is not None:
+        _fail_next(job, chain, result, refusal)
+    elif job.flow_id is not None:
         Job.objects.filter(pk=job.pk).update(flow_id=None, flow_path=None)
+
+
+def _fail_next(job: Job, chain: list[Any], result: Any, refusal: Exception) -> None:
+    """The next step of a chain cannot be enqueued: what somebody may wait for is stored as failed under its id, its
+    errbacks are called, and what would have come after it is stored as cancelled."""
+    step = chain[-1]
+    error = in_a_message(f"It could not be enqueued after job {job.pk}. {type(refusal).__name__}: {refusal}")
+    exception = current_app.backend.prepare_exception(refusal)
+    for one, task_id in _named_steps([step]):
+        failed = _ended_step(job, one, task_id, "failed", error)
+        links = (one.get("options") or {}).get("link_error") or []
+        failed.follow_ups = {"link_error": [links] if isinstance(links, Mapping) else list(links)}
+        failed.exception = exception
+        if one is step:
+            # An operator may run it again, once what stood in its way is gone.
+            failed.args = failed.args if step.get("immutable") else [result, *failed.args]
+            failed.follow_ups["chain"] = chain[:-1]
+        Job.objects.bulk_create([failed], ignore_conflicts=True)
+        after_failure(failed, error=error, traceback="", exception=exception, cause=refusal)
+    if not _own_id(step):
+        _abandon(job, f"An earlier step of its chain failed: {error}", chain[:-1])
 
 
 def _own_id(step: Mapping[str, Any]) -> Any:
@@ -59,7 +84,7 @@ def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause
     An errback with one argument gets the job's id and is a job itself, inserted here. Celery's newer kind, with three
     arguments, is called in place once the failure is committed; a process that dies in that instant calls none.
     """
-    _abandon(job, f"An earlier step of its chain failed: job {job.pk}.")
+    _abandon(job, f"An earlier step of its chain failed: job {job.pk}.", job.follow_ups.get("chain", []))
     backend: Any = current_app.backend
     for errback in job.follow_ups.get("link_error", []):
         signature = maybe_signature(errback, app=current_app)
@@ -70,8 +95,7 @@ def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause
             continue
         if in_place:
             raised = cause or backend.exception_to_python(exception) or RuntimeError(error)
-            call = partial(_call_in_place, signature, job, raised, traceback)
-            transaction.on_commit(call, using=router.db_for_write(Job), robust=True)
+            commits.then(partial(_call_in_place, signature, job, raised, traceback))
         else:
             # A fresh id: the failure is written once, and the next one, after an operator's retry, is another.
             own = {"task_id": str(new_id()), "correlation_id": job.correlation_id}
@@ -83,13 +107,14 @@ def after_stop(job: Job) -> None:
 
     As in Celery, no errbacks are called.
     """
-    _abandon(job, f"An earlier step of its chain did not complete: job {job.pk}.")
+    _abandon(job, f"An earlier step of its chain did not complete: job {job.pk}.", job.follow_ups.get("chain", []))
 
 
 def after_replacement(job: Job) -> None:
     """A newer call takes a job's place before it has started: what was to follow the older one comes no more."""
     try:
-        _abandon(job, f"The first step of its chain was replaced by a newer call: job {job.pk}.")
+        reason = f"The first step of its chain was replaced by a newer call: job {job.pk}."
+        _abandon(job, reason, job.follow_ups.get("chain", []))
     except _NO_CHAIN:
         logger.exception("id=%s is replaced; what was to follow it is no chain.", job.pk)
 
@@ -105,36 +130,44 @@ def is_later_step(job: Job) -> bool:
     return parent is not None and _later_steps(parent).filter(pk=job.pk).exists()
 
 
+def failure_before(job: Job) -> Job | None:
+    """The job whose failure has ended the chain of a cancelled one; None where that was cancelled otherwise."""
+    parent = Job.objects.filter(pk=job.parent_id, state="failed").first() if job.parent_id else None
+    return parent if parent is not None and _later_steps(parent).filter(pk=job.pk).exists() else None
+
+
 def _later_steps(job: Job) -> Any:
     try:
         ids = [parse_id(task_id) for _, task_id in _named_steps(job.follow_ups.get("chain", []))]
     except _NO_CHAIN:
         logger.exception("id=%s: what follows it is no chain.", job.pk)
         ids = []
-    return Job.objects.filter(pk__in=ids, state="cancelled", parent_id=job.pk, started_at__isnull=True)
+    ended = ["cancelled", "failed"]
+    return Job.objects.filter(pk__in=ids, state__in=ended, parent_id=job.pk, started_at__isnull=True)
 
 
-def _abandon(job: Job, reason: str) -> None:
+def _abandon(job: Job, reason: str, chain: Iterable[Any]) -> None:
     """The rest of a chain is stored as cancelled under its ids, so that nobody waits for it for ever."""
     Job.objects.bulk_create(
-        [
-            Job(
-                id=parse_id(task_id),
-                task=step["task"],
-                queue=job.queue,
-                state="cancelled",
-                args=list(step.get("args") or ()),
-                kwargs=dict(step.get("kwargs") or {}),
-                finished_at=Now(),
-                error=reason,
-                parent_id=job.pk,
-                root_id=job.root_id or job.pk,
-                owner_id=job.owner_id,
-                correlation_id=job.correlation_id,
-            )
-            for step, task_id in _named_steps(job.follow_ups.get("chain", []))
-        ],
+        [_ended_step(job, step, task_id, "cancelled", reason) for step, task_id in _named_steps(chain)],
         ignore_conflicts=True,
+    )
+
+
+def _ended_step(job: Job, step: Any, task_id: str, state: str, error: str) -> Job:
+    return Job(
+        id=parse_id(task_id),
+        task=step["task"],
+        queue=job.queue,
+        state=state,
+        args=list(step.get("args") or ()),
+        kwargs=dict(step.get("kwargs") or {}),
+        finished_at=Now(),
+        error=error,
+        parent_id=job.pk,
+        root_id=job.root_id or job.pk,
+        owner_id=job.owner_id,
+        correlation_id=job.correlation_id,
     )
 
 
@@ -152,21 +185,24 @@ def _named_steps(steps: Iterable[Any]) -> Iterator[tuple[Any, str]]:
             yield step, task_id
 
 
-def _enqueue(job_id: UUID, root_id: UUID | None, step: Any, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+def _enqueue(
+    job_id: UUID, root_id: UUID | None, step: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> Exception | None:
+    """Enqueues what follows; returns what stood in the way of that."""
     try:
         with transaction.atomic(using=router.db_for_write(Job)):
             signature = maybe_signature(step, app=current_app)
-            signature.apply_async(args, parent_id=str(job_id), root_id=str(root_id or job_id), **options)
-            return True
+            signature.apply_async(args, parent_id=str(job_id), root_id=str(root_id or job_id), follows=True, **options)
+            return None
     except DATABASE_AWAY:
         # Then the job's end is not written either, and is tried again as a whole.
         raise
     except Exception as error:  # whatever a signature raises, the job's own end stands
         logger.exception("id=%s ended, but what should follow it could not be enqueued", job_id)
         Job.objects.filter(pk=job_id, error="").update(
-            error=f"Completed, but a follow-up could not be enqueued: {error}"
+            error=in_a_message(f"Completed, but a follow-up could not be enqueued: {error}")
         )
-        return False
+        return error
 
 
 def _takes_the_exception(backend: Any, signature: Signature) -> bool:

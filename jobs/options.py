@@ -5,7 +5,7 @@ the transaction of the caller.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -59,6 +59,10 @@ class InvalidOption(ValueError):
     """An option of a call cannot be what it is; the message names it, and says what is expected."""
 
 
+class NotSupported(ValueError):
+    """An option of Celery's that the ledger refuses rather than ignores."""
+
+
 def check(task: str, options: Mapping[str, Any]) -> None:
     """Raises InvalidOption, or InvalidJobId for an id, for the first option that cannot be kept. None says nothing.
 
@@ -73,22 +77,7 @@ def check(task: str, options: Mapping[str, Any]) -> None:
         elif name in _CHECKS:
             is_fit, expected = _CHECKS[name]
             if not is_fit(value):
-                raise InvalidOption(f"{task}: {name}={_shown(value)}: expected {expected}.")
-
-
-def check_canvas(task: str, steps: Iterable[Any]) -> None:
-    """Checks the options of all signatures that follow a call, those inside of groups, chains and chords too."""
-    for step in steps:
-        if not isinstance(step, Mapping) or not isinstance(step.get("task"), str):
-            raise InvalidOption(f"{task}: {_shown(step)} cannot follow: expected a signature of a task.")
-        options, kwargs = step.get("options") or {}, step.get("kwargs") or {}
-        check(step["task"], options)
-        inside = [options.get(name) for name in ("link", "link_error", "chain", "chord")]
-        if step.get("subtask_type") in ("group", "chain", "chord"):
-            inside += [kwargs.get(name) for name in ("tasks", "header", "body")]
-        for some in inside:
-            if some:
-                check_canvas(step["task"], [some] if isinstance(some, Mapping) else some)
+                raise InvalidOption(f"{task}: {name}={shown(value)}: expected {expected}.")
 
 
 def is_text(value: Any, longest: int) -> bool:
@@ -109,16 +98,22 @@ def check_owner(task: str, owner_id: Any, *, using: str) -> None:
             return
     except (TypeError, ValueError, ValidationError, OverflowError):
         pass
-    raise InvalidOption(f"{task}: owner_id={_shown(owner_id)}: expected the id of a user.")
+    raise InvalidOption(f"{task}: owner_id={shown(owner_id)}: expected the id of a user.")
 
 
-def _shown(value: Any) -> str:
-    text = ascii(value)
+def shown(value: Any) -> str:
+    """A value in an error, however long or deep it is."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deep"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def _is_delay(value: Any) -> bool:

@@ -12,8 +12,8 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from django.db import router, transaction
 
+from jobs import commits
 from jobs.doorbell import DUE, PACED, REDIS_AWAY, Doorbell
 from jobs.models import Job
 from jobs.queues import PACED_QUEUES
@@ -151,7 +151,7 @@ def after_commit(ring: Ring) -> None:
 
     Robust: the row is there, and workers find it without a ring as well.
     """
-    transaction.on_commit(partial(soon, ring), using=router.db_for_write(Job), robust=True)
+    commits.then(partial(soon, ring))
 
 
 def soon(ring: Ring) -> bool:

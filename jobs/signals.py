@@ -12,9 +12,9 @@ the model `Job`.
 
 from functools import partial
 
-from django.db import router, transaction
 from django.dispatch import Signal
 
+from jobs import commits
 from jobs.models import Job
 from jobs.redaction import redact
 
@@ -38,4 +38,4 @@ def announce(signal: Signal, job: Job, *, error: str = "", traceback: str = "") 
         "traceback": traceback,
         "correlation_id": job.correlation_id,
     }
-    transaction.on_commit(partial(signal.send_robust, Job, **facts), using=router.db_for_write(Job), robust=True)
+    commits.then(partial(signal.send_robust, Job, **facts))

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import router
 from django.utils import timezone
 
+from jobs import commits
 from media_jobs.models import Picture, Upload, Video
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def remove_files(sender: Any, *, instance: Upload, **_: Any) -> None:
     """Removes the files of an upload that is deleted, as when its owner is, once that is committed."""
     folder = next(name for name, model in FOLDERS.items() if isinstance(instance, model))
     # What is not removed now, `remove` finds.
-    transaction.on_commit(partial(_remove_folder, f"{folder}/{instance.key}"), robust=True)
+    commits.then(partial(_remove_folder, f"{folder}/{instance.key}"), using=router.db_for_write(sender))
 
 
 def _keys(folder: str) -> list[str]:

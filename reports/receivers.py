@@ -4,8 +4,9 @@ from functools import partial
 from typing import Any
 
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import router
 
+from jobs import commits
 from reports.models import Report
 from reports.tasks import send_report_ready
 
@@ -26,4 +27,4 @@ def tell_owner(sender: Any, *, report: Report, **_: Any) -> None:
 def remove_file(sender: Any, *, instance: Report, **_: Any) -> None:
     """Removes the file of a report that is deleted, as when its owner is, once that is committed."""
     if instance.file.name:
-        transaction.on_commit(partial(default_storage.delete, instance.file.name), robust=True)
+        commits.then(partial(default_storage.delete, instance.file.name), using=router.db_for_write(sender))

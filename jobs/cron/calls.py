@@ -6,10 +6,9 @@ from functools import partial
 from typing import Any
 
 from celery import Celery
-from django.db import transaction
 from kombu.utils.json import loads
 
-from jobs import enqueue, settle
+from jobs import commits, enqueue
 from jobs.cron.rows import Row
 from jobs.ids import derived_id
 from jobs.task import JobTask
@@ -47,8 +46,7 @@ class Call:
         if isinstance(task, JobTask):
             self.app.send_task(self.task, self.args, self.kwargs, **options)
         else:
-            message = partial(task.apply_async, self.args, self.kwargs, **options)
-            transaction.on_commit(message, using=settle.ledger(), robust=True)
+            commits.then(partial(task.apply_async, self.args, self.kwargs, **options))
         return job_id
 
 

@@ -116,7 +116,7 @@ def run_flow(result: Any) -> Job:
             lambda: chord([chord([chord([same.s(1)], listed.s()), same.s(2)], listed.s()), same.s(3)], listed.s()),
             [[[1], 2], 3],
         ),
-        (lambda: chord([same.s(0), same.s(1) | group(add.s(1), add.s(2)), same.s(9)], listed.s()), [0, 2, 3, 9]),
+        (lambda: chord([same.s(0), same.s(1) | group(add.s(1), add.s(2)), same.s(9)], listed.s()), [0, [2, 3], 9]),
         (
             lambda: chord([same.s(0), same.s(1) | group(add.s(1), add.s(2)) | listed.s() | listed.s(7)], listed.s()),
             [0, [2, 3, 7]],

@@ -64,7 +64,8 @@ def test_the_rest_of_a_chain_is_cancelled_however_a_step_ends_badly(end: str) ->
     run, _ = started(first.id)
     BAD_ENDS[end](run)
     assert [state_of(whole.parent.id), state_of(whole.id)] == ["cancelled", "cancelled"]
-    assert whole.state == "REVOKED"
+    # As in Celery: a step after one that failed has failed as that did.
+    assert whole.state == ("FAILURE" if state_of(first.id) == "failed" else "REVOKED")
     assert first.id in Job.objects.get(pk=whole.id).error
 
 
@@ -97,7 +98,8 @@ def test_who_waits_for_a_chord_after_a_broken_step_hears_of_it_and_of_its_next_r
     later = [*(member.id for member in header.children), body.id, whole.id]
     assert {result_id: state_of(result_id) for result_id in later} == dict.fromkeys(later, "cancelled")
     assert Job.objects.count() == 1 + len(later)
-    with pytest.raises(TaskRevokedError):
+    has_failed = state_of(run.job_id) == "failed"
+    with pytest.raises(Exception, match=r"broken|worker gone") if has_failed else pytest.raises(TaskRevokedError):
         AsyncResult(whole.id).get(timeout=1)
     services.retry_job(job_id=run.job_id, actor=get_user_model().objects.first() or operator())
     run_due_jobs()
@@ -187,7 +189,9 @@ def test_an_errback_with_three_arguments_is_called_in_place_after_the_commit(
 
 
 def test_an_errback_that_is_no_task_stops_no_failure(caplog: pytest.LogCaptureFixture) -> None:
-    result = sample_tasks.add.apply_async((1, 2), link_error={"task": "gone.task", "args": [], "kwargs": {}})
+    result = sample_tasks.add.apply_async((1, 2))
+    # Of a version that knew it.
+    Job.objects.update(follow_ups={"link_error": [{"task": "gone.task", "args": [], "kwargs": {}}]})
     assert settle.fail(started(result.id)[0], error="broken")
     assert state_of(result.id) == "failed"
     assert "gone.task is no task of this project" in caplog.text
