@@ -12,6 +12,7 @@ from django.db import connections, router, transaction
 from django.db.models.functions import Now
 
 from jobs import claims, enqueue, own_limits, publish
+from jobs import options as call_options
 from jobs.callers import refuse_unsafe
 from jobs.dedup import Dedup
 from jobs.ids import new_id
@@ -64,6 +65,8 @@ def enqueue_many(
         raise TypeError(f"{task.name}: dedup_key={dedup_key!r}: expected what makes the key of each call.")
     if unfit:
         raise enqueue.NotSupported(f"{task.name}: {', '.join(unfit)}= cannot be given for many calls at once.")
+    # Also where there is no call at all.
+    call_options.check(task.name, options)
     count = existing_count = 0
     numbered = enumerate(calls)
     with transaction.atomic(using=using):

@@ -5,7 +5,6 @@ who is in the way, because ON CONFLICT DO NOTHING waits for other callers' trans
 """
 
 import logging
-import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
@@ -281,4 +280,4 @@ def _moment(value: Any) -> Any:
 
 def _is_a_time(seconds: Any) -> bool:
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    return is_number and math.isfinite(seconds) and 0 < seconds <= _LONGEST_SECONDS
+    return is_number and 0 < seconds <= _LONGEST_SECONDS

@@ -23,6 +23,7 @@ from jobs.callers import refuse_unsafe
 from jobs.ends import end
 from jobs.ids import new_id
 from jobs.models import LIVE, Flow, Job
+from jobs.options import shown
 from jobs.patience import DATABASE_AWAY, may_pass
 from jobs.states import Cause, State
 from jobs.transitions import transition
@@ -271,9 +272,11 @@ def insert(flow: Flow, children: Iterable[Any], lineage: dict[str, Any]) -> None
     time: memory does not grow with their number. Raises ChildRefused."""
     app = current_app._get_current_object()
     writer = _Writer(app, flow, lineage)
-    for index, child in enumerate(maybe_signature(child, app=app) for child in children):
+    for index, child in enumerate(children):
         try:
-            writer.add(index, child)
+            if not isinstance(child, dict):
+                raise TypeError(f"{shown(child)}: expected a signature of a task.")
+            writer.add(index, maybe_signature(child, app=app))
         except (TypeError, ValueError, LookupError) as error:
             raise ChildRefused(index, error) from error
     writer.write()

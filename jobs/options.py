@@ -151,6 +151,12 @@ def _is_headers(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
+def _are_steps(value: Any) -> bool:
+    return isinstance(value, Mapping) or (
+        isinstance(value, (list, tuple)) and all(isinstance(one, Mapping) for one in value)
+    )
+
+
 def _is_slot(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() == {"flow_id", "path", "is_whole"}
 
@@ -167,6 +173,9 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "time_limit": (_is_length, f"seconds, at most {_YEARS} years"),
     "queue": (_is_queue, "the name of a queue"),
     "headers": (_is_headers, "a mapping of texts to JSON"),
+    "link": (_are_steps, "a signature, or a list of them"),
+    "link_error": (_are_steps, "a signature, or a list of them"),
+    "chain": (_are_steps, "signatures, the last step first"),
     "group_id": (partial(is_text, longest=64), "a text of 1 to 64 characters"),
     "group_index": (partial(_is_whole, least=0, most=2**31 - 1), "a whole number"),
     "correlation_id": (partial(is_text, longest=64), "a text of 1 to 64 characters"),

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
@@ -135,6 +135,10 @@ class JobTask(DjangoTask):
         return queue.max_attempts if queue else 1
 
     # -- Enqueueing ------------------------------------------------------------------------------------------------
+    def apply_async(self, args: Any = None, kwargs: Any = None, *others: Any, **options: Any) -> AsyncResult:
+        """Celery's, which looks at the arguments more than once: those of an iterator are read here."""
+        return super().apply_async(tuple(args) if isinstance(args, Iterator) else args, kwargs, *others, **options)
+
     async def aapply_async(self, *args: Any, **options: Any) -> AsyncResult:
         """`apply_async` for asynchronous callers."""
         return await sync_to_async(partial(self.apply_async, *args, **options))()

@@ -77,6 +77,11 @@ def report_evaluated(self: Any, expression: str) -> None:
     self.update_state(state=words)
 
 
+@shared_task(bind=True, queue="default")
+def headers_seen(self: Any) -> Any:
+    return self.request.headers
+
+
 @shared_task(queue="default")
 def count_items(items: list[Any]) -> int:
     return len(items)

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from billiard.einfo import ExceptionInfo
+from celery.app.task import Context
 from celery.worker import state
 from celery.worker.request import Request
 from django.db import connections
@@ -16,6 +17,31 @@ from jobs.redaction import redacted_repr
 from jobs.worker import identity
 
 _UNREADABLE = "…"
+# What a run notes in its request, and what Celery's message says of itself.
+_TAKEN = frozenset(
+    [
+        "argsrepr",
+        "asked_at",
+        "claim",
+        "claim_token",
+        "claimed",
+        "compression",
+        "has_left_body",
+        "is_lost",
+        "kwargsrepr",
+        "lang",
+        "log_is_full",
+        "log_kept",
+        "replacement",
+        "reported_at",
+        "retry_signature",
+        "run",
+        "run_started",
+        "settled",
+        "stage",
+        "task",
+    ]
+)
 
 
 def headers_of(claim: Claim) -> dict[str, Any]:
@@ -27,7 +53,9 @@ def headers_of(claim: Claim) -> dict[str, Any]:
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
-        **claim.headers,
+        # As attributes, too, but for names that mean something to Celery or to a run.
+        **{name: value for name, value in claim.headers.items() if name not in _TAKEN and not hasattr(Context, name)},
+        "headers": claim.headers,
         # When it starts, the row has decided.
         "lang": "py",
         "eta": None,

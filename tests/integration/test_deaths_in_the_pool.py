@@ -150,14 +150,28 @@ def test_a_job_that_cannot_be_handed_to_the_pool_fails_with_the_reason_and_the_o
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("name", ["expires", "eta", "shadow", "lang", "group", "timelimit", "retries"])
-def test_headers_of_a_caller_that_are_named_as_celerys_own_keep_no_job_from_running(
-    processes: Processes, name: str
+# Of Celery's messages, of its requests, and of what a run notes in them.
+CELERYS = (
+    "expires eta shadow lang group timelimit retries id task chain chord callbacks stamped_headers stamps get update"
+)
+OURS = "claim claimed run stage settled is_lost headers called_directly is_eager _protected has_left_body replacement"
+
+
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.variant)])
+def test_headers_of_a_caller_that_are_named_as_others_own_keep_no_job_from_running(
+    processes: Processes, pool: str
 ) -> None:
-    processes.worker("default", concurrency=1, include=INCLUDE, env=ENV)
-    job = sample_tasks.add.apply_async((1, 2), headers={name: "2999-01-01T00:00:00"})
-    wait_until(no_job_is_left)
-    assert outcome(job.id, "nothing") == ("completed", 1, 0, 0)
+    processes.worker("default", pool=pool, concurrency=1, include=INCLUDE, env=ENV)
+    names = [*CELERYS.split(), *OURS.split()]
+    jobs = {}
+    for name in names:
+        for value in ("2999-01-01T00:00:00", 5, [5], {"a": 1}):
+            jobs[f"{name}={value}"] = sample_tasks.headers_seen.apply_async(headers={name: value}).id
+    wait_until(no_job_is_left, timeout=60)
+    found = {what: (outcome(job_id, "nothing")[:3], Job.objects.get(pk=job_id).result) for what, job_id in jobs.items()}
+    # They travel apart: the body sees them as its caller gave them.
+    wanted = {f"{name}={value}": {name: value} for name in names for value in ("2999-01-01T00:00:00", 5, [5], {"a": 1})}
+    assert found == {what: (("completed", 1, 0), headers) for what, headers in wanted.items()}
     assert_ledger_consistent()
 
 

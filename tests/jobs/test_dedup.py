@@ -192,7 +192,7 @@ def test_a_successor_that_is_due_is_rung_for_and_waits_from_now_on(django_captur
     second = latest(3, 4)
     with django_capture_on_commit_callbacks() as callbacks:
         settle.complete(run, result=3)
-    rings = [callback.__wrapped__.args[0] for callback in callbacks]  # type: ignore[attr-defined]
+    rings = [callback.__wrapped__.args[0] for callback in callbacks]
     assert publish.Ring("default", 5) in rings
     before, after = Job.objects.get(pk=run.job_id), Job.objects.get(pk=second)
     assert after.state == "waiting"

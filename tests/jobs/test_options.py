@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db
 
 DECADE = timedelta(days=3653)
 LONG_AGO, FAR_AHEAD = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
-NO_NUMBERS = [math.nan, math.inf, -math.inf, 10**12, 1e300, "soon", True, [], {}]
+NO_NUMBERS = [math.nan, math.inf, -math.inf, 10**12, 1e300, 10**400, "soon", True, [], {}]
 REFUSED: dict[str, list[Any]] = {
     "countdown": NO_NUMBERS,
     "eta": [FAR_AHEAD, LONG_AGO, "soon", 5, [], timezone.now() + DECADE + timedelta(days=2)],
@@ -156,6 +156,37 @@ def test_what_an_object_makes_of_itself_is_no_deeper_than_what_others_are(call: 
     with pytest.raises((PayloadNotJSON, CallRefused), match="arguments cannot be kept"):
         call(AsJSON(nested(150)))
     assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["link", "link_error", "chain"])
+@pytest.mark.parametrize("value", ["x", 5, [5], [None], [{}], [{"task": 5}], [{"task": "no.such"}]])
+def test_what_is_no_signature_cannot_follow(name: str, value: Any) -> None:
+    with pytest.raises((ValueError, TypeError, LookupError), match=r"expected|There is no task"):
+        add.apply_async((1, 2), **{name: value})
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("child", [None, 5, "x", {}, [], {"task": 5}])
+def test_a_child_that_is_no_signature_is_refused_with_its_index(child: Any) -> None:
+    with pytest.raises(ChildRefused, match="child 1, counted from 0"):
+        fan_out(None, [echo.s(1), child], then=echo.s())
+    assert not Job.objects.exists()
+
+
+def test_arguments_may_come_from_a_generator() -> None:
+    result = add.apply_async(number for number in (1, 2))
+    run_due_jobs()
+    assert result.get() == 3
+
+
+def test_the_options_of_no_call_at_all_are_checked() -> None:
+    with pytest.raises(ValueError, match="countdown"):
+        enqueue_many(add, [], countdown=10**12)
+
+
+def test_an_option_that_is_nested_too_deep_to_be_shown_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="countdown=a list that is nested too deep"):
+        add.apply_async((1, 2), countdown=nested(5000))
 
 
 def test_an_argument_and_a_result_may_be_nested_a_hundred_deep() -> None:
