@@ -267,8 +267,7 @@ class LedgerBackend(DatabaseBackend):
             current = self.app.current_worker_task
             run = _run(task_id, current.request) if current and current.request.id == task_id else None
         if run is not None:
-            result_json(result)
-            settle.report(run, custom_state=storable(state)[:64], custom_meta=result)
+            _report(run, state, result)
         return result
 
     def _lost(self, run: settle.Run, exc: Any, request: Any) -> None:
@@ -402,6 +401,20 @@ def _run(task_id: str, request: Any) -> settle.Run | None:
 
 def _paused(run: settle.Run, seconds: float, repeated: bool) -> bool:
     return settle.rate_limit(run, seconds=seconds) or (repeated and run.landed(state="waiting"))
+
+
+def _report(run: settle.Run, state: str, meta: Any) -> None:
+    """A state of the task's own. It is never worth the job: what of it cannot be kept is shown, or left out."""
+    for kept in (meta, storable(meta)):
+        try:
+            result_json(kept)
+        except NotKept as error:
+            refusal = error
+        else:
+            settle.report(run, custom_state=storable(state)[:64], custom_meta=kept)
+            return
+    logger.warning("id=%s reports a state that cannot be kept: %s", run.job_id, refusal)
+    settle.report(run, custom_state=storable(state)[:64], custom_meta=None)
 
 
 def _interrupted(run: settle.Run, exc: Interrupted) -> bool:

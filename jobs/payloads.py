@@ -115,14 +115,19 @@ def in_a_traceback(text: str | None) -> str:
     return shortened(storable(text or ""), TRACEBACK_BYTES)
 
 
-def storable(value: Any) -> Any:
-    """The same, as PostgreSQL can keep it: a NUL character or half a surrogate pair in an error must not lose it."""
+def storable(value: Any, *, levels: int = DEEPEST_NESTING) -> Any:
+    """The same, as PostgreSQL can keep it: a NUL character or half a surrogate pair in an error must not lose it.
+
+    What is nested deeper than so many levels is left out.
+    """
     if isinstance(value, str):
         return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, (dict, list, tuple)) and not levels:
+        return "…"
     if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
+        return {storable(key): storable(item, levels=levels - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [storable(item) for item in value]
+        return [storable(item, levels=levels - 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -1,6 +1,7 @@
 """JobTask: the base class of every task in the project. Its API is Celery's."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -267,8 +268,9 @@ class JobTask(DjangoTask):
         run = getattr(request, "run", None)
         if run is None:
             return
-        percent = max(0, min(100, int(100 * done / total))) if total > 0 else 100
-        changes: dict[str, Any] = {"progress_percent": percent, "progress_message": storable(message)[:255]}
+        part = done / total if total > 0 else 1.0
+        percent = int(100 * max(0.0, min(1.0, part))) if math.isfinite(part) else 0
+        changes: dict[str, Any] = {"progress_percent": percent, "progress_message": storable(str(message))[:255]}
         if own_notes().may_write(request, **changes) and not settle.report(run, **changes):
             request.is_lost = True
         if request.is_lost:

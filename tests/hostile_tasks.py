@@ -223,6 +223,25 @@ def loses_its_connection(how: str, path: str) -> None:
     LOST[how]()
 
 
+@shared_task(bind=True, queue="default")
+def reports_oddly(self: Any) -> str:
+    logging.getLogger("some\0library").warning("of a first logger")
+    for message in ("a\0b", "\ud800" * 1000, "x" * 10_000, 5, None, ["\0"]):
+        self.progress(1, 2, message)
+        self.update_state(state="STRANGE\0\ud800", meta={"message": message})
+        time.sleep(0.1)
+    for done, total in ((float("nan"), 1), (1, float("nan")), (float("inf"), 1), (-5, 0), (10**400, 10**399)):
+        self.progress(done, total)
+    for meta in ({"deep": _nested(600)}, {"large": "x" * 2_000_000}, {"object": object()}, {5: float("nan")}):
+        self.update_state(state="STRANGE", meta=meta)
+    logging.getLogger("\ud800").warning("of a second logger")
+    return "done"
+
+
+def _nested(levels: int) -> Any:
+    return [_nested(levels - 1)] if levels else 1
+
+
 class CallsRun(JobTask):
     """As Celery's guide writes it."""
 

@@ -24,6 +24,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from jobs import settle
 from jobs.models import LogLine
 from jobs.patience import DATABASE_AWAY, what_happened
+from jobs.payloads import storable
 from jobs.settle import Run
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Notes:
         with self._writing:
             while self._lines:
                 batch = [self._lines[index] for index in range(min(_BATCH, len(self._lines)))]
-                LogLine.objects.bulk_create(batch)
+                _write_lines(batch)
                 for _ in batch:
                     self._lines.popleft()
             for run in list(self._progress):
@@ -160,10 +161,10 @@ class Notes:
             except DATABASE_AWAY as error:
                 logger.warning("Notes of jobs wait in memory: %s.", what_happened(error))
                 self._there_is_something.set()
-            except DatabaseError:
-                # Whatever is wrong with one of them, later ones and the jobs go on.
-                logger.exception("Log lines could not be kept")
+            except Exception:  # whatever is wrong with one of them, later ones and the jobs go on
+                logger.exception("Notes of jobs could not be kept")
                 self._lines.clear()
+                self._progress.clear()
             connections[settle.ledger()].close_if_unusable_or_obsolete()
             pause.wait(_PAUSE_SECONDS)
 
@@ -187,6 +188,21 @@ class Notes:
         return False
 
 
+def _write_lines(lines: list[LogLine]) -> None:
+    """Writes these lines; where one of them cannot be kept, the others."""
+    try:
+        with settle.atomic():
+            LogLine.objects.bulk_create(lines)
+    except DATABASE_AWAY:
+        raise
+    except Exception:  # whatever is wrong with one of them
+        if len(lines) == 1:
+            logger.exception("A log line of job %s could not be kept", lines[0].job_id)
+            return
+        for line in lines:
+            _write_lines([line])
+
+
 class JobLogHandler(logging.Handler):
     """Keeps what is logged while a job runs, by whatever logger, with the job: its first lines, up to a bound."""
 
@@ -198,7 +214,7 @@ class JobLogHandler(logging.Handler):
         if request is None or run is None or record.name.startswith("jobs."):
             return
         try:
-            message = self.format(record)[:_LINE_CHARACTERS].replace("\0", "\\x00").encode("utf-8", "replace").decode()
+            message = storable(self.format(record)[:_LINE_CHARACTERS])
         except SoftTimeLimitExceeded:
             raise
         except Exception:  # noqa: BLE001 - as logging's own handlers do: a wrong log call is no reason to fail
@@ -218,7 +234,7 @@ class JobLogHandler(logging.Handler):
                 attempt=request.claim.attempt,
                 at=datetime.fromtimestamp(record.created, UTC),
                 level=record.levelno,
-                logger=record.name[:255],
+                logger=storable(str(record.name))[:255],
                 message=_NO_MORE if request.log_is_full else message,
             )
         )

@@ -19,7 +19,7 @@ from jobs.testing import run_due_jobs
 from jobs.worker import identity
 from jobs.worker.notes import own_notes
 from jobs.worker.step import LedgerStep
-from tests import sample_tasks
+from tests import hostile_tasks, sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.jobs.factories import claim_job, make_job, make_worker
 from tests.processes import Processes
@@ -65,6 +65,19 @@ def test_the_last_progress_is_kept_also_of_a_run_that_fails_and_lines_that_postg
     job = Job.objects.get(pk=result.id)
     assert (job.state, job.progress_percent, job.progress_message) == ("failed", 30, "at 30")
     assert lines_of(result) == ["nothing \\x00 works"]
+
+
+@pytest.mark.django_db(transaction=True)
+@POOLS
+def test_a_report_that_cannot_be_kept_is_worth_no_job_and_no_later_line(processes: Processes, pool: str) -> None:
+    processes.worker("default", pool=pool, include=("tests.sample_tasks", "tests.hostile_tasks"))
+    odd = hostile_tasks.reports_oddly.delay()
+    after = sample_tasks.talk.delay(3)
+    wait_until(lambda: len(lines_of(after)) == 3)
+    wait_until(lambda: Job.objects.get(pk=odd.id).state == "completed")
+    assert lines_of(odd) == [f"of a {where} logger" for where in ("first", "second")]
+    assert Job.objects.get(pk=odd.id).result == "done"
+    assert_ledger_consistent()
 
 
 @pytest.mark.django_db

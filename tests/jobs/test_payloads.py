@@ -64,7 +64,14 @@ def test_an_error_that_postgresql_cannot_keep_is_mended(text: str) -> None:
     assert Job.objects.get(pk=result.id).error.startswith("ValueError: ")
 
 
-@pytest.mark.parametrize("how", ["state", "retry", "replace"])
+@pytest.mark.parametrize("text", ["'\\0'", "'\\ud800'"])
+def test_a_state_that_cannot_be_kept_as_it_is_is_worth_no_job(text: str) -> None:
+    result = sample_tasks.leave_evaluated.delay(text, "state")
+    run_due_jobs()
+    assert Job.objects.get(pk=result.id).state == "completed"
+
+
+@pytest.mark.parametrize("how", ["retry", "replace"])
 @pytest.mark.parametrize("text", ["'\\0'", "'\\ud800'"])
 def test_a_body_that_leaves_something_else_that_cannot_be_kept_fails_there(how: str, text: str) -> None:
     result = sample_tasks.leave_evaluated.delay(text, how)
