@@ -105,6 +105,8 @@ DATABASES = {
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
+            # What the URL says comes last, such as ?sslmode=verify-full&sslrootcert=/etc/ssl/ca.pem.
+            **_database.get("OPTIONS", {}),
         },
     }
 }

@@ -14,6 +14,7 @@ from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, Worker
 from celery import current_app, states
 from celery.exceptions import Ignore, Reject
 from celery.result import ResultBase
+from celery.utils.serialization import UnpickleableExceptionWrapper
 from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, maybe_make_aware
 from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
@@ -231,6 +232,8 @@ class LedgerBackend(DatabaseBackend):
     def _kept(self, exc: BaseException) -> dict[str, Any]:
         """An exception as Celery keeps it, with no more of its arguments than of its message."""
         kept: dict[str, Any] = storable(self.prepare_exception(exc))
+        if isinstance(exc, UnpickleableExceptionWrapper):
+            kept = {**kept, "exc_type": exc.exc_cls_name, "exc_module": exc.exc_module, "exc_message": [str(exc)]}
         try:
             if len(as_json(kept, wrapped=2)) <= MESSAGE_BYTES:
                 return kept
@@ -432,7 +435,8 @@ def _in_words(exc: Any) -> str:
     if isinstance(exc, SoftTimeLimitExceeded):
         return "It ran longer than its time limit, and was ended."
     text = str(exc).strip()
-    name = type(exc).__name__
+    # One that cannot be pickled comes in a wrapping of Celery's.
+    name = exc.exc_cls_name if isinstance(exc, UnpickleableExceptionWrapper) else type(exc).__name__
     if isinstance(exc, (Permanent, LeaseLost)) and text:
         return text
     return f"{name}: {text}" if text else name

@@ -49,8 +49,9 @@ def check_application(**_: Any) -> list[CheckMessage]:
     if not getattr(settings, "CELERY_BROKER_URL", "").startswith(("redis://", "rediss://")):
         errors.append(
             Error(
-                "CELERY_BROKER_URL names no Redis.",
-                hint="Set it in Django's settings, like redis://:password@host:6379/0.",
+                "CELERY_BROKER_URL names no single Redis.",
+                hint="Set it in Django's settings, like redis://:password@host:6379/0, or rediss:// with TLS. Sentinel "
+                "and Cluster are not supported: queues would lie on several servers, and doorbells on none.",
                 id="jobs.E007",
             )
         )

@@ -22,7 +22,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from jobs import dead_letters, health, selectors, settle
-from jobs.doorbell import Doorbell
+from jobs.doorbell import Doorbell, client_within
 from jobs.models import QueueControl, Worker
 from jobs.queues import QUEUES
 
@@ -148,8 +148,7 @@ def servers() -> Iterator[Finding]:
 
 
 def _redis() -> Iterator[Finding]:
-    options: dict[str, Any] = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
-    with redis.Redis.from_url(settings.CELERY_BROKER_URL, **options) as client:
+    with client_within(_PATIENCE_SECONDS) as client:
         try:
             info: dict[str, Any] = client.info()
         except (redis.RedisError, OSError) as error:
@@ -161,6 +160,12 @@ def _redis() -> Iterator[Finding]:
             return
     server = "Valkey" if "valkey_version" in info else "Redis"
     yield Finding(Level.FACT, f"{server} {info.get('valkey_version', info['redis_version'])}.")
+    if info.get("cluster_enabled"):
+        yield Finding(
+            Level.ERROR,
+            f"{server} runs as a cluster: the queues of a worker may lie on different nodes, and it would hear none.",
+            "Use a single server, with a replica where it must not be away.",
+        )
     if info.get("maxmemory_policy") not in (None, "noeviction"):
         yield Finding(
             Level.WARNING,
@@ -261,7 +266,7 @@ def _standing_still(workers: list[Worker]) -> Iterator[Finding]:
 
 def _too_many_messages() -> Iterator[Finding]:
     """More in Redis than the workers could use."""
-    with redis.Redis.from_url(settings.CELERY_BROKER_URL, socket_timeout=_PATIENCE_SECONDS) as client:
+    with client_within(_PATIENCE_SECONDS) as client:
         counts = Doorbell(client).message_counts(QUEUES)
     if put_aside := dead_letters.count():
         yield Finding(

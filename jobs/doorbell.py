@@ -34,6 +34,7 @@ MOST_NAMED = 16
 MOST_TOLD = 500
 # Those who lead are woken by these: delayed jobs that are due sooner than the next look, and jobs with limits.
 DUE, PACED = "due", "paced"
+_CERTIFICATE_IS = {"CERT_REQUIRED": "required", "CERT_OPTIONAL": "optional", "CERT_NONE": "none"}
 # Rings of the queues that are named last stay where they are.
 _TAKE = """
 local taken, left, known = {}, tonumber(ARGV[1]), {}
@@ -83,14 +84,18 @@ def message_lists(queue: str) -> list[str]:
     return [f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}" for step in options["priority_steps"]]
 
 
+def client(**options: Any) -> "redis.Redis":
+    """A client of the broker, by the URL that workers go by. Kombu takes the words for `ssl_cert_reqs` that Python has
+    as well as those of the Redis client."""
+    url = settings.CELERY_BROKER_URL
+    for theirs, ours in _CERTIFICATE_IS.items():
+        url = url.replace(f"ssl_cert_reqs={theirs}", f"ssl_cert_reqs={ours}")
+    return redis.Redis.from_url(url, **options)
+
+
 def client_within(seconds: float) -> "redis.Redis":
     """A client of the broker whose every step ends within so many seconds, without a second try."""
-    return redis.Redis.from_url(
-        settings.CELERY_BROKER_URL,
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return client(socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0))
 
 
 class Doorbell:

@@ -179,7 +179,11 @@ def _queue(
             raise NotSupported(f"{task.name}: {name}= is not supported; jobs go to a queue, by queue=.")
     queue = options.pop("queue", None)
     if queue is None:
-        queue = app.amqp.router.route({}, task.name, args, kwargs, task)["queue"]
+        route = app.amqp.router.route({}, task.name, args, kwargs, task)
+        queue = route["queue"]
+        if options.get("priority") is None and route.get("priority") is not None:
+            call_options.check(task.name, {"priority": route["priority"]})
+            options["priority"] = route["priority"]
     return queue_named(queue.name if isinstance(queue, KombuQueue) else queue)
 
 

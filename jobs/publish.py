@@ -11,10 +11,9 @@ from typing import Self
 from uuid import UUID
 
 import redis
-from django.conf import settings
 
 from jobs import commits
-from jobs.doorbell import DUE, PACED, REDIS_AWAY, Doorbell
+from jobs.doorbell import DUE, PACED, REDIS_AWAY, Doorbell, client_within
 from jobs.models import Job
 from jobs.queues import PACED_QUEUES
 
@@ -27,6 +26,7 @@ _REQUEST_TIMEOUT_SECONDS = 0.15
 _SLOW_SECONDS = 0.1
 _SLOW_SENDS = 2
 _WATCH_SECONDS = 0.5
+_WATCH_PATIENCE_SECONDS = 2.0
 # Less than the seconds for which claims look back in any case (`jobs.worker.floors`).
 LATE_SECONDS = 2.0
 
@@ -126,7 +126,7 @@ class Publisher:
 
     def _keep_watch(self) -> None:
         pause = threading.Event()
-        with redis.Redis.from_url(settings.CELERY_BROKER_URL, socket_timeout=2, socket_connect_timeout=2) as client:
+        with client_within(_WATCH_PATIENCE_SECONDS) as client:
             while self._broken:
                 pause.wait(_WATCH_SECONDS)
                 self._look(client)

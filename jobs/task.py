@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
+from celery import Task
 from celery.canvas import Signature, _chain
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, ImproperlyConfigured, Reject, Retry, SoftTimeLimitExceeded
@@ -120,9 +121,17 @@ class JobTask(DjangoTask):
 
     @property
     def retry_backoff(self) -> Any:
-        """Seconds before the first automatic retry: the task's, else the queue's. Doubles with each retry."""
+        """Seconds before the first automatic retry: the task's, else the queue's. Doubles with each retry.
+
+        A task that says otherwise how long its retries wait, by `retry_kwargs` or `default_retry_delay`, has none.
+        """
+        if "retry_backoff" in self._declared:
+            return self._declared["retry_backoff"]
+        says_otherwise = self.default_retry_delay != Task.default_retry_delay
+        if says_otherwise or {"countdown", "eta"} & set(getattr(self, "retry_kwargs", None) or {}):
+            return False
         queue = QUEUES.get(self.queue or "default")
-        return self._declared.get("retry_backoff", queue.backoff_seconds if queue else False)
+        return queue.backoff_seconds if queue else False
 
     @retry_backoff.setter
     def retry_backoff(self, value: Any) -> None:
