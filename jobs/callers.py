@@ -4,6 +4,9 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 from django.utils.asyncio import async_unsafe
 
+from jobs import sessions
+from jobs.models import Job
+
 
 class CalledFromAsyncCode(SynchronousOnlyOperation):
     """`delay()` or `apply_async()` in a running event loop, which would stand still until the row is written."""
@@ -27,17 +30,38 @@ class OutsideOfTheTransaction(RuntimeError):
         )
 
 
+class LedgerHidden(RuntimeError):
+    """The caller has changed its connection's session, and the ledger's tables are not to be seen any more."""
+
+    def __init__(self, task_name: str) -> None:
+        super().__init__(
+            f"{task_name} was enqueued while the search_path of its connection hides the table {Job._meta.db_table}. "
+            "Set it back first, or let it name the ledger's schema as well."
+        )
+
+
 def refuse_unsafe(task_name: str, *, ledger: str) -> None:
-    """Raises CalledFromAsyncCode or OutsideOfTheTransaction; costs no query."""
+    """Raises CalledFromAsyncCode, OutsideOfTheTransaction or LedgerHidden; costs no query, but for the last where the
+    caller has changed its session."""
     try:
         _block()
     except SynchronousOnlyOperation:
         raise CalledFromAsyncCode(task_name) from None
+    if sessions.is_changed(connections[ledger]):
+        _refuse_hidden(task_name, ledger)
     if connections[ledger].in_atomic_block:
         return
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block:
             raise OutsideOfTheTransaction(task_name, ledger=ledger, other=connection.alias)
+
+
+def _refuse_hidden(task_name: str, ledger: str) -> None:
+    with connections[ledger].cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.to_regclass(%s) IS NULL", [Job._meta.db_table])
+        [is_hidden] = cursor.fetchone()
+    if is_hidden:
+        raise LedgerHidden(task_name)
 
 
 @async_unsafe

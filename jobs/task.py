@@ -110,6 +110,9 @@ class JobTask(DjangoTask):
     def max_retries(self) -> int | None:
         """Retries that the running job may have, else what the task declares, else what its queue allows."""
         claim = getattr(self.request, "claim", None)
+        if claim is not None and "own_max_retries" in vars(self.request):
+            own: int | None = self.request.own_max_retries
+            return own
         allowed = (
             claim.max_attempts if claim is not None else self.attempts_allowed(QUEUES.get(self.queue or "default"))
         )
@@ -117,7 +120,11 @@ class JobTask(DjangoTask):
 
     @max_retries.setter
     def max_retries(self, value: int | None) -> None:
-        self._declare("max_retries", value)
+        if getattr(self.request, "claim", None) is not None:
+            # A body says so of its own run.
+            self.request.own_max_retries = value
+        else:
+            self._declare("max_retries", value)
 
     @property
     def retry_backoff(self) -> Any:

@@ -32,6 +32,7 @@ _TAKEN = frozenset(
         "lang",
         "log_is_full",
         "log_kept",
+        "own_max_retries",
         "replacement",
         "reported_at",
         "retry_signature",

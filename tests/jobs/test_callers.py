@@ -9,12 +9,12 @@ from asgiref.sync import async_to_sync, sync_to_async
 from celery import chain
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
 from django.http import HttpRequest, JsonResponse
 from django.test import AsyncClient
 from django.urls import path
 
-from jobs.callers import CalledFromAsyncCode
+from jobs.callers import CalledFromAsyncCode, LedgerHidden
 from jobs.models import Job
 from tests import sample_tasks
 from tests.processes import Processes
@@ -163,3 +163,27 @@ def test_a_ledger_in_a_database_that_is_not_declared_or_is_no_postgresql_is_refu
             call_command("check")
     finally:
         del connections["elsewhere"], connections.settings["elsewhere"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET search_path TO pg_catalog",
+        "SET LOCAL search_path TO pg_catalog",
+        "SELECT set_config('search_path', 'pg_catalog', true)",
+    ],
+)
+def test_a_caller_whose_search_path_hides_the_ledger_is_told_and_its_transaction_goes_on(statement: str) -> None:
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE pg_temp.callers (id int)")
+            cursor.execute(statement)
+            for call in (sample_tasks.add.delay, sample_tasks.add.s().delay):
+                with pytest.raises(LedgerHidden, match=r"sample_tasks\.add was enqueued while the search_path"):
+                    call(1, 2)
+            cursor.execute("INSERT INTO pg_temp.callers VALUES (1)")
+            cursor.execute("SET search_path TO public")
+            sample_tasks.add.delay(1, 2)
+        assert Job.objects.count() == 1
+    finally:
+        connection.close()

@@ -1,0 +1,109 @@
+"""What a task declares, or its body says, about retries and priority, in the words that Celery has for it."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from celery import current_app, shared_task
+from celery.app.routes import Router, prepare
+from django.db.models import F
+from django.db.models.functions import Now
+
+from jobs.models import Job
+from jobs.testing import run_due_jobs
+from tests.jobs.factories import state_of
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("empty_redis")]
+
+
+@shared_task(queue="webhooks", autoretry_for=(ValueError,), retry_kwargs={"countdown": 6})
+def waits_by_its_arguments() -> None:
+    raise ValueError
+
+
+@shared_task(queue="webhooks", autoretry_for=(ValueError,), default_retry_delay=6)
+def waits_by_default() -> None:
+    raise ValueError
+
+
+@shared_task(queue="webhooks", autoretry_for=(ValueError,), retry_kwargs={"countdown": 6}, retry_backoff=40)
+def says_both() -> None:
+    raise ValueError
+
+
+@shared_task(queue="webhooks", autoretry_for=(ValueError,))
+def says_nothing() -> None:
+    raise ValueError
+
+
+@shared_task(queue="crm", autoretry_for=(ValueError,), retry_kwargs={"max_retries": 1})
+def counts_by_its_arguments() -> None:
+    raise ValueError
+
+
+@shared_task(bind=True, queue="default")
+def sets_its_retries(self: Any) -> None:
+    self.max_retries = 1
+    raise self.retry(countdown=0)
+
+
+class CannotBePickled(Exception):
+    """It is made of two arguments, and remembers one."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+        self.tell = lambda: first
+
+
+@shared_task(queue="default")
+def raises_what_cannot_be_pickled() -> None:
+    raise CannotBePickled("one", "two")
+
+
+@shared_task
+def is_routed() -> None:
+    """Where, `task_routes` say."""
+
+
+@pytest.mark.parametrize(
+    ("task", "seconds"), [(waits_by_its_arguments, 6), (waits_by_default, 6), (says_both, 40), (says_nothing, 5)]
+)
+def test_a_retry_waits_as_its_task_says_and_else_as_its_queue_does(task: Any, seconds: int) -> None:
+    result = task.delay()
+    run_due_jobs()
+    assert state_of(result.id) == "delayed"
+    waits = Job.objects.annotate(seconds=F("run_at") - Now()).get(pk=result.id).seconds
+    assert timedelta(seconds=seconds - 3) < waits <= timedelta(seconds=seconds)
+
+
+def test_the_retries_of_retry_kwargs_count() -> None:
+    result = counts_by_its_arguments.delay()
+    run_due_jobs(ahead=timedelta(days=1))
+    assert (state_of(result.id), Job.objects.get(pk=result.id).attempt) == ("failed", 2)
+
+
+def test_a_body_may_set_its_retries_as_celerys_tasks_do() -> None:
+    result = sets_its_retries.delay()
+    run_due_jobs(ahead=timedelta(days=1))
+    job = Job.objects.get(pk=result.id)
+    assert (job.state, job.attempt) == ("failed", 2), job.error
+
+
+def test_the_type_of_an_error_that_cannot_be_pickled_is_told() -> None:
+    result = raises_what_cannot_be_pickled.delay()
+    run_due_jobs()
+    job = Job.objects.get(pk=result.id)
+    assert job.error.startswith("CannotBePickled: ")
+    assert "one and two" in job.error
+    assert job.exception["exc_type"] == "CannotBePickled"
+
+
+def test_a_route_may_say_a_priority_and_a_call_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    amqp = current_app.amqp
+    routes = prepare({is_routed.name: {"queue": "crm", "priority": 1}})
+    monkeypatch.setattr(amqp, "_rtable", routes)
+    monkeypatch.setattr(amqp, "router", Router(routes, amqp.queues, app=current_app))
+    routed, called = is_routed.delay(), is_routed.apply_async(priority=7)
+    found = dict(Job.objects.values_list("pk", "priority"))
+    assert {str(pk): priority for pk, priority in found.items()} == {routed.id: 1, called.id: 7}
+    assert set(Job.objects.values_list("queue", flat=True)) == {"crm"}
