@@ -13,6 +13,7 @@ from functools import partial
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from jobs import claims, publish
@@ -28,8 +29,6 @@ from jobs.transitions import transition
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
-# So many are tried, each for itself, where a batch cannot be processed.
-_ALONE = 100
 # The pause between two looks while there is something to walk below.
 _WALK_SECONDS = 0.1
 
@@ -112,16 +111,14 @@ def run_once(
 
 
 def _see_to_expired(since: datetime, aside: SetAside) -> int:
-    in_a_batch_or_alone(partial(_cancel_expired, since), aside, partial(_expired, since), _expire)
+    in_a_batch_or_alone(partial(_cancel_expired, since), aside, _expired(since), _expire)
     return 0
 
 
 def _see_to_due(since: datetime, aside: SetAside) -> int:
     rings: set[publish.Ring] = set()
     try:
-        return in_a_batch_or_alone(
-            partial(_promote_due, since, rings), aside, partial(_due, since), partial(_promote, rings)
-        )
+        return in_a_batch_or_alone(partial(_promote_due, since, rings), aside, _due(since), partial(_promote, rings))
     finally:
         # Also where one of many cannot be moved.
         for ring in rings:
@@ -137,9 +134,9 @@ def _cancel_expired(since: datetime, left_out: Collection[UUID]) -> int:
     return len(expired)
 
 
-def _expired(since: datetime) -> list[UUID]:
+def _expired(since: datetime) -> QuerySet[Job, UUID]:
     expired = Job.objects.filter(state__in=["waiting", "delayed"], expires_at__gte=since, expires_at__lte=Now())
-    return list(expired.order_by("expires_at").values_list("pk", flat=True)[:_ALONE])
+    return expired.order_by("expires_at").values_list("pk", flat=True)
 
 
 def _expire(job_id: UUID) -> None:
@@ -154,9 +151,9 @@ def _promote_due(since: datetime, rings: set[publish.Ring], left_out: Collection
     return len(moved)
 
 
-def _due(since: datetime) -> list[UUID]:
+def _due(since: datetime) -> QuerySet[Job, UUID]:
     due = Job.objects.filter(state="delayed", is_held=False, run_at__gte=since, run_at__lte=Now())
-    return list(due.order_by("run_at").values_list("pk", flat=True)[:_ALONE])
+    return due.order_by("run_at").values_list("pk", flat=True)
 
 
 def _promote(rings: set[publish.Ring], job_id: UUID) -> None:

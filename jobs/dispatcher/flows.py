@@ -43,7 +43,7 @@ def run_once() -> bool:
 
 def _each(found: QuerySet[Flow, UUID], aside: SetAside, act: Callable[[UUID], object]) -> int:
     """Acts on each of these flows, whatever becomes of the others; returns how many it acted on."""
-    return aside.each(list(found.exclude(pk__in=aside.left_out())[:_BATCH]), act)
+    return aside.each(aside.to_try(found, most=_BATCH), act)
 
 
 def _refuse(flow_id: UUID, error: str) -> None:

@@ -1,7 +1,9 @@
 """A row that cannot be processed is set aside, named, and failed in the end, while its neighbours go on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,6 +13,7 @@ from django.db.models.functions import Now
 from psycopg.errors import LockNotAvailable, ProgramLimitExceeded
 
 from jobs import flows, services
+from jobs.dispatcher import flows as dispatcher_flows
 from jobs.dispatcher import levels, pacing, set_aside
 from jobs.dispatcher.due import run_once
 from jobs.dispatcher.flows import Ends
@@ -86,6 +89,104 @@ def test_where_no_job_can_be_expired_others_are_made_due_all_the_same() -> None:
     with pytest.raises(DatabaseError, match="odd row"):
         run_once()
     assert (state_of(odd.pk), state_of(due.pk)) == ("waiting", "waiting")
+
+
+class Odd(RuntimeError):
+    """What nobody has thought of."""
+
+
+@pytest.fixture
+def _short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look tries few rows alone, so that few are many."""
+    monkeypatch.setattr(set_aside, "_MOST_ALONE", 5)
+    monkeypatch.setattr(dispatcher_flows, "_BATCH", 5)
+
+
+def looks_until(is_over: Callable[[], bool], look: Callable[[], object], *, most: int) -> None:
+    """Looks until then, whatever looks raise."""
+    for _ in range(most):
+        with suppress(DatabaseError, TooManyFailed, Odd):
+            look()
+        if is_over():
+            return
+    raise AssertionError(f"Not after {most} looks.")
+
+
+def is_moved(job: Job) -> bool:
+    """Whether it has left its state."""
+    return state_of(job.pk) != job.state
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
+@pytest.mark.parametrize("what", ["due", "expiry"])
+def test_a_thousand_before_it_that_cannot_be_moved_keep_no_job_waiting(what: str) -> None:
+    fields: dict[str, Any] = {"state": "delayed", "run_at": Now() - 60 * MINUTE}
+    later: dict[str, Any] = {"state": "delayed", "run_at": Now() - MINUTE}
+    if what == "expiry":
+        fields = {"state": "waiting", "expires_at": Now() - 60 * MINUTE}
+        later = {"state": "waiting", "expires_at": Now() - MINUTE}
+    Job.objects.bulk_create([Job(task="odd", queue="default", **fields) for _ in range(1000)])
+    neighbour = make_job(**later)
+    delayed, expiring = SetAside("due"), SetAside("expiry")
+
+    def look() -> None:
+        run_once(delayed=delayed, expiring=expiring)
+
+    looks_until(partial(is_moved, neighbour), look, most=11)
+    assert Job.objects.filter(task="odd", state=fields["state"]).count() == 1000
+    # From then on, they are in nobody's way.
+    for _ in range(3):
+        looks_until(partial(is_moved, make_job(**later)), look, most=1)
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay", "_short_pages")
+def test_of_many_that_cannot_be_moved_ten_are_failed_and_the_duty_says_so_as_long_as_there_are_more() -> None:
+    Job.objects.bulk_create(
+        [Job(task="odd", queue="default", state="delayed", run_at=Now() - 60 * MINUTE) for _ in range(20)]
+    )
+    delayed = SetAside("due")
+    failed = Job.objects.filter(task="odd", state="failed")
+
+    def look() -> None:
+        neighbour = make_job(state="delayed", run_at=Now() - MINUTE)
+        try:
+            run_once(delayed=delayed)
+        finally:
+            assert number_known < 20 or state_of(neighbour.pk) == "waiting"
+
+    number_known = 0
+    looks_until(lambda: len(delayed.known()) == 20, look, most=6)
+    number_known = 20
+    looks_until(lambda: failed.count() == 10, look, most=30)
+    for _ in range(10):
+        with pytest.raises(TooManyFailed, match=r"10 jobs were failed within a minute, and .* more"):
+            look()
+    assert failed.count() == 10
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay", "_short_pages")
+def test_beyond_those_that_are_remembered_looks_go_on_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_aside, "_MOST_ASIDE", 5)
+    Job.objects.bulk_create(
+        [Job(task="odd", queue="default", state="delayed", run_at=Now() - 60 * MINUTE) for _ in range(40)]
+    )
+    delayed = SetAside("due")
+    for _ in range(3):
+        neighbour = make_job(state="delayed", run_at=Now() - MINUTE)
+        looks_until(partial(is_moved, neighbour), lambda: run_once(delayed=delayed), most=10)
+
+
+@pytest.mark.usefixtures("_odd_jobs_stay")
+def test_one_that_has_left_its_state_meanwhile_is_forgotten() -> None:
+    odd, other = (make_job(task="odd", state="delayed", run_at=Now() - MINUTE) for _ in range(2))
+    delayed = SetAside("due")
+    for _ in range(2):
+        with pytest.raises(DatabaseError, match="odd row"):
+            run_once(delayed=delayed)
+    Job.objects.filter(pk=odd.pk).update(state="failed", finished_at=Now())
+    with pytest.raises(DatabaseError, match="odd row"):
+        run_once(delayed=delayed)
+    assert delayed.known() == [other.pk]
 
 
 @pytest.mark.usefixtures("_odd_jobs_stay")
@@ -244,10 +345,6 @@ def test_where_no_job_can_be_rescued_the_duty_fails_and_no_job() -> None:
     assert state_of(odd.pk) == "active"
 
 
-class Odd(RuntimeError):
-    """What nobody has thought of."""
-
-
 @pytest.fixture
 def pacer(empty_redis: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pacer]:
     """A pacer that cannot read the limits of one lane."""
@@ -320,6 +417,23 @@ def test_a_flow_that_cannot_be_closed_fails_its_job_after_five_tries(monkeypatch
     assert (job.state, Flow.objects.filter(closed_at=None).exists()) == ("failed", False)
     assert "the dispatcher's duty flows: Odd: odd flow" in job.error
     assert AuditEntry.objects.get(thing_id=str(odd)).actor_name == "the dispatcher"
+
+
+@pytest.mark.usefixtures("_short_pages")
+def test_many_flows_that_cannot_be_closed_keep_no_other_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {Flow.objects.create().pk for _ in range(20)}
+    for flow_id in odd:
+        make_job(task="then", state="delayed", is_held=True, awaited_flow_id=flow_id)
+    neighbour = flows.fan_out(None, [], then=sample_tasks.add.s(1))
+    close = flows.close_if_ended
+
+    def close_or_raise(flow_id: UUID) -> bool:
+        if flow_id in odd:
+            raise Odd("odd flow")
+        return close(flow_id)
+
+    monkeypatch.setattr(flows, "close_if_ended", close_or_raise)
+    looks_until(lambda: state_of(neighbour.id) == "waiting", Ends().run_once, most=5)
 
 
 def test_where_no_flow_can_be_closed_the_duty_fails_and_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
