@@ -16,7 +16,7 @@ from jobs import audit, fenced, publish, services, settle
 from jobs.audit import Actor
 from jobs.job_filter import JobFilter
 from jobs.models import BulkAction, Job
-from jobs.patience import DATABASE_AWAY
+from jobs.patience import may_pass
 from jobs.payloads import in_a_message
 from jobs.states import Cause, State, sources
 from jobs.transitions import transition
@@ -63,7 +63,7 @@ def do_one(bulk_action_id: int) -> BulkAction:
             # Each has arguments of its own, which are to be checked.
             act = partial(act, changes=action.changes)
         else:
-            plain = act_on_plain(action, ids)
+            plain = _at_once(action, ids)
             action.done_count += len(plain)
         for job_id in ids:
             if job_id in plain:
@@ -73,9 +73,9 @@ def do_one(bulk_action_id: int) -> BulkAction:
                 action.done_count += 1
             except services.ActionRefused as refusal:
                 _refuse(action, str(refusal))
-            except DATABASE_AWAY:
-                raise
             except Exception as error:  # whatever is wrong with one job, the others are acted on
+                if may_pass(error):
+                    raise
                 logger.exception("id=%s: %s", job_id, action.kind)
                 _refuse(action, f"Job {job_id}: {type(error).__name__}: {error}")
         # What is left, the fence among it, waits as long as anybody does.
@@ -93,6 +93,18 @@ def _refuse(action: BulkAction, words: str) -> None:
     action.refused_count += 1
     if len(action.refusals) < _REFUSALS_KEPT:
         action.refusals.append(in_a_message(words))
+
+
+def _at_once(action: BulkAction, ids: list[UUID]) -> set[UUID]:
+    """As `act_on_plain`; where one of the jobs is in the way of that, each is left to its service."""
+    try:
+        with settle.atomic():
+            return act_on_plain(action, ids)
+    except Exception as error:  # whatever is wrong, it comes of one of them, or each says so itself
+        if may_pass(error):
+            raise
+        logger.exception("%s: these jobs are acted on one by one.", action)
+        return set()
 
 
 def act_on_plain(action: BulkAction, ids: list[UUID]) -> set[UUID]:

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from jobs import settle
 from jobs.models import ENDED, LIVE, DedupWindow, Flow, Job, Limit, QueueControl, RateStart, Worker
-from jobs.patience import DATABASE_AWAY
+from jobs.patience import may_pass
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
 
@@ -114,9 +114,9 @@ def delete(job_ids: Collection[UUID]) -> dict[UUID, str]:
             Job.objects.filter(pk__in=job_ids).only("pk").delete()
             # Else PostgreSQL would say so at the commit, and of all of them.
             connections[settle.ledger()].check_constraints()
-    except DATABASE_AWAY:
-        raise
     except Exception as error:  # whatever it is, it keeps no other job
+        if may_pass(error):
+            raise
         if len(job_ids) > 1:
             logger.info("Of %d jobs that are over, one cannot be removed: each is removed alone.", len(job_ids))
             return {job_id: words for one in job_ids for job_id, words in delete([one]).items()}

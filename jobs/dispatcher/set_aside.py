@@ -22,7 +22,7 @@ from django.db.models import QuerySet
 from jobs import audit, settle
 from jobs.ends import end
 from jobs.models import Attempt, Job
-from jobs.patience import DATABASE_AWAY, may_pass
+from jobs.patience import may_pass
 from jobs.states import Cause, State
 from jobs.told import Told
 
@@ -182,9 +182,9 @@ class SetAside:
         words = f"It could not be processed by the dispatcher's duty {self._duty}: {type(error).__name__}: {error}"
         try:
             self._fail_one(job_id, words)
-        except DATABASE_AWAY:
-            raise
-        except Exception:  # it stays set aside
+        except Exception as refusal:  # it stays set aside
+            if may_pass(refusal):
+                raise
             logger.exception("id=%s cannot even be failed.", job_id)
             self._aside[job_id] = self._aside[job_id]._replace(unfailed=None)
         else:

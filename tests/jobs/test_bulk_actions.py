@@ -17,6 +17,7 @@ from jobs.testing import run_due_jobs
 from tests import sample_tasks
 from tests.jobs.connections import another_connection
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+from tests.soak import odd_tasks, poison
 
 pytestmark = pytest.mark.django_db
 
@@ -246,6 +247,22 @@ def test_refusals_are_counted_and_told_and_the_others_go_on(operator: User, smal
     assert all(str(holder.pk) in sentence for sentence in action.refusals)
     assert {state_of(job.pk) for job in refused} == {"failed"}
     assert {state_of(job.pk) for job in fine} == {"waiting"}
+
+
+@pytest.mark.parametrize("kind", [CANCEL, PROMOTE, RETRY])
+def test_a_job_that_postgresql_lets_nobody_change_is_refused_and_holds_nobody_up(
+    operator: User, kind: BulkAction.Kind
+) -> None:
+    poison.install()
+    state = "cancelled" if kind == RETRY else "delayed"
+    fine = [past(state=state) for _ in range(3)]
+    odd = past(state=state, task=odd_tasks.stubborn.name)
+    action = carry_out(bulk_actions.request(kind=kind, wanted=JobFilter(), actor=operator, all_jobs=True))
+    assert (action.done_count, action.refused_count) == (3, 1)
+    assert f"Job {odd.pk}: " in action.refusals[0]
+    assert "this row is stubborn" in action.refusals[0]
+    assert {job.state for job in again(*fine)} == {"cancelled" if kind == CANCEL else "waiting"}
+    assert state_of(odd.pk) == state
 
 
 @pytest.mark.django_db(transaction=True)
