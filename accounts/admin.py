@@ -8,10 +8,10 @@ from django.contrib.auth.admin import GroupAdmin as BaseGroupAdmin
 from django.contrib.auth.admin import UserAdmin as BaseUserAdmin
 from django.contrib.auth.models import Group
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from accounts.models import User
+from jobs.admin.lists import ListAdmin
 
 admin.site.unregister(Group)
 
@@ -35,7 +35,7 @@ class EditUserForm(UserChangeForm):
 
 
 @admin.register(User)
-class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
+class UserAdmin(BaseUserAdmin, ListAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
     """Users, who sign in with their e-mail address."""
 
     form = EditUserForm
@@ -61,5 +61,5 @@ class UserAdmin(BaseUserAdmin, ModelAdmin):  # type: ignore[type-arg]  # generic
 
 
 @admin.register(Group)
-class GroupAdmin(BaseGroupAdmin, ModelAdmin):
+class GroupAdmin(BaseGroupAdmin, ListAdmin):
     """Groups of users with the same permissions."""

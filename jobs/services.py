@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from psycopg.errors import DeadlockDetected, LockNotAvailable, UniqueViolation
 
-from jobs import audit, dedup, enqueue, flows, follow_ups, own_limits, publish, settle
+from jobs import audit, dedup, enqueue, flows, follow_ups, own_limits, payloads, publish, settle
 from jobs.audit import Actor
 from jobs.ends import end
 from jobs.models import LIVE, Attempt, BulkAction, Job, QueueControl
@@ -144,9 +144,12 @@ def edit_job(*, job_id: UUID, args: Any, kwargs: Any, actor: Actor) -> None:
     """
     with _locked(job_id) as job:
         _refuse_held(job)
+        edited = {"args": args, "kwargs": kwargs}
         try:
-            after = restored({"args": args, "kwargs": kwargs}, {"args": job.args, "kwargs": job.kwargs})
-        except ValueError as error:
+            # Before anything walks over them.
+            payloads.as_json(edited, wrapped=2)
+            after = restored(edited, {"args": job.args, "kwargs": job.kwargs})
+        except (ValueError, payloads.NotKept) as error:
             raise ActionRefused(f"Job {job_id} was not changed: {error}") from error
         _edit_locked(job, **after, actor=actor)
 

@@ -7,18 +7,18 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 from jobs import rendering
+from jobs.admin.lists import ListAdmin
 from notifications.models import EmailLog
 
 _STATE_COLOURS = {"sent": "success", "failed": "danger", "claimed": "info"}
 
 
 @admin.register(EmailLog)
-class EmailLogAdmin(ModelAdmin):
+class EmailLogAdmin(ListAdmin):
     """E-mails. The log is what keeps an e-mail from going out twice, so nobody edits it."""
 
     list_display = ("recipient", "kind", "period", "state_label", "created", "sent", "job")

@@ -9,18 +9,18 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 from jobs import rendering
+from jobs.admin.lists import ListAdmin
 from jobs.admin.read_only import ReadOnlyAdmin
 from jobs.ids import is_id
 from jobs.models import AuditEntry
 from jobs.queues import QUEUES
 
 
-class AuditHistory(ModelAdmin):
+class AuditHistory(ListAdmin):
     """The history of a row is what operators did to it."""
 
     def history_view(

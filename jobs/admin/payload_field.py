@@ -7,7 +7,7 @@ from django import forms
 from django.forms.fields import InvalidJSONInput
 from kombu.utils import json as kombu_json
 
-from jobs.payloads import PayloadDecoder
+from jobs.payloads import NotKept, PayloadDecoder, as_json
 
 
 class PayloadField(forms.JSONField):
@@ -17,21 +17,24 @@ class PayloadField(forms.JSONField):
         super().__init__(decoder=PayloadDecoder, encoder=kombu_json.JSONEncoder, **options)
 
     def to_python(self, value: Any) -> Any:
-        """Refuses also numbers that are too long, and what is nested too deep."""
+        """Refuses also numbers that are too long, and what the ledger cannot keep: half a character, or what is nested
+        too deep."""
         try:
-            return super().to_python(value)
+            found = super().to_python(value)
+            # The list or the object of all arguments is not the caller's.
+            as_json(found, wrapped=1)
         except (ValueError, RecursionError) as error:
             raise forms.ValidationError(f"Not a value that can be read: {error}", code="invalid") from error
+        except NotKept as error:
+            raise forms.ValidationError(f"Not a value that can be kept: {error}", code="invalid") from error
+        return found
 
     def bound_data(self, data: Any, initial: Any) -> Any:
-        """What was typed, where it cannot be read."""
-        try:
-            return super().bound_data(data, initial)
-        except (ValueError, RecursionError):
-            return InvalidJSONInput(data)
+        """What was typed, as it was typed: it need not be such that it can be read."""
+        return InvalidJSONInput(data or "")
 
     def prepare_value(self, value: Any) -> str:
-        """What stands in the field; what did not parse stays as it was typed, and nothing is nothing."""
+        """What stands in the field; what was typed stays as it is, and nothing is nothing."""
         if isinstance(value, InvalidJSONInput):
             return value
         if value is None:

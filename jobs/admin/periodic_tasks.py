@@ -15,11 +15,12 @@ from django_celery_beat.admin import PeriodicTaskAdmin as BasePeriodicTaskAdmin
 from django_celery_beat.admin import PeriodicTaskForm, TaskSelectWidget
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 from django_celery_results.models import GroupResult, TaskResult
-from unfold.admin import ModelAdmin, StackedInline
+from unfold.admin import StackedInline
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from jobs import rendering
+from jobs.admin.lists import ListAdmin
 from jobs.cron import calls, rows, selectors
 from jobs.models import CatchUp
 
@@ -73,7 +74,7 @@ class CatchUpInline(StackedInline):
 
 
 @admin.register(PeriodicTask)
-class PeriodicTaskAdmin(BasePeriodicTaskAdmin, ModelAdmin):
+class PeriodicTaskAdmin(BasePeriodicTaskAdmin, ListAdmin):
     """What beat starts, and when, whether it can, and what became of the last ticks."""
 
     form = PeriodicTaskEditForm
@@ -147,20 +148,20 @@ def _error(schedule: PeriodicTask) -> str:
 
 
 @admin.register(CrontabSchedule)
-class CrontabScheduleAdmin(BaseCrontabScheduleAdmin, ModelAdmin):
+class CrontabScheduleAdmin(BaseCrontabScheduleAdmin, ListAdmin):
     """Times of day, as in crontab."""
 
 
 @admin.register(IntervalSchedule)
-class IntervalScheduleAdmin(ModelAdmin):
+class IntervalScheduleAdmin(ListAdmin):
     """Every so many seconds, minutes, hours or days."""
 
 
 @admin.register(ClockedSchedule)
-class ClockedScheduleAdmin(BaseClockedScheduleAdmin, ModelAdmin):
+class ClockedScheduleAdmin(BaseClockedScheduleAdmin, ListAdmin):
     """Once, at a moment."""
 
 
 @admin.register(SolarSchedule)
-class SolarScheduleAdmin(ModelAdmin):
+class SolarScheduleAdmin(ListAdmin):
     """At sunrise, sunset and their kin."""

@@ -3,10 +3,11 @@
 from typing import Any
 
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
+
+from jobs.admin.lists import ListAdmin
 
 
-class ReadOnlyAdmin(ModelAdmin):
+class ReadOnlyAdmin(ListAdmin):
     """Rows that people look at but never add, edit or delete by hand. Viewing needs the model's view permission."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from html import unescape
 from typing import Any
 from uuid import uuid4
 
@@ -190,6 +191,33 @@ def test_a_failed_job_is_edited_and_runs_again_with_its_hidden_values(admin_clie
     text = page(admin_client.get(f"/admin/jobs/auditentry/{entry.pk}/change/"))
     assert "Edited and run again (was failed)." in text
     assert "hidden-one" not in text
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "[" * 600 + "]" * 600,
+        "[" * 950 + "]" * 950,
+        '["\\ud800"]',
+        '["\\u0000"]',
+        "[NaN]",
+        "[1e400]",
+        f"[1{'0' * 5000}]",
+    ],
+    ids=["deep", "deeper", "half a character", "NUL", "NaN", "infinite", "many digits"],
+)
+def test_arguments_that_cannot_be_kept_are_refused_in_words_and_stay_as_they_were_typed(
+    admin_client: Client, typed: str
+) -> None:
+    job = make_job(task=sample_tasks.echo.name, state="delayed", args=[1])
+    refused = page(admin_client.post(f"{JOBS}{job.pk}/edit/", {"args": typed, "kwargs": ""}))
+    many = {"kind": "edit", "state": "delayed", "changes": f'{{"value": {typed}}}'}
+    answers = [refused, page(admin_client.get(f"{JOBS}many/", many)), page(admin_client.post(f"{JOBS}many/", many))]
+    for answer in answers:
+        assert "Not a value that can be" in answer
+        assert typed in unescape(answer)
+    job.refresh_from_db()
+    assert job.args == [1]
 
 
 def test_a_running_job_offers_no_form_for_its_arguments(admin_client: Client) -> None:

@@ -16,6 +16,7 @@ from jobs.queues import UnknownQueue
 from tests import sample_tasks
 from tests.jobs.connections import another_connection, over
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+from tests.soak.poison import nested
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db
@@ -178,6 +179,9 @@ def test_the_arguments_of_a_running_job_are_not_edited(operator: User) -> None:
         (["\0", 1], {}, "NUL character"),
         (["x" * 300_000, 1], {}, "more than 262144"),
         (["•••", 1], {}, "no hidden value"),
+        ([nested(600), 1], {}, "more than 100 lists and objects inside of each other"),
+        ([nested(5000), 1], {}, "not JSON"),
+        (["\ud800", 1], {}, "half a character"),
     ],
 )
 def test_arguments_that_could_not_be_enqueued_are_refused_and_nothing_is_written(

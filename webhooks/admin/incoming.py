@@ -7,12 +7,12 @@ from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from jobs import rendering
+from jobs.admin.lists import ListAdmin
 from jobs.admin.read_only import ReadOnlyAdmin
 from webhooks import receiving, sealing
 from webhooks.admin.links import job_link
@@ -50,7 +50,7 @@ class SourceForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Source)
-class SourceAdmin(ModelAdmin):
+class SourceAdmin(ListAdmin):
     """Systems that send events to us. One that has sent any can be switched off, not deleted."""
 
     form = SourceForm

@@ -11,12 +11,13 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import TabularInline
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from jobs import rendering
+from jobs.admin.lists import ListAdmin
 from jobs.admin.read_only import ReadOnlyAdmin
 from webhooks import sealing, services
 from webhooks.admin.links import job_link
@@ -49,7 +50,7 @@ class EndpointForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Endpoint)
-class EndpointAdmin(ModelAdmin):
+class EndpointAdmin(ListAdmin):
     """Endpoints of all users. The secret is shown once, when the endpoint is made or gets another.
 
     One that was sent anything to can be switched off here, not deleted: what was sent stays to be read. Its owner may
