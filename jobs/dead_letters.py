@@ -138,8 +138,40 @@ def drop() -> int:
     return found
 
 
-def guard(channel: Any) -> None:
-    """Lets a channel of kombu's put what it cannot read aside: else it ends the worker, and the next one."""
+def guard(transport: Any) -> None:
+    """Lets the channels that a transport of kombu's opens from now on put what they cannot read aside: else it ends the
+    worker, and the next one. What is broadcast, as remote commands and events are, lies nowhere: it is passed over.
+
+    Twice is as good as once.
+    """
+    open_channel = transport.create_channel
+    if hasattr(open_channel, "is_guarded"):
+        return
+
+    def open_guarded(connection: Any) -> Any:
+        channel = open_channel(connection)
+        _guard_lists(channel)
+        _guard_broadcasts(channel)
+        return channel
+
+    open_guarded.is_guarded = True  # type: ignore[attr-defined]
+    transport.create_channel = open_guarded
+
+
+def _guard_broadcasts(channel: Any) -> None:
+    receive = channel._receive_one
+
+    def receive_or_pass_over(client: Any) -> Any:
+        try:
+            return receive(client)
+        except _MALFORMED as error:
+            logger.error("What was broadcast is no message (%s: %s): it is passed over.", type(error).__name__, error)
+            return None
+
+    channel._receive_one = receive_or_pass_over
+
+
+def _guard_lists(channel: Any) -> None:
     client = channel.client
     read, parse = channel.handlers["BRPOP"], client.parse_response
     answer: list[Any] = []

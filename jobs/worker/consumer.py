@@ -93,6 +93,7 @@ class LedgerConsumer(Consumer):
                     logger.error("Cannot connect to %s. Working on; trying again.", conn.as_uri())
                     away = _Away(self)
                 away.work_until(probe.answered)
+            dead_letters.guard(conn.transport)
             try:
                 conn.connect()
                 break

@@ -17,10 +17,7 @@ class KeepTaken(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Called again after each reconnect, when the tasks of the worker are known."""
         # The ledger's modules need Django set up, which is so only from here on.
-        from jobs import dead_letters
         from jobs.worker.claimer import own_claimer
 
-        channel = consumer.task_consumer.channel
-        channel.qos.restore_at_shutdown = False
-        dead_letters.guard(channel)
+        consumer.task_consumer.channel.qos.restore_at_shutdown = False
         own_claimer().rouse()

@@ -74,3 +74,21 @@ def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(processes: Proce
     wait_until(lambda: dead_letters.count() == len(UNREADABLE) + len(no_jobs))
     assert worker.status is None
     assert_ledger_consistent()
+
+
+BROADCAST = [*UNREADABLE[:7], b'{"properties": null}', b'{"properties": []}', message("", None), b'"x"', b"1e999"]
+
+
+@POOLS
+def test_what_is_broadcast_and_is_no_message_costs_no_worker_its_connection(processes: Processes, pool: str) -> None:
+    worker = processes.worker("default", pool=pool, concurrency=1)
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        database = client.connection_pool.connection_kwargs.get("db", 0)
+        for text in BROADCAST:
+            assert client.publish(f"/{database}.celery.pidbox", text) == 1
+    # It hears what comes after that.
+    wait_until(lambda: bool(current_app.control.ping(timeout=1)))
+    assert sample_tasks.add.delay(1, 2).get() == 3
+    assert worker.status is None
+    assert worker.output.count("Connected to redis") == 1
+    assert "is no message (TypeError: " in worker.output
