@@ -1,7 +1,8 @@
 """Messages in Redis that are no jobs and become none: put aside, so that they stop nobody and nothing is lost.
 
 They come from other producers: what is no JSON, what names no task, what a task does not take. The newest are kept, at
-most a thousand and 1 MiB of them. `manage.py jobs dead-letters` shows them, and puts them back.
+most a thousand and 1 MiB of them; of one that is larger than 256 KiB, the beginning is. `manage.py jobs dead-letters`
+shows them, and puts them back.
 """
 
 import base64
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 MOST_MESSAGES = 1000
 MOST_BYTES = 1024 * 1024
+# A larger one would leave no room for others: so much of it is kept.
+MOST_OF_ONE_BYTES = 256 * 1024
+_BEGINNING_BYTES = 16 * 1024
 # The worker's main thread waits for no longer.
 _PATIENCE_SECONDS = 0.3
 _SHOWN_BYTES = 200
@@ -30,26 +34,28 @@ _WHY_BYTES = 500
 # What somebody's message may raise in kombu and in Celery, before it is one.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _KEEP = """
-redis.call('LPUSH', KEYS[1], ARGV[1])
 local left, kept = tonumber(ARGV[3]), 0
+if #ARGV[1] > left then return 0 end
+redis.call('LPUSH', KEYS[1], ARGV[1])
 for place, letter in ipairs(redis.call('LRANGE', KEYS[1], 0, tonumber(ARGV[2]) - 1)) do
     left = left - #letter
     if left < 0 then break end
     kept = place
 end
-if kept == 0 then redis.call('DEL', KEYS[1]) else redis.call('LTRIM', KEYS[1], 0, kept - 1) end
+redis.call('LTRIM', KEYS[1], 0, kept - 1)
 return kept
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """A message as it lay in a Redis list, when it was put aside, and why."""
+    """A message as it lay in a Redis list, when it was put aside, and why; and how many bytes of it were left out."""
 
     redis_list: str
     at: datetime
     why: str
     message: bytes
+    left_out_bytes: int = 0
 
     def as_json(self) -> str:
         """As Redis keeps it."""
@@ -59,6 +65,7 @@ class DeadLetter:
                 "at": self.at.timestamp(),
                 "why": self.why,
                 "message": base64.b64encode(self.message).decode(),
+                "left_out": self.left_out_bytes,
             }
         )
 
@@ -71,12 +78,19 @@ class DeadLetter:
             at=datetime.fromtimestamp(kept["at"], UTC),
             why=kept["why"],
             message=base64.b64decode(kept["message"]),
+            left_out_bytes=kept.get("left_out", 0),
         )
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether only its beginning was kept."""
+        return self.left_out_bytes > 0
 
     @property
     def beginning(self) -> str:
         """The message as text, shortened."""
-        return shortened(self.message.decode("utf-8", "backslashreplace"), _SHOWN_BYTES)
+        text = shortened(self.message.decode("utf-8", "backslashreplace"), _SHOWN_BYTES)
+        return f"{text}\n… and {self.left_out_bytes:,} bytes that were not kept" if self.is_cut else text
 
 
 class _Kept(threading.local):
@@ -89,17 +103,30 @@ _kept = _Kept()
 
 
 def keep(redis_list: str, message: bytes, why: str) -> None:
-    """Puts a message aside; never raises. Where Redis does not take it, its beginning is in the log."""
+    """Puts a message aside, or its beginning where it is too large; never raises. Where Redis does not take it, its
+    beginning is in the log."""
     _kept.count += 1
-    letter = DeadLetter(redis_list=redis_list, at=timezone.now(), why=shortened(why, _WHY_BYTES), message=message)
+    beginning = message if len(message) <= MOST_OF_ONE_BYTES else message[:_BEGINNING_BYTES]
+    letter = DeadLetter(
+        redis_list=redis_list,
+        at=timezone.now(),
+        why=shortened(why, _WHY_BYTES),
+        message=beginning,
+        left_out_bytes=len(message) - len(beginning),
+    )
     logger.error(
-        "A message in Redis's list %s is no job (%s). It is put aside: see manage.py jobs dead-letters.",
+        "A message in Redis's list %s is no job (%s). %s put aside: see manage.py jobs dead-letters.",
         redis_list,
         letter.why,
+        f"It is too large: {letter.left_out_bytes:,} bytes are left out, its beginning is"
+        if letter.is_cut
+        else "It is",
     )
     try:
         with _client() as client:
-            client.register_script(_KEEP)(keys=[_key()], args=[letter.as_json(), MOST_MESSAGES, MOST_BYTES])
+            arguments = [letter.as_json(), MOST_MESSAGES, MOST_BYTES]
+            if not client.register_script(_KEEP)(keys=[_key()], args=arguments):
+                logger.error("It could not be put aside, it is too large: %s", letter.beginning)
     except REDIS_AWAY as error:
         logger.error("It could not be put aside (%s): %s", error, letter.beginning)
 
@@ -117,9 +144,10 @@ def letters() -> list[DeadLetter]:
 
 
 def put_back() -> int:
-    """Puts all of them back to where they lay, the oldest first; returns how many. Raises one of `REDIS_AWAY`."""
+    """Puts all of them back to where they lay, the oldest first; returns how many. Those of which only the beginning
+    was kept stay. Raises one of `REDIS_AWAY`."""
     with _client() as client:
-        texts = list(reversed(client.lrange(_key(), 0, -1)))
+        texts = [text for text in reversed(client.lrange(_key(), 0, -1)) if not DeadLetter.of(text).is_cut]
         for text in texts:
             letter = DeadLetter.of(text)
             with client.pipeline(transaction=True) as both:
@@ -205,8 +233,9 @@ def _guard_lists(channel: Any) -> None:
 def keep_read(message: Any, why: str) -> None:
     """Puts a message of kombu's aside that was read, and is no job all the same."""
     info = message.delivery_info or {}
-    queue, priority = str(info.get("routing_key") or "default"), (message.properties or {}).get("priority") or 0
-    lists = message_lists(queue)
+    queue, priority = str(info.get("routing_key")), (message.properties or {}).get("priority") or 0
+    # Whoever sent it may have written anything.
+    lists = message_lists(queue if queue in current_app.amqp.queues else "default")
     place = priority if isinstance(priority, int) and 0 <= priority < len(lists) else 0
     raw = getattr(message, "_raw", None) or {"headers": message.headers, "body": message.body}
     try:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from io import StringIO
 from typing import Any
 
 import pytest
 import redis
+from celery import current_app
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
@@ -41,9 +43,39 @@ def test_a_mebibyte_is_kept(broker: "redis.Redis") -> None:
     for _ in range(40):
         dead_letters.keep("default", b"x" * 50_000, "odd")
     assert 10 <= dead_letters.count() < 16
-    dead_letters.keep("default", b"x" * 2_000_000, "too large for all of it")
-    assert dead_letters.count() == 0
-    assert broker.keys() == []
+    assert 900_000 < sum(len(text) for text in broker.lrange(dead_letters._key(), 0, -1)) <= 1024 * 1024
+
+
+def test_one_that_is_too_large_leaves_the_others_there_and_its_beginning_is_kept(
+    broker: "redis.Redis", caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(52):
+        dead_letters.keep("default", str(number).encode(), "odd")
+    caplog.clear()
+    dead_letters.keep("default", b"the beginning" + b"x" * 3_000_000, "too large")
+    assert "It is too large: 2,983,629 bytes are left out, its beginning is put aside" in caplog.text
+    assert [one.message for one in dead_letters.letters()[:52]] == [str(number).encode() for number in range(52)]
+    large = dead_letters.letters()[52]
+    assert (large.message[:13], len(large.message), large.left_out_bytes) == (b"the beginning", 16_384, 2_983_629)
+    assert "2,983,629 bytes that were not kept" in jobs("dead-letters")
+    with pytest.raises(CommandError, match="Not put back: 1, of which only the beginning was kept") as refused:
+        jobs("dead-letters", "--return")
+    assert refused.value.returncode == 1
+    assert (broker.llen("default"), dead_letters.count()) == (52, 1)
+    assert jobs("dead-letters", "--drop") == "Removed: 1 messages.\n"
+
+
+def test_whatever_a_message_says_of_where_it_belongs_it_can_be_put_back(broker: "redis.Redis") -> None:
+    routing_keys: list[Any] = ["x" * 2_000_000, "\ud800", [[]], {}, None, "nobodys"]
+    for routing_key in routing_keys:
+        info = {"delivery_info": {"routing_key": routing_key}, "delivery_tag": "1"}
+        raw = {"properties": info, "body": "", "headers": {}}
+        with current_app.connection_for_read() as connection:
+            dead_letters.keep_read(connection.default_channel.Message(raw, channel=None), "odd")
+    assert {one.redis_list for one in dead_letters.letters()} == {"default"}
+    with suppress(CommandError):
+        jobs("dead-letters", "--return")
+    assert broker.llen("default") == 5
 
 
 def test_they_are_shown_and_put_back_as_they_were(broker: "redis.Redis") -> None:
