@@ -27,11 +27,10 @@ _TAKEN = """state = 'active', worker_id = %(worker_id)s,
 _WORKER_LIVES = "EXISTS (SELECT FROM jobs_worker AS worker WHERE worker.id = %(worker_id)s AND worker.dead_at IS NULL)"
 
 # One moment for all of a claim: not before the jobs were written that it sees, as that of the statement may be.
-_TAKEN_NEXT = f"""
-, clock AS MATERIALIZED (
+_CLOCK = """, clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now FROM (SELECT count(*) FROM next) AS counted
-)
-UPDATE jobs_job AS job
+)"""
+_TAKE_NEXT = f"""UPDATE jobs_job AS job
 SET {_TAKEN}, claim_token = %(token)s || '.' || job.id, started_at = clock.now
 FROM next CROSS JOIN clock WHERE job.id = next.id
 RETURNING {CLAIMED}"""  # noqa: S608
@@ -55,52 +54,46 @@ WITH next AS (
       AND (expires_at IS NULL OR expires_at > statement_timestamp())
       AND {_QUEUE_MAY_START}
     ORDER BY priority, run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
-) {_TAKEN_NEXT}
+) {_CLOCK}
+{_TAKE_NEXT}
 """  # noqa: S608
 
-# Of each priority, the first that waits and was due after its floor.
-_HEADS = """SELECT level.priority, head.run_at
+# The same, above floors: first of each priority the moment of the first that waits there, whoever holds it, and from
+# there on those that nobody holds, priority by priority, until there are enough.
+# Locks, index and two at once: as above, but that nothing below the floors is walked over.
+CLAIM_ABOVE = f"""
+WITH head AS MATERIALIZED (
+    SELECT level.priority, first.run_at
     FROM unnest(%(priorities)s::smallint[], %(floors)s::timestamptz[]) AS level (priority, floor)
     CROSS JOIN LATERAL (
         SELECT run_at FROM jobs_job
         WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = level.priority
           AND run_at >= level.floor AND task = ANY (%(tasks)s::text[])
           AND (expires_at IS NULL OR expires_at > statement_timestamp())
-        ORDER BY run_at, id LIMIT 1) AS head"""
-
-# The same, of one priority: the first in which one waits that was due after its floor.
-# Locks, index and two at once: as above, but that nothing below the floors is walked over.
-CLAIM_ABOVE = f"""
-WITH head AS MATERIALIZED (
-    {_HEADS}
-    WHERE {_QUEUE_MAY_START}
-), level AS (
-    SELECT priority, run_at FROM head ORDER BY head.priority LIMIT 1
+        ORDER BY run_at, id LIMIT 1) AS first
 ), next AS (
-    SELECT id FROM jobs_job
-    WHERE state = 'waiting' AND queue = %(queue)s AND lane = ''
-      AND priority = (SELECT priority FROM level) AND run_at >= (SELECT run_at FROM level)
-      AND task = ANY (%(tasks)s::text[])
-      AND (expires_at IS NULL OR expires_at > statement_timestamp())
-    ORDER BY run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
-) {_TAKEN_NEXT}, (SELECT count(*) FROM head)
+    SELECT job.id
+    FROM (SELECT priority, run_at FROM head WHERE {_QUEUE_MAY_START} ORDER BY priority) AS level
+    CROSS JOIN LATERAL (
+        SELECT id FROM jobs_job
+        WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = level.priority
+          AND run_at >= level.run_at AND task = ANY (%(tasks)s::text[])
+          AND (expires_at IS NULL OR expires_at > statement_timestamp())
+        ORDER BY run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED) AS job
+    LIMIT %(count)s
+){_CLOCK}, taken AS (
+{_TAKE_NEXT})
+SELECT heads.priorities, heads.moments, taken.*
+FROM (SELECT array_agg(priority) AS priorities, array_agg(run_at) AS moments FROM head) AS heads LEFT JOIN taken ON TRUE
 """  # noqa: S608
 
-# The jobs of a queue that have waited longest, and longer than a while: of the priority that has the oldest of all.
-# Else as CLAIM_ABOVE.
+# The jobs of a queue that have waited longest, and longer than a while: first those of the priority that has the oldest
+# of all. Else as CLAIM_ABOVE.
 CLAIM_OLDEST = (
     CLAIM_ABOVE.replace("run_at >= level.floor", "run_at BETWEEN level.floor AND statement_timestamp() - %(age)s")
-    .replace(
-        "run_at >= (SELECT run_at FROM level)",
-        "run_at BETWEEN (SELECT run_at FROM level) AND statement_timestamp() - %(age)s",
-    )
-    .replace("ORDER BY head.priority LIMIT 1", "ORDER BY head.run_at LIMIT 1")
+    .replace("run_at >= level.run_at", "run_at BETWEEN level.run_at AND statement_timestamp() - %(age)s")
+    .replace("ORDER BY priority) AS level", "ORDER BY run_at) AS level")
 )
-
-# The most urgent priority in which one waits that was due after its floor, claimable at this moment or not.
-# Locks: nothing. Index: job_waiting, from the floors.
-# Two at once: they read.
-FIRST_ABOVE = f"{_HEADS} ORDER BY level.priority LIMIT 1"
 
 # Locks: nothing. Index: job_waiting, one entry per queue.
 # Two at once: they read.
@@ -323,8 +316,13 @@ class Claim:
 class Found(list[Claim]):
     """What a claim has found, in the order in which the jobs are to start."""
 
-    # Whether nothing else could have been claimed in the queue at that moment.
-    is_all = False
+    def __init__(self, claims: Iterable[Claim] = (), *, heads: Mapping[int, datetime] | None = None) -> None:
+        super().__init__(claims)
+        # Whether nothing else could have been claimed in the queue at that moment.
+        self.is_all = False
+        # Of a claim above floors: when the first job of a priority was due that waited at that moment, claimed by this
+        # claim, by another one, or not. Of a priority that has none here, none waited above its floor.
+        self.heads = heads or {}
 
 
 _PRIORITIES = list(range(10))
@@ -356,13 +354,10 @@ def claim_next(
     if queue in PACED_QUEUES:
         return Found()
     if floors:
-        rows = rows_of(CLAIM_ABOVE, {**parameters, **_as_parameters(floors)})
-        found = Found(_in_order(row[:-1] for row in rows))
-        # Of one priority alone.
-        is_only = all(row[-1] == 1 for row in rows)
+        found = _above(CLAIM_ABOVE, floors, parameters)
     else:
-        found, is_only = Found(_in_order(rows_of(CLAIM_NEXT, parameters))), True
-    found.is_all = is_only and len(found) < count
+        found = Found(_in_order(rows_of(CLAIM_NEXT, parameters)))
+    found.is_all = len(found) < count
     return found
 
 
@@ -376,7 +371,8 @@ def claim_oldest(
     worker_id: UUID,
     floors: Mapping[int, datetime] | None = None,
 ) -> Found:
-    """As `claim_next`: those that have waited longest, and longer than `age`, of the priority that has the oldest."""
+    """As `claim_next`: those that have waited longest, and longer than `age`; first of the priority that has the
+    oldest."""
     if queue in PACED_QUEUES:
         return Found()
     parameters: dict[str, Any] = {
@@ -387,22 +383,15 @@ def claim_oldest(
         "worker_id": worker_id,
         "age": age,
     }
-    rows = rows_of(CLAIM_OLDEST, {**parameters, **_as_parameters(floors or {})})
-    return Found(_in_order(row[:-1] for row in rows))
+    return _above(CLAIM_OLDEST, floors or {}, parameters)
 
 
-def _as_parameters(floors: Mapping[int, datetime]) -> dict[str, Any]:
-    return {
-        "priorities": _PRIORITIES,
-        "floors": [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES],
-    }
-
-
-def first_priority(queue: str, *, floors: Mapping[int, datetime], tasks: Sequence[str]) -> int | None:
-    """The most urgent priority in which a job without limits waits above its floor, though others hold its row or the
-    queue is paused; None where there is none."""
-    found = rows_of(FIRST_ABOVE, {"queue": queue, "tasks": tasks, **_as_parameters(floors)})
-    return found[0][0] if found else None
+def _above(statement: str, floors: Mapping[int, datetime], parameters: Mapping[str, Any]) -> Found:
+    floor_of_each = [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES]
+    rows = rows_of(statement, {**parameters, "priorities": _PRIORITIES, "floors": floor_of_each})
+    priorities, moments, *_ = rows[0]
+    claimed = (row[2:] for row in rows if row[2] is not None)
+    return Found(_in_order(claimed), heads=dict(zip(priorities or (), moments or (), strict=True)))
 
 
 def _in_order(rows: Iterable[Any]) -> list[Claim]:

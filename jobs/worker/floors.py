@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from jobs import claims
 from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, WalkBelow
-from jobs.claims import Claim
+from jobs.claims import Found
 from jobs.statements import round_trip_seconds
 
 # Floors are used after so many slow claims in a row.
@@ -41,7 +41,7 @@ class Floors:
         """Where the next claim is to begin, by priority; None: at the head."""
         return self._floors
 
-    def learn(self, found: Sequence[Claim], *, seconds: float) -> None:
+    def learn(self, found: Found, *, seconds: float) -> None:
         """What a claim from `current` has found, and how long it took."""
         if self._floors is None:
             self._slow_count = self._slow_count + 1 if seconds > SLOW_SECONDS else 0
@@ -50,18 +50,11 @@ class Floors:
                 self._floors = dict.fromkeys(_PRIORITIES, BEGINNING)
             return
         highest = self._clock.now() - MARGIN
-        # More urgent priorities were empty above their floors; of the one that it took from, nothing waits before
-        # those.
-        for passed in range(found[0].priority if found else self._first_priority(self._floors)):
-            self._raise(passed, highest)
-        if found:
-            self._raise(found[0].priority, min(found[0].run_at, highest))
-
-    def _first_priority(self, floors: dict[int, datetime]) -> int:
-        """The first priority that is not empty above its floor: a claim finds nothing, too, where another worker is
-        claiming all that it sees, or the queue is paused."""
-        first = claims.first_priority(self._queue, floors=floors, tasks=self._tasks)
-        return len(_PRIORITIES) if first is None else first
+        first = {claim.priority: claim.run_at for claim in reversed(found)}
+        for priority in _PRIORITIES:
+            # What waits there and was not claimed is held by somebody, or its queue is paused.
+            at = first.get(priority, found.heads.get(priority, highest))
+            self._floors[priority] = max(self._floors[priority], min(at, highest))
 
     def lower(self, priority: int, run_at: datetime) -> None:
         """A job of this priority, due at that moment, is known to wait: claims are to find it."""
@@ -82,10 +75,6 @@ class Floors:
 
     def _first_due(self, priority: int, begin: datetime, end: datetime) -> datetime | None:
         return claims.first_due(self._queue, priority=priority, begin=begin, end=end, tasks=self._tasks)
-
-    def _raise(self, priority: int, floor: datetime) -> None:
-        if self._floors is not None:
-            self._floors[priority] = max(self._floors[priority], floor)
 
 
 class _Clock:

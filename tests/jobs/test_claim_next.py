@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from threading import Barrier
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from jobs import claims, settle
+from jobs.below import BEGINNING
 from jobs.claims import Claim
 from jobs.models import Job, QueueControl, Worker
 from jobs.settle import Run
@@ -171,11 +173,21 @@ def test_of_a_priority_with_a_floor_nothing_is_looked_at_that_was_due_before(wor
     other = make_job(priority=5, run_at=now - 3 * MINUTE)
     floors = {0: now - MINUTE}
     assert ids(claim_next(worker, floors=floors, count=1)) == pks(above[0])
-    # One priority at a time.
-    assert ids(claim_next(worker, floors=floors)) == pks(above[1])
-    assert ids(claim_next(worker, floors=floors)) == pks(other)
+    assert ids(claim_next(worker, floors=floors)) == pks(above[1], other)
     assert claim_next(worker, floors=floors) == []
     assert ids(claim_next(worker)) == pks(below)
+
+
+def test_above_floors_as_many_are_claimed_as_wait_the_most_urgent_first(worker: Worker) -> None:
+    jobs = [make_job(priority=priority, run_at=Now() - MINUTE) for priority in (0, 0, 3, 9, 9)]
+    floors = dict.fromkeys(range(10), BEGINNING)
+    some = claims.claim_next("default", count=4, token="t", tasks=[add.name], worker_id=worker.pk, floors=floors)
+    assert ids(some) == pks(*jobs[:4])
+    assert not some.is_all
+    assert some.heads == {job.priority: Job.objects.get(pk=job.pk).run_at for job in (jobs[0], jobs[2], jobs[3])}
+    rest = claims.claim_next("default", count=4, token="u", tasks=[add.name], worker_id=worker.pk, floors=floors)
+    assert ids(rest) == pks(jobs[4])
+    assert rest.is_all
 
 
 # -- The oldest --------------------------------------------------------------------------------------------------------
@@ -199,14 +211,15 @@ def test_of_several_that_have_waited_longest_none_is_young(worker: Worker) -> No
 
 # -- Two at once -------------------------------------------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("oldest", [False, True])
-def test_many_that_claim_at_once_share_the_jobs_and_leave_none(worker: Worker, oldest: bool) -> None:
+@pytest.mark.parametrize("kind", ["from the head", "from floors", "the oldest"])
+def test_many_that_claim_at_once_share_the_jobs_and_leave_none(worker: Worker, kind: str) -> None:
     run_at = timezone.now() - 5 * MINUTE
     Job.objects.bulk_create(
         Job(task=add.name, queue="default", state="waiting", priority=number % 3, run_at=run_at)
         for number in range(200)
     )
     together = Barrier(4, timeout=30)
+    floors = dict.fromkeys(range(10), BEGINNING) if kind == "from floors" else None
 
     def claim_all(_: int) -> list[Claim]:
         found: list[Claim] = []
@@ -214,7 +227,7 @@ def test_many_that_claim_at_once_share_the_jobs_and_leave_none(worker: Worker, o
             together.wait()
             # None may be all that others are claiming at this moment.
             while Job.objects.filter(state="waiting").exists():
-                found += claim_oldest(worker) if oldest else claim_next(worker, count=7)
+                found += claim_oldest(worker) if kind == "the oldest" else claim_next(worker, count=7, floors=floors)
         finally:
             connections.close_all()
         return found
@@ -226,15 +239,21 @@ def test_many_that_claim_at_once_share_the_jobs_and_leave_none(worker: Worker, o
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_that_another_transaction_holds_keeps_nobody_waiting(worker: Worker) -> None:
-    held, free = make_job(priority=0), make_job(priority=9)
+@pytest.mark.parametrize(
+    "claim_some",
+    [claim_next, partial(claim_next, floors=dict.fromkeys(range(10), BEGINNING)), claim_oldest],
+    ids=["from the head", "from floors", "the oldest"],
+)
+def test_a_job_that_another_transaction_holds_keeps_nobody_waiting(worker: Worker, claim_some: Any) -> None:
+    held = make_job(priority=0, run_at=Now() - 3 * MINUTE)
+    free = make_job(priority=9, run_at=Now() - 2 * MINUTE)
     with another_connection() as other:
         with other.cursor() as cursor:
             cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [held.pk])
-        assert ids(claim_next(worker, count=1)) == pks(free)
-        assert claim_next(worker) == []
+        assert ids(claim_some(worker, count=1)) == pks(free)
+        assert claim_some(worker) == []
         other.rollback()
-    assert ids(claim_next(worker)) == pks(held)
+    assert ids(claim_some(worker)) == pks(held)
 
 
 @pytest.mark.django_db(transaction=True)

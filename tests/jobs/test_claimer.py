@@ -20,6 +20,7 @@ from jobs.limits import COLUMNS, lane_of
 from jobs.models import Attempt, Job, Limit, QueueControl, Worker
 from jobs.worker import claimer, floors, identity
 from jobs.worker.claimer import Claimer
+from jobs.worker.floors import Floors
 from jobs.worker.requests import claimed, running_tokens
 from tests.jobs.connections import another_connection
 from tests.jobs.factories import make_job, make_worker, state_of
@@ -367,21 +368,25 @@ def test_a_worker_that_was_given_up_claims_nothing_more(begin: Begin, doorbell: 
     assert len(worker.started) == 1
 
 
-@pytest.mark.parametrize("what", ["job", "limit"])
-def test_what_somebody_has_locked_keeps_a_worker_from_no_other_job(begin: Begin, doorbell: Doorbell, what: str) -> None:
-    own = {} if what == "job" else {"rate_key": "t", "rate_limit": "10/s"}
+@pytest.mark.parametrize("what", ["job", "job above floors", "limit"])
+def test_what_somebody_has_locked_keeps_a_worker_from_no_other_job(
+    begin: Begin, doorbell: Doorbell, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "job above floors":
+        monkeypatch.setattr(Floors, "current", lambda _: dict.fromkeys(range(10), below.BEGINNING))
+    own = {"rate_key": "t", "rate_limit": "10/s"} if what == "limit" else {}
     [locked] = make_jobs(1, priority=0, **own)
     Limit.objects.create(pk="rate:t")
     with another_connection() as other:
         with other.cursor() as cursor:
-            if what == "job":
-                cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [locked.pk])
-            else:
+            if what == "limit":
                 cursor.execute("SELECT FROM jobs_limit WHERE key = 'rate:t' FOR UPDATE")
-        if what == "job":
-            doorbell.ring_for("default", locked.pk, 0)
-        else:
+            else:
+                cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [locked.pk])
+        if what == "limit":
             doorbell.grant("default", {locked.pk: 0})
+        else:
+            doorbell.ring_for("default", locked.pk, 0)
         worker = begin("default", slot_count=2)
         free = make_job(priority=9)
         doorbell.ring("default", 9)

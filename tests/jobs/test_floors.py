@@ -11,6 +11,7 @@ from django.db.models.functions import Now
 
 from jobs import below, claims
 from jobs.below import MARGIN
+from jobs.claims import Found
 from jobs.models import Job, QueueControl, Worker
 from jobs.worker import floors
 from jobs.worker.floors import Floors
@@ -36,7 +37,7 @@ def used(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> Floors:
     monkeypatch.setattr(floors, "SLOW_FACTOR", 0)
     found = Floors("default", tasks=TASKS)
     for _ in range(3):
-        found.learn([], seconds=1)
+        found.learn(Found(), seconds=1)
     assert found.are_used
     return found
 
@@ -54,7 +55,7 @@ def claim(of: Floors, worker: Worker, count: int = 1) -> list[Any]:
 def test_quick_claims_begin_at_the_head() -> None:
     found = Floors("default", tasks=TASKS)
     for seconds in (1, 1, 0.0001, 1, 1):
-        found.learn([], seconds=seconds)
+        found.learn(Found(), seconds=seconds)
     assert not found.are_used
     assert found.current() is None
 
@@ -95,16 +96,16 @@ def test_a_job_below_the_floors_is_found_by_the_walk(used: Floors, worker: Worke
     wait_until(is_found)
 
 
-def test_what_another_worker_is_claiming_keeps_the_floors_of_all_that_comes_after_it(
-    used: Floors, worker: Worker
-) -> None:
-    urgent = make_job(priority=0, run_at=Now() - 2 * MINUTE)
-    later = [make_job(priority=priority, run_at=Now() - MINUTE) for priority in (0, 3, 9)]
+def test_what_another_worker_is_claiming_keeps_its_floor_and_nobody_from_starting(used: Floors, worker: Worker) -> None:
+    held = [make_job(priority=0, run_at=Now() - age * MINUTE) for age in (2, 1)]
+    later = [make_job(priority=priority, run_at=Now() - MINUTE) for priority in (3, 9)]
     with another_connection() as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM jobs_job WHERE priority = 0 FOR UPDATE")
+        assert claim(used, worker, count=1) == [later[0].pk]
+        assert claim(used, worker, count=2) == [later[1].pk]
         assert claim(used, worker, count=2) == []
         other.rollback()
-    assert [pk for _ in range(4) for pk in claim(used, worker)] == [urgent.pk, *(job.pk for job in later)]
+    assert [pk for _ in held for pk in claim(used, worker)] == [job.pk for job in held]
 
 
 def test_a_queue_that_is_paused_keeps_its_floors(used: Floors, worker: Worker) -> None:
