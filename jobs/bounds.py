@@ -11,6 +11,8 @@ from itertools import accumulate
 # Of a delay, and of a moment from now on, before or after it.
 LONGEST_DELAY = timedelta(days=3653)
 MOST_ATTEMPTS = 1_000_000
+# Of priorities.
+MOST_URGENT, LEAST_URGENT = 0, 9
 # Of the keys of limits.
 LONGEST_KEY_CHARACTERS = 128
 # Lists and objects inside of each other, of an argument, a result or what follows a job.

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django.db import connections, router
 
+from jobs.bounds import LEAST_URGENT
 from jobs.limited_claims import Candidate, claim_limited, sorted_out
 from jobs.models import Job
 from jobs.payloads import as_json, readable, readable_mapping
@@ -50,7 +51,8 @@ _QUEUE_MAY_START = f"""{_WORKER_LIVES}
 CLAIM_NEXT = f"""
 WITH next AS (
     SELECT id FROM jobs_job
-    WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND task = ANY (%(tasks)s::text[])
+    WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority <= %(least_urgent)s
+      AND task = ANY (%(tasks)s::text[])
       AND (expires_at IS NULL OR expires_at > statement_timestamp())
       AND {_QUEUE_MAY_START}
     ORDER BY priority, run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
@@ -316,16 +318,15 @@ class Claim:
 class Found(list[Claim]):
     """What a claim has found, in the order in which the jobs are to start."""
 
-    def __init__(self, claims: Iterable[Claim] = (), *, heads: Mapping[int, datetime] | None = None) -> None:
+    def __init__(self, claims: Iterable[Claim] = (), *, heads: Mapping[int, datetime | None] | None = None) -> None:
         super().__init__(claims)
         # Whether nothing else could have been claimed in the queue at that moment.
         self.is_all = False
-        # Of a claim above floors: when the first job of a priority was due that waited at that moment, claimed by this
-        # claim, by another one, or not. Of a priority that has none here, none waited above its floor.
+        # Of a claim above floors, for each priority that it has looked at: when the first job was due that waited above
+        # the floor at that moment, claimed by this claim, by another one, or not. None where none waited.
         self.heads = heads or {}
 
 
-_PRIORITIES = list(range(10))
 _NO_FLOOR = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -336,13 +337,15 @@ def claim_next(
     token: str,
     tasks: Sequence[str],
     worker_id: UUID,
+    least_urgent: int = LEAST_URGENT,
     floors: Mapping[int, datetime] | None = None,
 ) -> Found:
     """Claims the most urgent waiting jobs of a queue that have no limits, at most `count`, for a worker that knows
     these tasks. Durably committed; call it outside of any transaction.
 
-    The most urgent first, then those that were due first. `token` is good for one call. Of a priority that has a floor,
-    none are looked at that were due before it. Nothing is claimed from a queue that is paused or has limits.
+    The most urgent first, then those that were due first; none that is less urgent than `least_urgent`. `token` is good
+    for one call. Of a priority that has a floor, none are looked at that were due before it. Nothing is claimed from a
+    queue that is paused or has limits.
     """
     parameters: dict[str, Any] = {
         "queue": queue,
@@ -354,9 +357,9 @@ def claim_next(
     if queue in PACED_QUEUES:
         return Found()
     if floors:
-        found = _above(CLAIM_ABOVE, floors, parameters)
+        found = _above(CLAIM_ABOVE, floors, parameters, least_urgent=least_urgent)
     else:
-        found = Found(_in_order(rows_of(CLAIM_NEXT, parameters)))
+        found = Found(_in_order(rows_of(CLAIM_NEXT, {**parameters, "least_urgent": least_urgent})))
     found.is_all = len(found) < count
     return found
 
@@ -386,12 +389,19 @@ def claim_oldest(
     return _above(CLAIM_OLDEST, floors or {}, parameters)
 
 
-def _above(statement: str, floors: Mapping[int, datetime], parameters: Mapping[str, Any]) -> Found:
-    floor_of_each = [floors.get(priority, _NO_FLOOR) for priority in _PRIORITIES]
-    rows = rows_of(statement, {**parameters, "priorities": _PRIORITIES, "floors": floor_of_each})
-    priorities, moments, *_ = rows[0]
-    claimed = (row[2:] for row in rows if row[2] is not None)
-    return Found(_in_order(claimed), heads=dict(zip(priorities or (), moments or (), strict=True)))
+def _above(
+    statement: str,
+    floors: Mapping[int, datetime],
+    parameters: Mapping[str, Any],
+    *,
+    least_urgent: int = LEAST_URGENT,
+) -> Found:
+    priorities = list(range(least_urgent + 1))
+    floor_of_each = [floors.get(priority, _NO_FLOOR) for priority in priorities]
+    rows = rows_of(statement, {**parameters, "priorities": priorities, "floors": floor_of_each})
+    occupied, moments, *_ = rows[0]
+    heads = {**dict.fromkeys(priorities), **dict(zip(occupied or (), moments or (), strict=True))}
+    return Found(_in_order(row[2:] for row in rows if row[2] is not None), heads=heads)
 
 
 def _in_order(rows: Iterable[Any]) -> list[Claim]:

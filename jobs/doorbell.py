@@ -9,7 +9,8 @@ often. Nothing here is matched to jobs, so nothing here can disagree with them.
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -19,6 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from jobs.bounds import LEAST_URGENT, MOST_URGENT
 from jobs.ids import InvalidJobId, parse_id
 
 logger = logging.getLogger(__name__)
@@ -41,15 +43,14 @@ local taken, left, known = {}, tonumber(ARGV[1]), {}
 for place = 2, #ARGV do known[ARGV[place]] = true end
 for _, key in ipairs(KEYS) do
     if left <= 0 then break end
+    local ring = known[key] and redis.call('ZSCORE', key, 'ring')
+    if ring then redis.call('ZREM', key, 'ring') end
     local found = redis.call('ZPOPMIN', key, left)
     for place = 1, #found, 2 do
-        if known[key] and found[place] == 'ring' then
-            redis.call('ZADD', key, found[place + 1], found[place])
-        else
-            taken[#taken + 1] = {key, found[place]}
-            left = left - 1
-        end
+        taken[#taken + 1] = {key, found[place], found[place + 1]}
+        left = left - 1
     end
+    if ring then redis.call('ZADD', key, ring, 'ring') end
 end
 return taken
 """
@@ -62,11 +63,13 @@ return redis.call('ZADD', KEYS[1], ARGV[2], member)
 """
 
 
-class Taken(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Taken:
     """What was taken from a queue's doorbell: a ring, where it names no job."""
 
     queue: str
     job_id: UUID | None
+    priority: int = field(default=MOST_URGENT, compare=False)
 
 
 def key_of(name: str) -> str:
@@ -145,7 +148,7 @@ class Doorbell:
         keys = {key_of(queue): queue for queue in queues}
         with self._mending(keys):
             answer: Any = self._redis.bzpopmin(list(keys), timeout=min(max(0.01, seconds), LISTEN_SECONDS))
-        return None if answer is None else _taken(keys[answer[0].decode()], answer[1])
+        return None if answer is None else _taken(keys[answer[0].decode()], *answer[1:])
 
     def take(self, queues: Iterable[str], count: int, *, rung: Iterable[str] = ()) -> list[Taken]:
         """Takes what is there at this moment, at most so much, the queues in this order. Leaves the rings of those of
@@ -153,7 +156,7 @@ class Doorbell:
         keys = {key_of(queue): queue for queue in queues}
         with self._mending(keys):
             answer: Any = self._take(keys=list(keys), args=[count, *(key_of(queue) for queue in rung)])
-        return [_taken(keys[key.decode()], member) for key, member in answer]
+        return [_taken(keys[key.decode()], member, score) for key, member, score in answer]
 
     def grant(self, queue: str, priorities: Mapping[UUID, int]) -> None:
         """Lets these jobs start. A job that is granted again is still there once."""
@@ -205,9 +208,11 @@ class Doorbell:
         return {name: next(answers) + sum(next(answers) for _ in message_lists(name)) for name in queues}
 
 
-def _taken(queue: str, member: bytes) -> Taken:
+def _taken(queue: str, member: bytes, score: bytes | float = MOST_URGENT) -> Taken:
     try:
-        return Taken(queue, parse_id(member.decode()))
+        job_id = parse_id(member.decode())
     except (InvalidJobId, UnicodeDecodeError):
         # A ring, or something of a stranger's, which is as good as one.
-        return Taken(queue, None)
+        job_id = None
+    # A stranger's score may be any number.
+    return Taken(queue, job_id, int(min(max(float(score), MOST_URGENT), LEAST_URGENT)))

@@ -1,8 +1,9 @@
 """How a worker finds its jobs: a thread of its main process claims them while slots of the pool are free.
 
-A job without limits is claimed from the head of its queue, a job with limits when it was granted. A ring in Redis only
-ends the pause of a worker that found nothing; one that has found something asks again without it, and each worker looks
-once a second by itself. So neither the length of a queue nor the state of Redis decides whether a job is found.
+A job without limits is claimed from the head of its queue, a job with limits when it was granted; of one queue, the
+more urgent of both go first. A ring in Redis only ends the pause of a worker that found nothing; one that has found
+something asks again without it, and each worker looks once a second by itself. So neither the length of a queue nor the
+state of Redis decides whether a job is found.
 """
 
 import logging
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from jobs import claims
+from jobs.bounds import LEAST_URGENT
 from jobs.claims import Claim, Found
 from jobs.dispatcher.ageing import OLD, OTHERS
 from jobs.doorbell import REDIS_AWAY, Doorbell, Taken
@@ -54,7 +56,16 @@ class Granted(NamedTuple):
     """A job that may start, by the leader's word, and when this worker heard so."""
 
     job_id: UUID
+    queue: str
+    priority: int
     heard_at: float
+
+
+class Head(NamedTuple):
+    """The most urgent priority in which a job without limits may wait in a queue, and when that was seen."""
+
+    priority: int
+    seen_at: float
 
 
 class Claimer(DutyThread):
@@ -71,6 +82,8 @@ class Claimer(DutyThread):
         self._grants: deque[Granted] = deque()
         # Queues in which jobs wait, as far as is known, in the order of their turns.
         self._busy: deque[str] = deque()
+        # Of those, as their last claims have seen it.
+        self._heads: dict[str, Head] = {}
         # Of a queue, since the last jobs that went ahead because of their age; beyond nine, more of these are due.
         self._starts: Counter[str] = Counter()
         self._turn = self._claim_turn = 0
@@ -78,6 +91,8 @@ class Claimer(DutyThread):
         # Where others may help: a ring was left for them.
         self._rung: set[str] = set()
         self._look_at = self._hear_at = 0.0
+        # Whether a grant was heard when Redis was last asked: then more may lie there.
+        self._grants_come = False
         self._deaf_until = 0.0
         # Since when Redis has not answered; None where it has, or was not asked.
         self._deaf_since: float | None = None
@@ -177,10 +192,14 @@ class Claimer(DutyThread):
                 # One grant seldom comes alone.
                 self._hear(queues, free + self._spare_count)
             return
-        if now >= self._hear_at:
+        # One at least, as it may be more urgent than what would be claimed without it.
+        wanted = max(1, free + self._spare_count) - len(self._grants)
+        if now >= self._hear_at or (self._grants_come and wanted > 0):
             self._hear_at = now + _HEAR_SECONDS
-            self._hear(queues, max(1, free + self._spare_count - len(self._grants)))
-        self._claim(free, free + ahead, queues)
+            self._hear(queues, max(1, wanted))
+        most = free if self._grants else free + ahead
+        if most > 0:
+            self._claim(free, most, queues)
 
     @property
     def _spare_count(self) -> int:
@@ -245,6 +264,7 @@ class Claimer(DutyThread):
     def _is_busy(self, queue: str) -> None:
         if queue not in self._busy:
             self._busy.append(queue)
+            self._heads.pop(queue, None)
 
     def _listen(self, queues: list[str], seconds: float) -> None:
         """Waits for a ring or a grant."""
@@ -278,8 +298,10 @@ class Claimer(DutyThread):
         if self._cannot_hear():
             return
         try:
-            for taken in self._doorbell.take(self._turned(queues), count, rung=self._busy):
+            heard = self._doorbell.take(self._turned(queues), count, rung=self._busy)
+            for taken in heard:
                 self._heard(taken)
+            self._grants_come = any(taken.job_id is not None for taken in heard)
             self._deaf_since = None
         except REDIS_AWAY:
             self._be_deaf()
@@ -289,7 +311,7 @@ class Claimer(DutyThread):
             self._rung.discard(taken.queue)
             self._is_busy(taken.queue)
         else:
-            self._grants.append(Granted(taken.job_id, time.monotonic()))
+            self._grants.append(Granted(taken.job_id, taken.queue, taken.priority, time.monotonic()))
 
     def _turned(self, queues: list[str]) -> list[str]:
         """The queues, another of them first each time."""
@@ -299,16 +321,32 @@ class Claimer(DutyThread):
 
     # -- Claiming ------------------------------------------------------------------------------------------------
     def _claim(self, free: int, most: int, queues: Collection[str]) -> None:
-        """One claim: of what was granted, as far as slots are free, or of the queue whose turn it is."""
+        """One claim: of what was granted, as far as slots are free, or of the queue whose turn it is.
+
+        Of one queue, the more urgent go first, whether they were granted or have no limits; those that are alike take
+        turns.
+        """
         self._forget_old_grants()
         self._claim_turn += 1
+        ready = [one for one in self._grants if not self._waits_for_the_head(one)]
         # A job with limits is never claimed ahead: its start would be counted, and the job perhaps given back.
-        if self._grants and free > 0 and (self._claim_turn % 2 or not self._busy):
-            self._claim_granted(free)
+        if ready and free > 0 and (self._claim_turn % 2 or not self._busy):
+            self._claim_granted(ready[:free])
         elif self._busy:
             queue = self._busy.popleft()
             if queue in queues:
                 self._claim_next(queue, most)
+
+    def _waits_for_the_head(self, one: Granted) -> bool:
+        """Whether a more urgent job without limits may wait in its queue."""
+        if one.queue not in self._busy:
+            return False
+        head = self._heads.get(one.queue)
+        return head is None or head.priority < one.priority
+
+    def _least_urgent(self, queue: str) -> int:
+        """What is less urgent than this waits at the head of a queue until no grant of it is in hand."""
+        return min((one.priority for one in self._grants if one.queue == queue), default=LEAST_URGENT)
 
     def _forget_old_grants(self) -> None:
         old = [one for one in self._grants if one.heard_at < time.monotonic() - _GRANT_SECONDS]
@@ -327,8 +365,9 @@ class Claimer(DutyThread):
                 self._floors_of(queue).lower(priority, run_at)
                 self._is_busy(queue)
 
-    def _claim_granted(self, most: int) -> None:
-        granted = [self._grants.popleft() for _ in range(min(most, len(self._grants)))]
+    def _claim_granted(self, granted: Collection[Granted]) -> None:
+        for one in granted:
+            self._grants.remove(one)
         candidates, named = sorted_out({one.job_id: identity.new_token() for one in granted})
         if named:
             self._see_to(named)
@@ -340,32 +379,45 @@ class Claimer(DutyThread):
         self._late = partial(claims.claimed_as, tokens)
         found = claims.claim_granted(candidates, **common)
         self._unanswered = self._late = None
+        for claim in found:
+            if claim.queue in self._busy and self._may_have_old(claim.queue):
+                self._starts[claim.queue] += 1
         self.intake.put(found)
 
     def _claim_next(self, queue: str, most: int) -> None:
         """Claims from the head of a queue, which stays busy as long as more may be there."""
+        least_urgent = self._least_urgent(queue)
+        if self._has_nothing_so_urgent(queue, least_urgent):
+            self._busy.append(queue)
+            return
         # Another queue's turn comes sooner where fewer are claimed at once; where jobs are short, it comes at once.
         sources = 1 if self.intake.ahead_count else 1 + len(self._busy) + bool(self._grants)
         count = max(1, most // sources)
-        found = self._claim_from(queue, count)
-        if not found and queue in self._rung:
+        found = self._claim_from(queue, count, least_urgent)
+        if not found and queue in self._rung and least_urgent == LEAST_URGENT:
             self._roused.wait(_SECOND_LOOK_SECONDS)
-            found = self._claim_from(queue, count)
+            found = self._claim_from(queue, count, least_urgent)
         self.intake.put(found)
-        if found and not found.is_all:
+        if least_urgent < LEAST_URGENT or (found and not found.is_all):
             self._busy.append(queue)
         else:
             # Whoever makes a job waiting from now on rings.
             self._rung.discard(queue)
 
-    def _claim_from(self, queue: str, count: int) -> Found:
+    def _has_nothing_so_urgent(self, queue: str, least_urgent: int) -> bool:
+        """Whether a claim a moment ago has left nothing so urgent at the head of a queue, and no old job is due."""
+        head = self._heads.get(queue)
+        is_seen = head is not None and head.priority > least_urgent and time.monotonic() < head.seen_at + _HEAR_SECONDS
+        return is_seen and not (self._starts[queue] >= OTHERS and self._may_have_old(queue))
+
+    def _claim_from(self, queue: str, count: int, least_urgent: int) -> Found:
         """The next jobs of a queue. While old jobs wait, every tenth start is that of the one that waited longest."""
         token, worker_id = identity.new_token(), identity.incarnation()
         common: dict[str, Any] = {"token": token, "tasks": self._tasks, "worker_id": worker_id}
         self._unanswered = partial(claims.claimed_before, token=token, worker_id=worker_id)
         found = Found()
         floors = self._floors_of(queue)
-        may_have_old = time.monotonic() >= self._young_until.get(queue, 0.0)
+        may_have_old = self._may_have_old(queue)
         turns = min(count, self._starts[queue] // OTHERS) if may_have_old else 0
         if turns:
             found = claims.claim_oldest(queue, count=turns, age=OLD, floors=floors.current(), **common)
@@ -375,12 +427,17 @@ class Claimer(DutyThread):
                 self._young_until[queue] = time.monotonic() + _YOUNG_SECONDS
         if not found:
             began = time.monotonic()
-            found = claims.claim_next(queue, count=count, floors=floors.current(), **common)
+            found = claims.claim_next(queue, count=count, least_urgent=least_urgent, floors=floors.current(), **common)
             floors.learn(found, seconds=time.monotonic() - began)
+            is_left = bool(found) and not found.is_all
+            self._heads[queue] = Head(found[-1].priority if is_left else least_urgent + 1, time.monotonic())
             if may_have_old:
                 self._starts[queue] += len(found)
         self._unanswered = None
         return found
+
+    def _may_have_old(self, queue: str) -> bool:
+        return time.monotonic() >= self._young_until.get(queue, 0.0)
 
     def _let_others_go_on(self) -> None:
         """This worker has its hands full, and more waits than it could claim."""

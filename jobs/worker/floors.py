@@ -51,9 +51,9 @@ class Floors:
             return
         highest = self._clock.now() - MARGIN
         first = {claim.priority: claim.run_at for claim in reversed(found)}
-        for priority in _PRIORITIES:
+        for priority, head in found.heads.items():
             # What waits there and was not claimed is held by somebody, or its queue is paused.
-            at = first.get(priority, found.heads.get(priority, highest))
+            at = first.get(priority, head or highest)
             self._floors[priority] = max(self._floors[priority], min(at, highest))
 
     def lower(self, priority: int, run_at: datetime) -> None:

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 
 from jobs import claims, health, services, settle
 from jobs.doorbell import Doorbell
+from jobs.limits import COLUMNS, lane_of
 from jobs.models import Job, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
@@ -96,6 +97,7 @@ def test_a_claim_reads_a_few_rows_however_many_wait() -> None:
         "token": "token",
         "tasks": [sample_tasks.add.name],
         "worker_id": worker.pk,
+        "least_urgent": 9,
         "age": timedelta(minutes=1),
         "priorities": list(range(10)),
         "floors": [claims.now() - timedelta(hours=1)] * 10,
@@ -132,6 +134,34 @@ def test_jobs_start_in_the_order_of_their_priority_and_of_their_time(processes: 
     place = {pk: number for number, pk in enumerate(wanted)}
     # Two workers that claim at the same moment, with three slots each and some ahead.
     assert max(abs(place[pk] - number) for number, pk in enumerate(started)) <= 24
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("limited_are_urgent", [True, False])
+def test_jobs_start_in_the_order_of_their_priority_whether_they_have_limits_or_not(
+    processes: Processes, limited_are_urgent: bool
+) -> None:
+    own = {**dict.fromkeys(COLUMNS), "rate_key": "t", "rate_limit": "1000/s"}
+    limits = {**own, "lane": lane_of(own)}
+    Job.objects.bulk_create(
+        Job(
+            task=sample_tasks.run_for.name,
+            queue="default",
+            args=[0.05],
+            state="waiting",
+            priority=priority,
+            run_at=claims.now() - 30 * SECOND,
+            **(limits if limited_are_urgent == (priority == 0) else {}),
+        )
+        for priority in (0, 9)
+        for _ in range(100)
+    )
+    processes.worker("default", pool="threads", concurrency=2)
+    wait_until(lambda: not Job.objects.exclude(state="completed").exists(), timeout=60)
+    urgent = Job.objects.filter(priority=0).order_by("started_at").values_list("started_at", flat=True)
+    between = Job.objects.filter(priority=9, started_at__range=(urgent[0], urgent[99]))
+    # What has started before the first grant waited for nothing. Now and then no grant lies ready.
+    assert between.count() <= 20
     assert_ledger_consistent()
 
 

@@ -184,10 +184,19 @@ def test_above_floors_as_many_are_claimed_as_wait_the_most_urgent_first(worker: 
     some = claims.claim_next("default", count=4, token="t", tasks=[add.name], worker_id=worker.pk, floors=floors)
     assert ids(some) == pks(*jobs[:4])
     assert not some.is_all
-    assert some.heads == {job.priority: Job.objects.get(pk=job.pk).run_at for job in (jobs[0], jobs[2], jobs[3])}
+    heads = {job.priority: Job.objects.get(pk=job.pk).run_at for job in (jobs[0], jobs[2], jobs[3])}
+    assert some.heads == {priority: heads.get(priority) for priority in range(10)}
     rest = claims.claim_next("default", count=4, token="u", tasks=[add.name], worker_id=worker.pk, floors=floors)
     assert ids(rest) == pks(jobs[4])
     assert rest.is_all
+
+
+@pytest.mark.parametrize("floors", [None, dict.fromkeys(range(10), BEGINNING)], ids=["from the head", "from floors"])
+def test_nothing_is_claimed_that_is_less_urgent_than_was_asked_for(worker: Worker, floors: Any) -> None:
+    jobs = [make_job(priority=priority) for priority in (2, 5, 6)]
+    assert ids(claim_next(worker, floors=floors, least_urgent=5)) == pks(*jobs[:2])
+    assert claim_next(worker, floors=floors, least_urgent=5) == []
+    assert ids(claim_next(worker, floors=floors)) == pks(jobs[2])
 
 
 # -- The oldest --------------------------------------------------------------------------------------------------------

@@ -309,6 +309,57 @@ def test_a_queue_in_which_all_jobs_are_young_takes_no_turn_of_the_old_ones_of_an
     assert sum(claim.job_id in old for claim in found) >= 0.05 * sum(claim.queue == "images" for claim in found)
 
 
+@pytest.mark.parametrize("slot_count", [1, 4])
+@pytest.mark.parametrize("limited_are_urgent", [True, False])
+def test_of_one_queue_the_more_urgent_go_first_whether_they_were_granted_or_have_no_limits(
+    begin: Begin, doorbell: Doorbell, limited_are_urgent: bool, slot_count: int
+) -> None:
+    limited = make_jobs(60, rate_key="t", priority=0 if limited_are_urgent else 9)
+    plain = make_jobs(60, priority=9 if limited_are_urgent else 0)
+    priorities = {job.pk: job.priority for job in limited}
+
+    def grant_anew() -> None:
+        waiting = set(Job.objects.filter(state="waiting", pk__in=priorities).values_list("pk", flat=True)[:16])
+        doorbell.grant("default", {job_id: priorities[job_id] for job_id in waiting})
+
+    grant_anew()
+    worker = begin("default", slot_count=slot_count)
+    found = [one.claim.job_id for one in start_one_after_the_other(worker, 120, meanwhile=grant_anew)]
+    urgent = {job.pk for job in (limited if limited_are_urgent else plain)}
+    # Some are claimed together.
+    early = sum(job_id not in urgent for job_id in found[:60])
+    assert early <= slot_count
+
+
+def test_a_grant_starts_at_once_beside_less_urgent_ones_that_have_no_limits_and_so_do_those_after_it(
+    begin: Begin, doorbell: Doorbell
+) -> None:
+    make_jobs(40, priority=9)
+    [granted] = make_jobs(1, rate_key="t", priority=0)
+    doorbell.grant("default", {granted.pk: 0})
+    worker = begin("default")
+    found = start_one_after_the_other(worker, 41)
+    assert found[0].claim.job_id == granted.pk
+
+
+def test_while_urgent_jobs_are_granted_every_tenth_start_is_that_of_an_old_one_without_limits(
+    begin: Begin, doorbell: Doorbell
+) -> None:
+    old = [job.pk for job in make_jobs(50, priority=9, run_at=Now() - OLD)]
+    limited = {job.pk for job in make_jobs(200, rate_key="t", priority=0)}
+
+    def grant_anew() -> None:
+        waiting = Job.objects.filter(state="waiting", pk__in=limited).values_list("pk", flat=True)[:16]
+        doorbell.grant("default", dict.fromkeys(waiting, 0))
+
+    grant_anew()
+    worker = begin("default")
+    found = [one.claim.job_id for one in start_one_after_the_other(worker, 100, meanwhile=grant_anew)]
+    ahead = [job_id for job_id in found if job_id in old]
+    assert ahead == old[: len(ahead)]
+    assert 8 <= len(ahead) <= 12
+
+
 def test_jobs_with_limits_and_those_without_take_turns(
     begin: Begin, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,3 +268,23 @@ def test_rings_of_queues_that_are_known_to_have_work_stay(doorbell: Doorbell) ->
         Taken("webhooks", None),
     ]
     assert doorbell.take(["default"], 10) == [Taken("default", None)]
+
+
+def test_a_ring_that_stays_hides_no_grant_that_is_less_urgent(doorbell: Doorbell) -> None:
+    job_id = new_id()
+    doorbell.ring("default", 3)
+    doorbell.grant("default", {job_id: 7})
+    assert doorbell.take(["default"], 1, rung=["default"]) == [Taken("default", job_id)]
+    assert doorbell.take(["default"], 1, rung=["default"]) == []
+    assert doorbell.take(["default"], 1) == [Taken("default", None)]
+
+
+@pytest.mark.parametrize("take", ["take", "listen"])
+def test_what_is_taken_says_how_urgent_it_is_whatever_strangers_have_put_there(
+    doorbell: Doorbell, broker: "redis.Redis", take: str
+) -> None:
+    for score, priority in ((7, 7), (-3, 0), ("inf", 9), (1e300, 9), ("-inf", 0)):
+        broker.zadd(key_of("default"), {str(new_id()): score})
+        taken = doorbell.listen(["default"], 1) if take == "listen" else doorbell.take(["default"], 1)[0]
+        assert taken is not None
+        assert taken.priority == priority

@@ -116,6 +116,15 @@ def test_a_queue_that_is_paused_keeps_its_floors(used: Floors, worker: Worker) -
     assert [pk for _ in jobs for pk in claim(used, worker)] == [job.pk for job in jobs]
 
 
+def test_priorities_that_were_not_looked_at_keep_their_floors(used: Floors, worker: Worker) -> None:
+    job = make_job(priority=9, run_at=Now() - MINUTE)
+    found = claims.claim_next(
+        "default", count=1, token="t", tasks=TASKS, worker_id=worker.pk, least_urgent=5, floors=used.current()
+    )
+    used.learn(found, seconds=0)
+    assert claim(used, worker) == [job.pk]
+
+
 def test_the_walk_comes_to_its_end_where_every_piece_takes_long(
     used: Floors, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
