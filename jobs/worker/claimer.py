@@ -359,10 +359,10 @@ class Claimer(DutyThread):
     def _see_to(self, job_ids: Collection[UUID]) -> None:
         """Jobs without limits that were named become waiting late: claims from their floors are to find them, in their
         order."""
-        rows = Job.objects.filter(pk__in=job_ids).values_list("state", "lane", "queue", "priority", "run_at")
-        for state, lane, queue, priority, run_at in rows:
+        rows = Job.objects.filter(pk__in=job_ids).values_list("state", "lane", "queue", "run_at")
+        for state, lane, queue, run_at in rows:
             if state == "waiting" and lane == "":
-                self._floors_of(queue).lower(priority, run_at)
+                self._floors_of(queue).lower(run_at)
                 self._is_busy(queue)
 
     def _claim_granted(self, granted: Collection[Granted]) -> None:

@@ -4,8 +4,8 @@ PostgreSQL keeps the index entries of claimed jobs as long as a transaction live
 from the head of its queue walks over each of these. So a worker whose claims become slow remembers, for each priority
 of a queue, the moment below which nothing waits: its *floor*. A claim starts there and raises it, as what it has passed
 over cannot become waiting again, with three exceptions. What is due later than some seconds ago is always looked at. A
-job that becomes waiting later than that after it was due is named at the doorbell, and claimed by its id. And where
-that is lost, a walk below the floors finds the job: a short piece at a time, all of it within seconds.
+job that becomes waiting later than that after it was due is named at the doorbell, and lowers all floors of its queue.
+And where that is lost, a walk below the floors finds the job: a short piece at a time, all of it within seconds.
 """
 
 import time
@@ -56,10 +56,11 @@ class Floors:
             at = first.get(priority, head or highest)
             self._floors[priority] = max(self._floors[priority], min(at, highest))
 
-    def lower(self, priority: int, run_at: datetime) -> None:
-        """A job of this priority, due at that moment, is known to wait: claims are to find it."""
+    def lower(self, run_at: datetime) -> None:
+        """A job that was due at that moment has become waiting. What comes late seldom comes alone, and not all of it
+        is named: claims are to find others of its transaction, too, whatever their priorities."""
         if self._floors is not None:
-            self._floors[priority] = min(self._floors[priority], run_at)
+            self._floors = {priority: min(floor, run_at) for priority, floor in self._floors.items()}
 
     def look_below(self) -> None:
         """Walks a piece below the floors, if one is due. What waits there lowers the floor of its priority."""
@@ -71,7 +72,8 @@ class Floors:
             return
         late = self._walk.piece(self._floors.items())
         if late is not None:
-            self.lower(*late)
+            priority, run_at = late
+            self._floors[priority] = min(self._floors[priority], run_at)
 
     def _first_due(self, priority: int, begin: datetime, end: datetime) -> datetime | None:
         return claims.first_due(self._queue, priority=priority, begin=begin, end=end, tasks=self._tasks)

@@ -15,7 +15,7 @@ from devstack.throwaway import Server
 from jobs import below, claims
 from jobs.dispatcher import ageing
 from jobs.dispatcher.pacing import Pacer
-from jobs.doorbell import Doorbell
+from jobs.doorbell import MOST_NAMED, Doorbell
 from jobs.limits import COLUMNS, lane_of
 from jobs.models import Attempt, Job, Limit, QueueControl, Worker
 from jobs.worker import claimer, floors, identity
@@ -241,13 +241,17 @@ def test_what_the_pacer_grants_is_started_within_its_limit(begin: Begin) -> None
     assert most == 2
 
 
-def test_a_job_below_the_floors_that_was_named_while_every_slot_was_taken_is_started_all_the_same(
-    begin: Begin, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One claim, and floors are used; the walk below them finds nothing in time.
+@pytest.fixture
+def floors_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One claim, and floors are used; the walk below them finds nothing in time."""
     for name, value in {"SLOW_SECONDS": 0, "SLOW_FACTOR": 0, "_SLOW_CLAIMS": 1}.items():
         monkeypatch.setattr(floors, name, value)
     monkeypatch.setattr(below, "_PAUSE_SECONDS", 3600)
+
+
+def test_a_job_below_the_floors_that_was_named_while_every_slot_was_taken_is_started_all_the_same(
+    begin: Begin, doorbell: Doorbell, floors_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Each name counts as one that no slot was free for.
     monkeypatch.setattr(claimer, "_GRANT_SECONDS", -1)
     worker = begin("default", slot_count=9)
@@ -258,6 +262,26 @@ def test_a_job_below_the_floors_that_was_named_while_every_slot_was_taken_is_sta
     doorbell.ring_for("default", late.pk, late.priority)
     wait_until(started(worker, 3))
     assert worker.started_ids[-1] == late.pk
+
+
+def test_of_many_jobs_that_are_committed_late_together_those_that_are_not_named_start_as_well(
+    begin: Begin, doorbell: Doorbell, floors_at_once: None
+) -> None:
+    worker = begin("default", slot_count=99)
+    for count in (1, 2):
+        make_job()
+        wait_until(started(worker, count))
+    many = [
+        *make_jobs(40, priority=5, run_at=Now() - OLD),
+        *make_jobs(1, priority=2, run_at=Now() - OLD),
+        *make_jobs(1, priority=9, run_at=Now() - OLD),
+    ]
+    # The doorbell names no more than these.
+    for job in many[:MOST_NAMED]:
+        doorbell.ring_for("default", job.pk, job.priority)
+    doorbell.ring("default", 9)
+    wait_until(started(worker, 2 + len(many)))
+    assert set(worker.started_ids[2:]) == {job.pk for job in many}
 
 
 # -- Who goes first ----------------------------------------------------------------------------------------------------
