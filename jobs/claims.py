@@ -115,6 +115,11 @@ WHERE state = 'waiting' AND queue = %(queue)s AND lane = %(lane)s AND priority =
 ORDER BY run_at, id LIMIT 1
 """
 
+# The same, of those that nobody holds.
+# Locks: that job's row, for the length of this statement. Index: as above.
+# Two at once: the second passes over what the first has locked, and may find none; both ask again.
+FIRST_FREE = f"{FIRST_DUE} FOR UPDATE SKIP LOCKED"
+
 # Locks: nothing. Index: job_waiting, a few entries of each priority of each queue.
 # Two at once: they read.
 FIRST_TASKS = """
@@ -415,12 +420,19 @@ def queues_with_waiting(queues: Sequence[str]) -> list[str]:
 
 
 def first_due(
-    queue: str, *, lane: str = "", priority: int, begin: datetime, end: datetime, tasks: Collection[str] | None
+    queue: str,
+    *,
+    lane: str = "",
+    priority: int,
+    begin: datetime,
+    end: datetime,
+    tasks: Collection[str] | None,
+    is_free: bool = False,
 ) -> datetime | None:
     """When the first of the waiting jobs of a lane was due that were due from `begin` on, and before `end`. `tasks` is
-    None for all."""
+    None for all. `is_free` leaves out those that others hold."""
     found = rows_of(
-        FIRST_DUE,
+        FIRST_FREE if is_free else FIRST_DUE,
         {
             "queue": queue,
             "lane": lane,

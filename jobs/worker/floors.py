@@ -6,6 +6,9 @@ of a queue, the moment below which nothing waits: its *floor*. A claim starts th
 over cannot become waiting again, with three exceptions. What is due later than some seconds ago is always looked at. A
 job that becomes waiting later than that after it was due is named at the doorbell, and lowers all floors of its queue.
 And where that is lost, a walk below the floors finds the job: a short piece at a time, all of it within seconds.
+
+A floor passes over a job that somebody else holds, who in most cases is claiming it. Where it was passed over is
+remembered, and looked at again until nothing waits there.
 """
 
 import time
@@ -19,6 +22,8 @@ from jobs.statements import round_trip_seconds
 
 # Floors are used after so many slow claims in a row.
 _SLOW_CLAIMS = 3
+# Between two looks at what was passed over.
+_PASSED_SECONDS = 1.0
 _PRIORITIES = range(10)
 
 
@@ -31,6 +36,9 @@ class Floors:
         self._floors: dict[int, datetime] | None = None
         self._clock = _Clock()
         self._walk = WalkBelow(self._first_due)
+        # Of a priority, the span of time in which jobs wait below its floor that somebody held.
+        self._passed: dict[int, tuple[datetime, datetime]] = {}
+        self._look_at = 0.0
 
     @property
     def are_used(self) -> bool:
@@ -53,8 +61,13 @@ class Floors:
         first = {claim.priority: claim.run_at for claim in reversed(found)}
         for priority, head in found.heads.items():
             # What waits there and was not claimed is held by somebody, or its queue is paused.
-            at = first.get(priority, head or highest)
-            self._floors[priority] = max(self._floors[priority], min(at, highest))
+            floor = max(self._floors[priority], min(head or highest, highest))
+            claimed_at = min(first.get(priority, floor), highest)
+            # One span is remembered. A floor passes over no other job until it is forgotten.
+            if claimed_at > floor and priority not in self._passed:
+                self._passed[priority] = (floor, claimed_at)
+                floor = claimed_at
+            self._floors[priority] = floor
 
     def lower(self, run_at: datetime) -> None:
         """A job that was due at that moment has become waiting. What comes late seldom comes alone, and not all of it
@@ -69,14 +82,29 @@ class Floors:
         if self._walk.has_found_little:
             self._floors, self._slow_count = None, 0
             self._walk.forget()
+            self._passed.clear()
             return
+        if self._passed and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _PASSED_SECONDS
+            self._look_at_passed(self._floors)
         late = self._walk.piece(self._floors.items())
         if late is not None:
             priority, run_at = late
             self._floors[priority] = min(self._floors[priority], run_at)
 
-    def _first_due(self, priority: int, begin: datetime, end: datetime) -> datetime | None:
-        return claims.first_due(self._queue, priority=priority, begin=begin, end=end, tasks=self._tasks)
+    def _look_at_passed(self, floors: dict[int, datetime]) -> None:
+        """What somebody held and holds no more lowers its floor. A span in which nothing waits is forgotten."""
+        for priority, (begin, end) in list(self._passed.items()):
+            free_at = self._first_due(priority, begin, end, is_free=True)
+            if free_at is not None:
+                floors[priority] = min(floors[priority], free_at)
+            if free_at is not None or self._first_due(priority, begin, end) is None:
+                del self._passed[priority]
+
+    def _first_due(self, priority: int, begin: datetime, end: datetime, *, is_free: bool = False) -> datetime | None:
+        return claims.first_due(
+            self._queue, priority=priority, begin=begin, end=end, tasks=self._tasks, is_free=is_free
+        )
 
 
 class _Clock:

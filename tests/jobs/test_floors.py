@@ -108,6 +108,51 @@ def test_what_another_worker_is_claiming_keeps_its_floor_and_nobody_from_startin
     assert [pk for _ in held for pk in claim(used, worker)] == [job.pk for job in held]
 
 
+def look_at_what_was_passed(used: Floors) -> None:
+    """Without the walk, which would find it as well, later."""
+    used._walk._at, used._look_at = time.monotonic() + 3600, 0.0
+    used.look_below()
+
+
+def test_what_somebody_has_locked_while_the_floor_went_on_is_found_once_it_is_free(
+    used: Floors, worker: Worker
+) -> None:
+    held = make_job(run_at=Now() - 9 * MINUTE)
+    others = [make_job(run_at=Now() - age * MINUTE) for age in (8, 7, 6)]
+    with another_connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [held.pk])
+        assert [pk for _ in others for pk in claim(used, worker)] == [job.pk for job in others]
+        # Claims do not walk over what has died since it was locked.
+        assert (used.current() or {})[5] > Job.objects.get(pk=held.pk).run_at
+        look_at_what_was_passed(used)
+        assert claim(used, worker) == []
+        other.rollback()
+    look_at_what_was_passed(used)
+    assert claim(used, worker) == [held.pk]
+
+
+def test_what_somebody_was_claiming_while_the_floor_went_on_is_forgotten(used: Floors, worker: Worker) -> None:
+    held = make_job(run_at=Now() - 9 * MINUTE)
+    job = make_job(run_at=Now() - 8 * MINUTE)
+    with another_connection() as other, other.cursor() as cursor:
+        cursor.execute("UPDATE jobs_job SET state = 'completed', finished_at = now() WHERE id = %s", [held.pk])
+        assert claim(used, worker) == [job.pk]
+        other.commit()
+    look_at_what_was_passed(used)
+    assert not used._passed
+
+
+def test_a_floor_does_not_pass_over_a_second_job_that_somebody_has_locked(used: Floors, worker: Worker) -> None:
+    held = [make_job(run_at=Now() - age * MINUTE) for age in (9, 7)]
+    others = [make_job(run_at=Now() - age * MINUTE) for age in (8, 6, 5)]
+    with another_connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM jobs_job WHERE id = ANY (%s) FOR UPDATE", [[job.pk for job in held]])
+        assert [pk for _ in others for pk in claim(used, worker)] == [job.pk for job in others]
+        other.rollback()
+    look_at_what_was_passed(used)
+    assert [pk for _ in held for pk in claim(used, worker)] == [job.pk for job in held]
+
+
 def test_a_queue_that_is_paused_keeps_its_floors(used: Floors, worker: Worker) -> None:
     jobs = [make_job(priority=priority, run_at=Now() - MINUTE) for priority in (3, 9)]
     control = QueueControl.objects.create(name="default", paused_at=Now())
