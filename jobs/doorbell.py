@@ -1,9 +1,10 @@
 """What Redis holds for the ledger: one doorbell per queue, and two for whoever leads the dispatcher.
 
 A doorbell is a sorted set. In that of a queue lie at most one *ring*, which says that jobs without limits wait, and
-*grants*, each of which names a job with limits that may start now. Scores are priorities, so the most urgent is taken
-first. A ring that is doubled is still one; one that is lost costs a worker a second, because it looks by itself as
-often. Nothing here is matched to jobs, so nothing here can disagree with them.
+*grants*, each of which names a job with limits that may start now. Of these there are no more than workers can use,
+whoever gives them. Scores are priorities, so the most urgent is taken first. A ring that is doubled is still one; one
+that is lost costs a worker a second, because it looks by itself as often. Nothing here is matched to jobs, so nothing
+here can disagree with them.
 """
 
 import logging
@@ -34,9 +35,13 @@ RING = "ring"
 MOST_NAMED = 16
 # Jobs with limits that are named to the leader, at most.
 MOST_TOLD = 500
+# Grants of a queue, where its workers have few slots.
+LEAST_GRANTS = 16
 # Those who lead are woken by these: delayed jobs that are due sooner than the next look, and jobs with limits.
 DUE, PACED = "due", "paced"
 _CERTIFICATE_IS = {"CERT_REQUIRED": "required", "CERT_OPTIONAL": "optional", "CERT_NONE": "none"}
+# What tells a grant from a job without limits that is named.
+_GRANT = "grant:"
 # Rings of the queues that are named last stay where they are.
 _TAKE = """
 local taken, left, known = {}, tonumber(ARGV[1]), {}
@@ -54,12 +59,36 @@ for _, key in ipairs(KEYS) do
 end
 return taken
 """
-
-
 _NAME = """
 local member = ARGV[1]
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then member = 'ring' end
 return redis.call('ZADD', KEYS[1], ARGV[2], member)
+"""
+# Returns the places of those for which there was no room.
+_PUSH_GRANTS = """
+local count, refused = 0, {}
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+    if string.sub(member, 1, 6) == 'grant:' then count = count + 1 end
+end
+for place = 2, #ARGV, 2 do
+    local is_there = redis.call('ZSCORE', KEYS[1], ARGV[place])
+    if is_there or count < tonumber(ARGV[1]) then
+        redis.call('ZADD', KEYS[1], ARGV[place + 1], ARGV[place])
+        if not is_there then count = count + 1 end
+    else
+        refused[#refused + 1] = (place - 2) / 2
+    end
+end
+return refused
+"""
+_WITHDRAW_OTHERS = """
+local known = {}
+for _, member in ipairs(ARGV) do known[member] = true end
+for _, key in ipairs(KEYS) do
+    for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+        if string.sub(member, 1, 6) == 'grant:' and not known[member] then redis.call('ZREM', key, member) end
+    end
+end
 """
 
 
@@ -108,6 +137,8 @@ class Doorbell:
         self._redis = client
         self._take = client.register_script(_TAKE)
         self._name = client.register_script(_NAME)
+        self._push_grants = client.register_script(_PUSH_GRANTS)
+        self._withdraw_others = client.register_script(_WITHDRAW_OTHERS)
 
     @classmethod
     def patient(cls) -> "Doorbell":
@@ -158,18 +189,29 @@ class Doorbell:
             answer: Any = self._take(keys=list(keys), args=[count, *(key_of(queue) for queue in rung)])
         return [_taken(keys[key.decode()], member, score) for key, member, score in answer]
 
-    def grant(self, queue: str, priorities: Mapping[UUID, int]) -> None:
-        """Lets these jobs start. A job that is granted again is still there once."""
-        if priorities:
-            with self._mending([key_of(queue)]):
-                self._redis.zadd(key_of(queue), {str(job_id): priority for job_id, priority in priorities.items()})
+    def grant(self, queue: str, priorities: Mapping[UUID, int], *, most: int = LEAST_GRANTS) -> set[UUID]:
+        """Lets these jobs start, as far as no more than `most` grants lie there, whoever has given them. Returns those
+        for which there was no room. A job that is granted again is still there once."""
+        if not priorities:
+            return set()
+        job_ids = list(priorities)
+        pairs = [part for job_id in job_ids for part in (f"{_GRANT}{job_id}", priorities[job_id])]
+        with self._mending([key_of(queue)]):
+            refused: Any = self._push_grants(keys=[key_of(queue)], args=[most, *pairs])
+        return {job_ids[place] for place in refused}
 
     def withdraw(self, granted: Mapping[str, Collection[UUID]]) -> None:
         """Takes back what was granted, by queue, in one round trip."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for queue, job_ids in granted.items():
-                pipeline.zrem(key_of(queue), *map(str, job_ids))
+                pipeline.zrem(key_of(queue), *(f"{_GRANT}{job_id}" for job_id in job_ids))
             pipeline.execute()
+
+    def withdraw_others(self, queues: Iterable[str], *, known: Iterable[UUID]) -> None:
+        """Takes back all grants of these queues but the known ones."""
+        keys = [key_of(queue) for queue in queues]
+        with self._mending(keys):
+            self._withdraw_others(keys=keys, args=[f"{_GRANT}{job_id}" for job_id in known])
 
     @contextmanager
     def _mending(self, keys: Iterable[str]) -> Iterator[None]:
@@ -193,7 +235,11 @@ class Doorbell:
                 pipeline.zrange(key_of(name), 0, -1)
             answers = pipeline.execute()
         return {
-            name: {taken.job_id for member in members if (taken := _taken(name, member)).job_id is not None}
+            name: {
+                job_id
+                for member in members
+                if member.startswith(_GRANT.encode()) and (job_id := _taken(name, member).job_id) is not None
+            }
             for name, members in zip(names, answers, strict=True)
         }
 
@@ -210,7 +256,7 @@ class Doorbell:
 
 def _taken(queue: str, member: bytes, score: bytes | float = MOST_URGENT) -> Taken:
     try:
-        job_id = parse_id(member.decode())
+        job_id = parse_id(member.decode().removeprefix(_GRANT))
     except (InvalidJobId, UnicodeDecodeError):
         # A ring, or something of a stranger's, which is as good as one.
         job_id = None

@@ -14,7 +14,7 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from jobs import claims, live_counts, statistics
-from jobs.doorbell import MOST_NAMED
+from jobs.doorbell import LEAST_GRANTS, MOST_NAMED
 from jobs.models import LIVE, Duty, Job, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
@@ -26,7 +26,6 @@ _ARRIVALS_KNOWN_AFTER = timedelta(seconds=20)
 _MINUTE = timedelta(minutes=1)
 # More than the noise of a steady rate.
 _MORE = 1.1
-_LEAST_GRANTS = 16
 
 
 @dataclass(kw_only=True)
@@ -168,7 +167,7 @@ def most_grants(workers: Collection[Worker] | None = None) -> dict[str, int]:
     slots = Counter[str]()
     for worker in _living(workers):
         slots.update(dict.fromkeys(worker.queues, worker.concurrency))
-    return {name: max(_LEAST_GRANTS, 2 * slots[name]) for name in QUEUES}
+    return {name: max(LEAST_GRANTS, 2 * slots[name]) for name in QUEUES}
 
 
 def known_tasks(workers: Collection[Worker] | None = None) -> dict[str, set[str] | None]:

@@ -86,6 +86,8 @@ class Pacer:
     def __init__(self) -> None:
         self._doorbell = Doorbell.patient()
         self._granted: dict[UUID, Grant] = {}
+        # Whether those are all that lie in Redis, as far as is known: a leader that has gone may have left others.
+        self._knows_all = False
         # Queues and jobs of grants that are to be taken back, if they still lie there.
         self._gone: list[tuple[str, UUID]] = []
         self._withdraw_at = 0.0
@@ -117,6 +119,8 @@ class Pacer:
         except REDIS_AWAY:
             # Whether grants have arrived nobody knows: the next look begins anew.
             self._granted.clear()
+            self._gone.clear()
+            self._knows_all = False
             self.levels.forget()
             return LONGEST_SECONDS
         finally:
@@ -130,6 +134,7 @@ class Pacer:
         self.levels.hear(named, around.tasks)
         self.levels.look_below(around.tasks)
         taken, now = self._outstanding()
+        self._withdraw_excess(around, taken)
         wanted = self._wanted(around, taken)
         patience = self._patience(around, taken, wanted)
         if not wanted:
@@ -211,6 +216,23 @@ class Pacer:
         self._gone.clear()
         self._withdraw_at = time.monotonic() + GRANT_SECONDS
 
+    def _withdraw_excess(self, around: Circumstances, taken: Counter[str]) -> None:
+        """Workers have gone: takes back the least urgent grants, as far as they are more than the others can use."""
+        for queue, most in around.most.items():
+            excess = taken[queue_key(queue)] - most
+            if excess <= 0:
+                continue
+            held = [grant for grant in self._granted.values() if grant.place.queue == queue]
+            held.sort(key=lambda grant: (grant.place.priority, grant.job))
+            self._doorbell.withdraw({queue: [grant.job.job_id for grant in held[-excess:]]})
+            for grant in held[-excess:]:
+                self._give_back(grant)
+                taken.subtract(grant.keys)
+
+    def _give_back(self, grant: Grant) -> None:
+        del self._granted[grant.job.job_id]
+        self.levels.given_back(grant.place, grant.job)
+
     def _move_up(self, granted: dict[UUID, Grant]) -> None:
         """A grant that has lain behind more urgent ones for long is the most urgent of all from now on: it holds slots
         of its keys, and others wait behind it."""
@@ -241,10 +263,20 @@ class Pacer:
             self.levels.taken(grant.place, grant.job)
         self._granted |= granted
         self._gone = [one for one in self._gone if one[1] not in granted]
-        for queue, priorities in turn.priorities.items():
-            self._doorbell.grant(queue, priorities)
-        turn.priorities = {}
+        self._push(turn)
         return 0.0 if is_short else pause, is_short
+
+    def _push(self, turn: "_Turn") -> None:
+        """Gives the grants of a look, as far as there is room for them in Redis. Those of which this leader does not
+        know are taken back first: they may be another's, or be of a push whose answer was lost."""
+        if turn.priorities and not self._knows_all:
+            self._doorbell.withdraw_others(QUEUES, known=self._granted)
+            self._knows_all = True
+        for queue, priorities in turn.priorities.items():
+            for job_id in self._doorbell.grant(queue, priorities, most=turn.most[queue]):
+                self._give_back(self._granted[job_id])
+                self._knows_all = False
+        turn.priorities = {}
 
     def _grant_in_order(self, turn: "_Turn", queue: str, heads: list[Head], horizon: int) -> tuple[int, float]:
         """The most urgent first; every tenth time the one that has waited longest, behind more urgent ones.
@@ -307,7 +339,7 @@ class _Turn:
         aside: SetAside,
     ) -> None:
         self._around, self._taken, self.now = around, taken, now
-        self.wanted = dict(wanted)
+        self.wanted, self.most = dict(wanted), around.most
         # None for those of which it cannot be said what may start.
         self._lanes: dict[Lane, PacedLane | None] = {}
         self._left_out, self._told = set(aside.left_out()), aside.told

@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
+from devstack.throwaway import Server
 from jobs import claims, health, services, settle
 from jobs.doorbell import Doorbell
 from jobs.limits import COLUMNS, lane_of
@@ -69,6 +71,32 @@ def test_redis_holds_a_bounded_number_of_messages_whoever_pushes_and_however_wor
     counts.assert_bounded()
     drop_the_backlog()
     assert_ledger_consistent()
+
+
+def test_however_leaders_and_redis_come_and_go_grants_do_not_add_up(processes: Processes, redis_server: Server) -> None:
+    workers = [processes.worker("default", "email", pool="threads") for _ in range(2)]
+    held = [sample_tasks.run_for.delay(60) for _ in workers]
+    wait_until(lambda: Job.objects.filter(pk__in=[one.id for one in held], state="active").count() == 2)
+    doorbell = Doorbell.patient()
+    with messages_counted() as counts:
+        for priority in (9, 7, 5, 3):
+            urgent = {
+                UUID(sample_tasks.add.apply_async((1, 2), priority=priority, rate_key="k", rate_limit="1000/s").id)
+                for _ in range(20)
+            }
+            if priority == 5:
+                workers.pop(0).kill()
+            redis_server.freeze()
+            # The leader asks after a second, and waits for longer than another: then it does not know what has arrived.
+            time.sleep(4)
+            redis_server.thaw()
+            wait_until(lambda urgent=urgent: doorbell.granted(["default"])["default"] <= urgent)  # type: ignore[misc]
+            enough = len(counts.for_workers) + 15
+            wait_until(lambda enough=enough: len(counts.for_workers) > enough)  # type: ignore[misc]
+    doorbell.close()
+    counts.assert_bounded()
+    for worker in workers:
+        worker.kill()
 
 
 def test_beside_a_hundred_thousand_waiting_a_webhook_and_a_grant_start_within_a_second(processes: Processes) -> None:

@@ -81,7 +81,7 @@ def test_parts_that_are_granted_several_times_count_once(processes: Processes, t
     doorbell = Doorbell.patient()
     for _ in range(3):
         doorbell.grant(
-            "default", dict(Job.objects.filter(state__in=["waiting", "active"]).values_list("pk", "priority"))
+            "default", dict(Job.objects.filter(state__in=["waiting", "active"]).values_list("pk", "priority")), most=50
         )
     doorbell.close()
     wait_until(lambda: Job.objects.get(pk=result.id).state == "completed", timeout=60)

@@ -394,7 +394,7 @@ def test_jobs_with_limits_and_those_without_take_turns(
     worker = begin("default")
 
     def grant_anew() -> None:
-        doorbell.grant("default", dict.fromkeys(limited.difference(worker.started_ids), 5))
+        doorbell.grant("default", dict.fromkeys(limited.difference(worker.started_ids), 5), most=150)
 
     found = [one.claim.job_id for one in start_one_after_the_other(worker, 100, meanwhile=grant_anew)]
     count = len(limited.intersection(found))

@@ -154,7 +154,7 @@ def test_a_ring_and_grants_share_a_doorbell(doorbell: Doorbell) -> None:
 
 def test_of_many_takers_each_grant_goes_to_one(doorbell: Doorbell) -> None:
     ids = {uuid4() for _ in range(200)}
-    doorbell.grant("email", dict.fromkeys(ids, 5))
+    doorbell.grant("email", dict.fromkeys(ids, 5), most=200)
 
     def take_all(_: int) -> list[UUID | None]:
         own, found = Doorbell.patient(), []
@@ -167,6 +167,44 @@ def test_of_many_takers_each_grant_goes_to_one(doorbell: Doorbell) -> None:
         taken = [job_id for found in threads.map(take_all, range(4)) for job_id in found]
     assert len(taken) == 200
     assert set(taken) == ids
+
+
+def test_grants_are_bounded_whoever_gives_them_and_leave_rings_and_named_jobs_alone(doorbell: Doorbell) -> None:
+    named = {uuid4() for _ in range(MOST_NAMED)}
+    doorbell.ring("email", 5)
+    for job_id in named:
+        doorbell.ring_for("email", job_id, 5)
+
+    def grant(_: int) -> int:
+        own = Doorbell.patient()
+        refused = own.grant("email", {uuid4(): 3 for _ in range(30)}, most=40)
+        own.close()
+        return 30 - len(refused)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(grant, range(4))) == 40
+    assert len(doorbell.granted(["email"])["email"]) == 40
+    taken = {one.job_id for one in doorbell.take(["email"], 100)}
+    assert len(taken) == 40 + MOST_NAMED
+    assert len(named - taken) == 1, "the ring was there, and counts among those that are named"
+    assert None in taken
+
+
+def test_where_there_is_no_room_what_is_granted_already_may_change_its_priority(doorbell: Doorbell) -> None:
+    first, other, new = uuid4(), uuid4(), uuid4()
+    assert doorbell.grant("email", {first: 9, other: 5}, most=2) == set()
+    assert doorbell.grant("email", {new: 0, first: 1}, most=2) == {new}
+    assert doorbell.take(["email"], 100) == [Taken("email", first), Taken("email", other)]
+
+
+def test_what_is_not_known_is_taken_back(doorbell: Doorbell) -> None:
+    known, unknown, named = uuid4(), uuid4(), uuid4()
+    doorbell.grant("email", {known: 5, unknown: 5})
+    doorbell.grant("crm", {uuid4(): 5})
+    doorbell.ring_for("email", named, 5)
+    doorbell.withdraw_others(["email", "crm", "default"], known=[known])
+    assert doorbell.granted(["email", "crm"]) == {"email": {known}, "crm": set()}
+    assert {taken.job_id for taken in doorbell.take(["email"], 10)} == {known, named}
 
 
 # -- Strangers ---------------------------------------------------------------------------------------------------------
@@ -217,6 +255,7 @@ def test_every_step_at_a_redis_that_hangs_ends_in_an_error_of_its_own(redis_serv
         lambda: doorbell.take(["default"], 1),
         lambda: doorbell.grant("email", {uuid4(): 5}),
         lambda: doorbell.granted(["email"]),
+        lambda: doorbell.withdraw_others(["email"], known=[]),
         lambda: doorbell.message_counts(["email"]),
     ):
         with pytest.raises(REDIS_AWAY):

@@ -1,6 +1,7 @@
 """The pacer, one look at a time, on real PostgreSQL and Redis."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
+from devstack.throwaway import Server
 from jobs import claims, selectors
 from jobs.dispatcher import levels, pacing
 from jobs.dispatcher.pacing import Pacer
@@ -237,6 +239,108 @@ def test_a_queue_gets_no_more_grants_than_its_workers_can_use(
     for _ in range(3):
         pacer.look()
     assert selectors.most_grants()["default"] == len(granted(doorbell)) == most
+
+
+@pytest.fixture
+def make_pacer(pacer: Pacer) -> Iterator[Callable[[], Pacer]]:
+    """Makes leaders that know nothing of those before them."""
+    with ExitStack() as stack:
+
+        def make() -> Pacer:
+            new = Pacer()
+            stack.callback(new.close)
+            return new
+
+        yield make
+
+
+def test_leaders_that_come_and_go_leave_no_grants_behind_that_add_up(
+    make_pacer: Callable[[], Pacer], doorbell: Doorbell
+) -> None:
+    Worker.objects.update(concurrency=1)
+    for priority in reversed(range(10)):
+        urgent = {job.pk for job in make_jobs(20, queue="email", priority=priority, rate_key="t")}
+        urgent_here = {job.pk for job in make_jobs(20, priority=priority, rate_key="t")}
+        leader = make_pacer()
+        for _ in range(3):
+            leader.look()
+        assert len(granted(doorbell)) == 16
+        assert granted(doorbell) <= urgent_here
+        assert 0 < len(granted(doorbell, "email")) <= 16
+        assert granted(doorbell, "email") <= urgent
+
+
+def test_a_new_leader_leaves_the_grants_of_the_last_one_alone_while_it_has_none_to_give(
+    pacer: Pacer, make_pacer: Callable[[], Pacer], doorbell: Doorbell
+) -> None:
+    [job] = make_jobs(1, rate_key="t")
+    pacer.look()
+    QueueControl.objects.create(name="default", paused_at=Now())
+    make_pacer().look()
+    assert granted(doorbell) == {job.pk}
+
+
+def test_two_that_take_themselves_for_the_leader_grant_no_more_than_one(
+    make_pacer: Callable[[], Pacer], doorbell: Doorbell
+) -> None:
+    Worker.objects.update(concurrency=1)
+    pacers = [make_pacer(), make_pacer()]
+    for number in range(8):
+        make_jobs(20, rate_key="t", priority=9 - number)
+        for one in pacers:
+            one.look()
+            assert len(granted(doorbell)) == 16
+    urgent = {job.pk for job in make_jobs(16, rate_key="t", priority=0)}
+    for _ in range(3):
+        make_jobs(1, rate_key="t", priority=9)
+        pacers[0].levels.doubt()
+        later(pacers[0], 2)
+        take(doorbell)
+        pacers[0].look()
+    assert granted(doorbell) == urgent
+
+
+@pytest.mark.parametrize("step", ["grant", "withdraw_others", "granted"])
+def test_a_leader_whose_redis_hangs_in_the_middle_grants_no_more_than_before(
+    pacer: Pacer, doorbell: Doorbell, redis_server: Server, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    Worker.objects.update(concurrency=1)
+    pacer._doorbell = Doorbell.within(0.1)
+    make_jobs(40, rate_key="t", priority=9)
+    pacer.look()
+    assert len(granted(doorbell)) == 16
+    take(doorbell, count=10)
+    later(pacer, 2)
+    pacer._knows_all = step != "withdraw_others"
+    do = getattr(pacer._doorbell, step)
+
+    def hang(*args: Any, **options: Any) -> Any:
+        redis_server.freeze()
+        return do(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pacer._doorbell, step, hang)
+        assert pacer.look() == pacing.LONGEST_SECONDS
+    redis_server.thaw()
+    urgent = {job.pk for job in make_jobs(20, rate_key="t", priority=0)}
+    for _ in range(3):
+        pacer.look()
+        assert len(granted(doorbell)) <= 16
+    assert granted(doorbell) <= urgent
+    assert len(granted(doorbell)) == 16
+
+
+def test_where_workers_go_the_least_urgent_grants_are_taken_back(pacer: Pacer, doorbell: Doorbell) -> None:
+    urgent = {job.pk for job in make_jobs(16, rate_key="t", priority=1)}
+    others = {job.pk for job in make_jobs(30, rate_key="t", priority=8)}
+    pacer.look()
+    assert len(granted(doorbell)) == 40
+    Worker.objects.update(concurrency=1)
+    pacer.look()
+    assert granted(doorbell) == urgent
+    Worker.objects.update(concurrency=40)
+    pacer.look()
+    assert granted(doorbell) == urgent | others
 
 
 def test_jobs_whose_task_no_worker_knows_hold_no_slot_of_those_behind_them(pacer: Pacer, doorbell: Doorbell) -> None:
