@@ -55,9 +55,12 @@ class Intake:
 
     @property
     def slot_count(self) -> int:
-        """How many jobs the pool runs at once; where it scales by itself, how many it may grow to."""
-        pool = self._worker.pool
-        return getattr(self._worker, "max_concurrency", None) or pool.num_processes
+        """How many jobs the pool runs at once; where it scales by itself, how many it may grow to at this moment."""
+        scaler = getattr(self._worker, "autoscaler", None)
+        if scaler is not None:
+            # Of the two, `autoscale` sets one without looking at the other.
+            return max(scaler.max_concurrency, scaler.min_concurrency)
+        return self._worker.pool.num_processes
 
     @property
     def free_count(self) -> int:

@@ -118,6 +118,37 @@ def test_a_pool_that_scales_by_itself(processes: Processes, tmp_path: Path) -> N
     assert_ledger_consistent()
 
 
+@pytest.mark.parametrize(("at_first", "then"), [(1, 4), (4, 1)])
+def test_a_pool_that_is_told_how_far_to_scale_takes_as_many_jobs_and_leaves_the_others(
+    processes: Processes, tmp_path: Path, at_first: int, then: int
+) -> None:
+    worker = processes.start(
+        "celery",
+        "-A",
+        "config",
+        "worker",
+        "--queues=default",
+        f"--autoscale={at_first},1",
+        "--include=tests.sample_tasks",
+        "--hostname=scaled@test",
+    )
+    wait_until(lambda: "scaled@test ready." in worker.output, timeout=60)
+    told = current_app.control.broadcast("autoscale", arguments={"max": then, "min": 1}, reply=True, timeout=5)
+    assert f"max={then}" in str(told)
+    jobs = [sample_tasks.wait_for_file.delay(str(tmp_path / "gate")).id for _ in range(6)]
+    begun = Job.objects.filter(progress_percent=10)
+    wait_until(lambda: begun.count() == then)
+    wait_until(lambda: Worker.objects.get().concurrency == then, timeout=settings.JOBS_HEARTBEAT_SECONDS * 20)
+    assert Job.objects.filter(state="active").count() == then
+    if then == 1:
+        # What this worker leaves, another one takes.
+        processes.worker("default", pool="threads", concurrency=5)
+        wait_until(lambda: begun.count() == 6)
+    (tmp_path / "gate").touch()
+    wait_until(lambda: {state_of(job_id) for job_id in jobs} == {"completed"})
+    assert_ledger_consistent()
+
+
 @pytest.mark.parametrize("option", ["--max-tasks-per-child=2", "--max-memory-per-child=1000"])
 def test_pool_processes_that_are_replaced_lose_nothing(processes: Processes, option: str) -> None:
     processes.start(
