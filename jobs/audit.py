@@ -59,6 +59,11 @@ def record_removal(*, actor: Actor, job_ids: Sequence[UUID], reason: str) -> Non
     logger.info("%s by %s", what, actor)
 
 
+def is_noted(thing: models.Model) -> bool:
+    """Whether anybody has done anything to it. The index `auditentry_thing` serves it."""
+    return AuditEntry.objects.filter(thing_type=thing._meta.model_name, thing_id=str(thing.pk)).exists()
+
+
 def user_id(actor: Actor) -> Any:
     """The key of the user that an actor is, or None."""
     return actor.pk if isinstance(actor, AbstractBaseUser) else None

@@ -203,6 +203,21 @@ def revoke_job(*, job_id: UUID) -> bool:
         return job is not None or dedup.cancel_successor(job_id, reason="Revoked.")
 
 
+def revoke_late(*, job_id: UUID) -> bool:
+    """Cancels a job that was revoked before it was committed; False where it is not there yet, or locked.
+
+    Every worker that was told asks for itself, and whichever comes first cancels it, once: where anybody has acted on
+    the job, as that worker or an operator who has run it again, it is left alone.
+    """
+    with settle.atomic():
+        job = Job.objects.select_for_update(skip_locked=True).filter(pk=job_id).first()
+        if job is not None and job.state in LIVE and not audit.is_noted(job):
+            what = CANCELLED.format(job=job)
+            cancel_locked(job, "Revoked.")
+            audit.record(actor="revoke", thing=job, what=what)
+    return job is not None
+
+
 def pause_queue(*, queue: str, actor: Actor) -> bool:
     """Pauses a declared queue: no job of it starts until it is resumed; running jobs end as usual.
 

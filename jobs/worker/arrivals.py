@@ -4,6 +4,7 @@ from typing import Any
 
 from celery.worker.strategy import default
 
+from jobs.worker import remote
 from jobs.worker.claimer import own_claimer
 from jobs.worker.requests import ClaimedMessage
 
@@ -14,7 +15,8 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
 
     def take(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         if isinstance(message, ClaimedMessage):
-            run(message, None, ack, reject, callbacks)
+            if remote.may_start(message.headers["claimed"]):
+                run(message, None, ack, reject, callbacks)
         else:
             own_claimer().adopt(task, message, body, ack, reject)
 

@@ -1,23 +1,31 @@
 """Celery's remote commands `revoke` and `terminate`, from a terminal or Flower: they act on the ledger's jobs.
 
-Celery's own remember the id in each worker's memory for hours, and would discard every later run of the job.
+Celery's own remember the id in each worker's memory for hours, and would discard every later run of the job. Only of
+what is no job of the ledger they do so: a message of another producer, or a job that is not committed yet. Once that is
+there, it is cancelled, and its id forgotten.
 """
 
 import logging
 from typing import Any
+from uuid import UUID
 
 from celery.utils.functional import maybe_list
 from celery.worker import control
+from celery.worker import state as celery_state
 from django.db import connections
 
 from jobs import services
-from jobs.ids import InvalidJobId, parse_id
+from jobs.claims import Claim
+from jobs.ids import id_of_message
+from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, what_happened
+from jobs.settle import Run
 from jobs.worker.requests import started
 
 logger = logging.getLogger(__name__)
 
 _of_celery = control.revoke
+_IDS_AT_ONCE = 200
 
 
 def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **options: Any) -> Any:
@@ -30,9 +38,7 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None
     foreign: list[Any] = []
     for name in maybe_list(task_id) or []:
         try:
-            known = services.revoke_job(job_id=parse_id(name))
-        except InvalidJobId:
-            known = False
+            known = services.revoke_job(job_id=id_of_message(name))
         except DATABASE_AWAY as error:
             return {"error": f"Nothing was revoked: {what_happened(error)}."}
         finally:
@@ -48,7 +54,7 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None
 
 def _end(pool: Any, task_id: str) -> bool:
     for request in started().values():
-        if request.id == task_id:
+        if request.id == str(id_of_message(task_id)):
             try:
                 # Pool processes ignore SIGTERM, which is for the worker.
                 request.terminate(pool, signal="KILL")
@@ -62,6 +68,51 @@ def _end(pool: Any, task_id: str) -> bool:
 def terminate(state: Any, signal: str, task_id: Any, **options: Any) -> Any:
     """Cancels jobs, and ends their runs in this worker."""
     return revoke(state, task_id, terminate=True, signal=signal, **options)
+
+
+class LateRevocations:
+    """Cancels jobs that are there by now and were revoked before, whoever runs them, and forgets their ids."""
+
+    def __init__(self) -> None:
+        self._place = 0
+
+    def run_once(self) -> None:
+        """One look, at some of the ids that this worker remembers."""
+        try:
+            remembered = list(celery_state.revoked)
+        except RuntimeError:
+            # The main thread has changed them meanwhile.
+            return
+        some = remembered[self._place : self._place + _IDS_AT_ONCE]
+        self._place = self._place + _IDS_AT_ONCE if self._place + _IDS_AT_ONCE < len(remembered) else 0
+        names = {id_of_message(name): name for name in some}
+        for job_id in Job.objects.filter(pk__in=names).values_list("pk", flat=True) if names else ():
+            _cancel_late(job_id, names[job_id])
+
+
+def _cancel_late(job_id: UUID, name: str) -> bool:
+    is_there = services.revoke_late(job_id=job_id)
+    if is_there:
+        celery_state.revoked.discard(name)
+    return is_there
+
+
+def may_start(claim: Claim) -> bool:
+    """Whether a claimed job still is to start: it may have been revoked before it was there. In the main thread.
+
+    Where PostgreSQL is away, Celery discards it by what it remembers.
+    """
+    name = str(claim.job_id)
+    if name not in celery_state.revoked:
+        return True
+    try:
+        return not _cancel_late(claim.job_id, name) or Run(claim.job_id, claim.token).owns()
+    except DATABASE_AWAY as error:
+        logger.warning("id=%s: %s.", name, what_happened(error))
+        return True
+    finally:
+        # The main thread forks pool processes: it keeps no connection that they would inherit.
+        connections.close_all()
 
 
 def install() -> None:

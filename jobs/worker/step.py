@@ -76,7 +76,7 @@ class LedgerStep(bootsteps.StartStopStep):
         claimer.be(claims)
         shutdown = Shutdown(worker, limits=limits, claimer=claims, resign=self.resign)
         dispatcher = DispatcherThread()
-        dispatcher.own.append(TellProgress(worker).run_once)
+        dispatcher.own += [TellProgress(worker).run_once, remote.LateRevocations().run_once]
         if isinstance(worker.pool, prefork.TaskPool):
             dispatcher.own.append(EndCancelled(worker).run_once)
         else:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from celery import current_app
 from django.conf import settings
+from django.db import transaction
 
+from jobs import services
 from jobs.models import Job, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
@@ -56,6 +58,56 @@ def test_revoke_cancels_in_the_ledger_and_leaves_no_id_behind(processes: Process
     waiting = str(sample_tasks.add.delay(1, 2).id)
     current_app.control.broadcast("revoke", arguments={"task_id": [waiting, job_id]}, reply=True, timeout=3)
     wait_until(lambda: [state_of(one) for one in (waiting, job_id)] == ["cancelled", "cancelled"])
+    assert [ids for ids in inspect("revoked").values() if ids] == []
+    (tmp_path / "gate").touch()
+    assert_ledger_consistent()
+
+
+@POOLS
+def test_a_job_that_was_revoked_before_it_was_there_is_cancelled_once_and_an_operator_may_run_it_again(
+    processes: Processes, pool: str
+) -> None:
+    for _ in range(2):
+        processes.worker("default", pool=pool)
+    with transaction.atomic():
+        late = sample_tasks.add.delay(1, 2)
+        answers = current_app.control.broadcast("revoke", arguments={"task_id": late.id}, reply=True, timeout=3)
+        assert len(answers) == 2
+    wait_until(lambda: state_of(late.id) == "cancelled")
+    services.retry_job(job_id=late.id, actor="test")
+    wait_until(lambda: state_of(late.id) == "completed")
+    wait_until(lambda: [ids for ids in inspect("revoked").values() if ids] == [])
+    assert Job.objects.get(pk=late.id).stalled_count == 0
+    assert_ledger_consistent()
+
+
+def test_a_job_that_comes_late_and_never_to_a_worker_that_was_told_is_cancelled_and_forgotten(
+    processes: Processes,
+) -> None:
+    processes.worker("default")
+    with transaction.atomic():
+        late = sample_tasks.add.apply_async((1, 2), queue="webhooks", countdown=3600)
+        current_app.control.broadcast("revoke", arguments={"task_id": late.id}, reply=True, timeout=3)
+    wait_until(lambda: state_of(late.id) == "cancelled")
+    wait_until(lambda: [ids for ids in inspect("revoked").values() if ids] == [])
+    assert_ledger_consistent()
+
+
+def test_whatever_state_a_job_is_in_the_command_revoke_leaves_it_cancelled_or_as_it_was(
+    processes: Processes, tmp_path: Path
+) -> None:
+    processes.worker("default", concurrency=1)
+    ended = sample_tasks.add.delay(1, 2).id
+    wait_until(lambda: state_of(ended) == "completed")
+    ids = [
+        running(tmp_path / "gate"),
+        sample_tasks.add.delay(1, 2).id,
+        sample_tasks.add.apply_async((1, 2), countdown=3600).id,
+        ended,
+    ]
+    command = processes.start("celery", "-A", "config", "control", "--timeout=5", "revoke", *ids)
+    assert command.wait() == 0, command.output
+    wait_until(lambda: [state_of(one) for one in ids] == ["cancelled"] * 3 + ["completed"])
     assert [ids for ids in inspect("revoked").values() if ids] == []
     (tmp_path / "gate").touch()
     assert_ledger_consistent()
