@@ -1,6 +1,7 @@
 """The beginning of a run, in the pool process: the job that the worker's main process has claimed."""
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("jobs.run")
 
+# A job that begins within this after its claim was started by the claim.
+_AT_ONCE_SECONDS = 0.05
+
 
 def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
     """Puts the arguments of a claimed job in the place of its message's.
 
     Raises Ignore, so that the body does not run, for a message that was not claimed: then it is of another producer,
-    and came past the worker's own way of taking it.
+    and came past the worker's own way of taking it. So it does where the job was claimed some time ago, and is not this
+    run's any more: somebody has cancelled it, or it was given back.
     """
     claim = request.get("claimed")
     if not isinstance(claim, Claim):
@@ -32,13 +37,17 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
     ledger: Any = connections[settle.ledger()]
     if not ledger.in_atomic_block:  # as in a test, whose transaction would go with its connection
         close_old_connections()
+    run = Run(claim.job_id, claim.token)
+    if time.monotonic() - request.get("claimed_at", math.inf) > _AT_ONCE_SECONDS and not settle.begin(run):
+        logger.info("skipped id=%s task=%s reason=no longer its run's", request.id, request.task)
+        raise Ignore("no longer its run's")
     correlation.assume(claim.correlation_id)
     notes.listen()
     soft_limits.guard()
     surroundings.remember()
     request.update(
         claim=claim,
-        run=Run(claim.job_id, claim.token),
+        run=run,
         run_started=time.monotonic(),
         retries=claim.attempt - 1,
         ignore_result=claim.ignore_result,

@@ -29,7 +29,7 @@ from jobs.claims import Claim
 from jobs.ends import end, keep_attempt
 from jobs.errors import JobCancelled, LeaseLost
 from jobs.models import LIVE, Attempt, Job
-from jobs.patience import DATABASE_AWAY, may_pass
+from jobs.patience import DATABASE_AWAY, may_pass, what_happened
 from jobs.queues import QUEUES
 from jobs.statements import rows_of
 from jobs.states import Cause, State
@@ -227,6 +227,33 @@ def give_back(run: Run, *, skip_locked: bool = False) -> bool:
         transition(run.row(), Cause.HANDED_BACK)
         publish.after_commit(publish.Ring.of(job))
     return True
+
+
+# Locks: the job's row, for the length of this statement; one that somebody else holds is passed over.
+# Index: primary key. Two at once: the second passes over the row, and the token fences.
+BEGIN = """
+WITH own AS (
+    SELECT id FROM jobs_job
+    WHERE id = %(job_id)s AND CASE state WHEN 'active' THEN claim_token = %(token)s ELSE FALSE END
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs_job AS job SET started_at = clock_timestamp() FROM own WHERE job.id = own.id
+RETURNING job.id
+"""
+
+
+def begin(run: Run) -> bool:
+    """The body of a job that was claimed some time ago begins now; False where the run does not own its job any more.
+
+    A row that somebody has locked keeps the moment of the claim: nobody waits for it. So it does where PostgreSQL does
+    not answer, and then the run is taken to own its job.
+    """
+    try:
+        return bool(rows_of(BEGIN, {"job_id": run.job_id, "token": run.token})) or run.owns()
+    except DATABASE_AWAY as error:
+        logger.warning("id=%s begins without PostgreSQL (%s).", run.job_id, what_happened(error))
+        connections[ledger()].close()
+        return True
 
 
 # Whether PostgreSQL has answered this run's worker ever since the run began, and was not started meanwhile; whether the

@@ -323,6 +323,12 @@ def hold_the_row_for(self: Any, seconds: float) -> None:
         self.progress(step, 10)
 
 
+@shared_task(bind=True)
+def note_the_time(self: Any, path: str, seconds: float) -> None:
+    _note(path, f"{self.request.id} {time.time()}")
+    time.sleep(seconds)
+
+
 def _note(path: str, line: str) -> None:
     with Path(path).open("a") as file:
         file.write(f"{line} {os.getpid()}\n")

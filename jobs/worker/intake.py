@@ -36,6 +36,8 @@ _LONG_SECONDS = 1.0
 
 class _Waiting(NamedTuple):
     claim: Claim
+    claimed_at: float
+    # From when on its patience counts.
     since: float
 
 
@@ -80,7 +82,7 @@ class Intake:
         for claim in claims:
             claimed[claim.token] = claim.job_id
             arriving[claim.token] = claim
-            self._waiting.append(_Waiting(claim, now))
+            self._waiting.append(_Waiting(claim, now, now))
         if self._waiting:
             self._worker.consumer.call_soon(self.fill)
 
@@ -101,11 +103,12 @@ class Intake:
 
     def _hand_over_one(self) -> bool:
         try:
-            claim = self._waiting.popleft().claim
+            waiting = self._waiting.popleft()
         except IndexError:
             return False
+        claim = waiting.claim
         try:
-            self._hand_over(claim)
+            self._hand_over(claim, waiting.claimed_at)
         except Exception as error:  # whatever is wrong with one of them, the others go on
             logger.exception("id=%s task=%s could not be started", claim.job_id, claim.task)
             self._set_aside(claim, error)
@@ -131,14 +134,16 @@ class Intake:
                 raise
             if is_locked and patience_seconds:
                 # Somebody else has locked it, and the others need not wait: it starts here, or goes back later.
-                self._waiting.append(_Waiting(claim, time.monotonic()))
+                self._waiting.append(waiting._replace(since=time.monotonic()))
             else:
                 arriving.pop(claim.token, None)
 
-    def _hand_over(self, claim: Claim) -> None:
+    def _hand_over(self, claim: Claim, claimed_at: float) -> None:
         consumer = self._worker.consumer
         ended = partial(self._ended, time.monotonic())
-        consumer.strategies[claim.task](ClaimedMessage.of(claim), None, ended, ended, consumer.on_task_message)
+        consumer.strategies[claim.task](
+            ClaimedMessage.of(claim, claimed_at), None, ended, ended, consumer.on_task_message
+        )
 
     def _ended(self, begun: float, *_: Any) -> None:
         """A request has ended. In the main thread or, in a pool of threads, in one of those."""

@@ -93,9 +93,10 @@ class ClaimedMessage:
     acknowledged: bool = False
 
     @classmethod
-    def of(cls, claim: Claim) -> "ClaimedMessage":
-        """The message of a claim."""
-        return cls(headers_of(claim), delivery_of(claim), {"priority": claim.priority})
+    def of(cls, claim: Claim, claimed_at: float) -> "ClaimedMessage":
+        """The message of a claim that came at this moment, by the clock of this machine's processes."""
+        headers = {**headers_of(claim), "claimed_at": claimed_at}
+        return cls(headers, delivery_of(claim), {"priority": claim.priority})
 
 
 def _reads_every_end(on_success: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,9 @@
 """G12: what an operator does holds over restarts of everything, is done once, and is recorded."""
 
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from uuid import UUID
 import pytest
 import redis
 from django.conf import settings
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 
 from accounts.models import User
@@ -242,6 +244,35 @@ def test_an_action_on_many_jobs_whose_job_is_killed_again_and_again_acts_on_each
 
 
 # -- Cancelling --------------------------------------------------------------------------------------------------------
+@POOLS
+def test_what_was_claimed_ahead_begins_with_its_body_and_not_at_all_once_it_is_cancelled(
+    processes: Processes, tmp_path: Path, pool: str
+) -> None:
+    path = tmp_path / "times"
+    processes.worker("default", pool=pool, concurrency=1)
+    cancelled_at: dict[str, float] = {}
+    for _ in range(8):
+        with transaction.atomic():
+            for _ in range(30):
+                sample_tasks.note_the_time.delay(str(path), 0.01)
+            # While this one runs, those behind it are claimed: the worker takes it for as short as the others.
+            sample_tasks.note_the_time.delay(str(path), 0.2)
+            next_id = sample_tasks.note_the_time.delay(str(path), 0.01).id
+            sample_tasks.note_the_time.delay(str(path), 0.01)
+        wait_until(lambda next_id=next_id: state(next_id) != "waiting")  # type: ignore[misc]
+        with suppress(services.ActionRefused):
+            services.cancel_job(job_id=UUID(next_id), actor="test")
+            cancelled_at[next_id] = time.time()
+        wait_until(lambda: not Job.objects.filter(state__in=["waiting", "active"]).exists())
+    began_at = {line.split()[0]: float(line.split()[1]) for line in lines(path)}
+    assert cancelled_at
+    # A job whose claim is some hundredths of a second old is not asked about once more.
+    assert {pk: began_at[pk] - at for pk, at in cancelled_at.items() if began_at.get(pk, 0) > at + 0.1} == {}
+    starts = Job.objects.filter(state="completed").values_list("pk", "started_at")
+    assert {pk: lag for pk, at in starts if (lag := began_at[str(pk)] - at.timestamp()) > 0.1} == {}
+    assert_ledger_consistent()
+
+
 @pytest.mark.parametrize("asks", ["progress", "check_cancelled"])
 @POOLS
 def test_a_running_job_that_asks_is_told_and_stops_by_itself(

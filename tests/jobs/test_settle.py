@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from unittest.mock import Mock
 
+import psycopg
 import pytest
+from django.db import OperationalError
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -11,6 +14,7 @@ from jobs import settle
 from jobs.models import Attempt, Job
 from jobs.settle import Run
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
+from tests.processes import database_url
 from tests.soak import odd_tasks, poison
 
 pytestmark = pytest.mark.django_db
@@ -74,6 +78,34 @@ def test_a_job_whose_worker_died_runs_again_and_then_fails_with_the_evidence() -
     assert (job.state, job.stalled_count) == ("failed", 2)
     assert job.error == "Its worker died 2 times while running it. The last time: signal 9"
     assert [attempt.outcome for attempt in job.attempts.all()] == ["stalled", "stalled"]
+
+
+def test_a_body_that_begins_after_a_while_moves_the_start_and_one_that_lost_its_job_does_not_begin() -> None:
+    job, worker = make_job(), make_worker()
+    run = claim_job(job, worker)
+    Job.objects.filter(pk=job.pk).update(started_at=Now() - timedelta(seconds=9))
+    assert settle.begin(run)
+    job.refresh_from_db()
+    assert job.started_at is not None
+    assert timezone.now() - job.started_at < timedelta(seconds=5)
+    settle.give_back(run)
+    assert not settle.begin(run)
+    job.refresh_from_db()
+    assert job.state == "waiting"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_body_does_not_wait_for_whoever_has_locked_its_job_nor_for_postgresql() -> None:
+    worker = make_worker()
+    mine, lost = claim_job(make_job(), worker), claim_job(make_job(), worker)
+    settle.give_back(lost)
+    with psycopg.connect(database_url()) as other:
+        other.execute("SELECT FROM jobs_job FOR UPDATE")
+        assert settle.begin(mine)
+        assert not settle.begin(lost)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settle, "rows_of", Mock(side_effect=OperationalError("the server closed the connection")))
+        assert settle.begin(mine)
 
 
 def test_handing_back_counts_nothing() -> None:
