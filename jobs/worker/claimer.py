@@ -253,7 +253,13 @@ class Claimer(DutyThread):
         self._look_at = time.monotonic() + LOOK_SECONDS
         # The head of a queue that has floors is not worth a look: a claim from there is shorter.
         from_the_head = [name for name in queues if not self._floors_of(name).are_used]
-        for name in [*claims.queues_with_waiting(from_the_head), *(set(queues) - set(from_the_head))]:
+        began = time.monotonic()
+        waiting = claims.queues_with_waiting(from_the_head)
+        seconds = time.monotonic() - began
+        for name in from_the_head:
+            # Where it was not this queue that took long, its floors are given up again.
+            self._floors_of(name).has_taken(seconds)
+        for name in [*waiting, *(set(queues) - set(from_the_head))]:
             self._is_busy(name)
 
     def _floors_of(self, queue: str) -> Floors:

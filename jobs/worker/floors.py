@@ -20,7 +20,7 @@ from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, WalkBelow
 from jobs.claims import Found
 from jobs.statements import round_trip_seconds
 
-# Floors are used after so many slow claims in a row.
+# Floors are used after so many slow claims or looks in a row.
 _SLOW_CLAIMS = 3
 # Between two looks at what was passed over.
 _PASSED_SECONDS = 1.0
@@ -52,10 +52,7 @@ class Floors:
     def learn(self, found: Found, *, seconds: float) -> None:
         """What a claim from `current` has found, and how long it took."""
         if self._floors is None:
-            self._slow_count = self._slow_count + 1 if seconds > SLOW_SECONDS else 0
-            if self._slow_count >= _SLOW_CLAIMS and seconds > SLOW_FACTOR * round_trip_seconds():
-                # Every claim sees all that is above: at first, that is everything.
-                self._floors = dict.fromkeys(_PRIORITIES, BEGINNING)
+            self.has_taken(seconds)
             return
         highest = self._clock.now() - MARGIN
         first = {claim.priority: claim.run_at for claim in reversed(found)}
@@ -68,6 +65,13 @@ class Floors:
                 self._passed[priority] = (floor, claimed_at)
                 floor = claimed_at
             self._floors[priority] = floor
+
+    def has_taken(self, seconds: float) -> None:
+        """A claim or a look from the head has taken so long: where it is slow again and again, floors are used."""
+        self._slow_count = self._slow_count + 1 if seconds > SLOW_SECONDS else 0
+        if self._slow_count >= _SLOW_CLAIMS and seconds > SLOW_FACTOR * round_trip_seconds():
+            # Every claim sees all that is above: at first, that is everything.
+            self._floors = dict.fromkeys(_PRIORITIES, BEGINNING)
 
     def lower(self, run_at: datetime) -> None:
         """A job that was due at that moment has become waiting. What comes late seldom comes alone, and not all of it

@@ -264,6 +264,23 @@ def test_a_job_below_the_floors_that_was_named_while_every_slot_was_taken_is_sta
     assert worker.started_ids[-1] == late.pk
 
 
+def test_the_looks_of_a_worker_that_claims_nothing_begin_at_floors_too_once_they_are_slow(
+    begin: Begin, floors_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def look(queues: Any) -> list[str]:
+        looks.append(len(queues))
+        return []
+
+    monkeypatch.setattr(claims, "queues_with_waiting", look)
+    worker = begin("default", "images", slot_count=2)
+    # Nothing waits at the heads that it looks at, and what it looks at is nothing.
+    wait_until(lambda: looks[:1] == [2] and looks[-1] == 0)
+    make_job()
+    wait_until(started(worker, 1))
+
+
 def test_of_many_jobs_that_are_committed_late_together_those_that_are_not_named_start_as_well(
     begin: Begin, doorbell: Doorbell, floors_at_once: None
 ) -> None:
