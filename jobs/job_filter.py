@@ -85,9 +85,7 @@ class JobFilter:
 
     def in_words(self) -> str:
         """For people: "failed, in queue email, error holds 'timeout'"."""
-        times = {
-            name: f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for name in _TIMES if (value := getattr(self, name))
-        }
+        times = {name: _in_utc(value) for name in _TIMES if (value := getattr(self, name))}
         parts = [
             self.state or "",
             self.queues is not None and f"in queue {' or '.join(self.queues) or 'none'}",
@@ -111,6 +109,14 @@ class JobFilter:
         if "queues" in values:
             values["queues"] = tuple(values["queues"])
         return cls(**values)
+
+
+def _in_utc(moment: datetime) -> str:
+    try:
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except OverflowError:
+        # Before the year 1, or after 9999, in UTC.
+        return str(moment)
 
 
 @dataclass(frozen=True, kw_only=True)

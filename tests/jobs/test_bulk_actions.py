@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from django.db.models.functions import Now
 from django.utils import timezone
+from django.utils.timezone import get_fixed_timezone
 
 from accounts.models import User
 from jobs import batches, bulk_actions, services, settle
@@ -101,6 +102,8 @@ def test_a_filter_says_itself_in_words() -> None:
         "failed, in queue email or crm, of a.b, created from 2026-03-01 08:00:00 UTC, error holds 'no route'"
     )
     assert JobFilter().in_words() == "all jobs"
+    first = datetime(1, 1, 1, tzinfo=get_fixed_timezone(14 * 60))
+    assert JobFilter(created_from=first).in_words().startswith("created from 0001-01-01 00:00:00+")
 
 
 # -- The dry run -------------------------------------------------------------------------------------------------------

@@ -52,6 +52,60 @@ def test_what_is_no_id_is_a_matter_of_usage() -> None:
         jobs()
 
 
+NO_UTF_8 = "\udcff"
+# Of each subcommand, all that takes a text, a time or a number.
+BAD = [
+    *(
+        [word, *more, option, text]
+        for word, more in (
+            ("list", ()),
+            ("tail", ()),
+            ("retry", ()),
+            ("cancel", ()),
+            ("promote", ()),
+            ("purge", ("--yes",)),
+        )
+        for option in ("--task", "--error", "--queue")
+        for text in ("\0", NO_UTF_8)
+    ),
+    *(
+        ["list", option, text]
+        for option in ("--created-from", "--created-until", "--ended-from", "--ended-until")
+        for text in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-02-30", "\0", NO_UTF_8, "9" * 5000)
+    ),
+    *(["list", "--limit", text] for text in (str(10**30), "9" * 5000, "0", "-1", "x")),
+    *(["tail", "--for", text] for text in ("nan", "x")),
+    *(["stats", "--hours", text] for text in ("nan", "inf", "1e400", "-1", "9" * 5000)),
+    *([word, text] for word in ("show", "why", "tail", "pause", "resume") for text in ("\0", NO_UTF_8)),
+    *(
+        ["edit", "--state", "waiting", "--set", text]
+        for text in (
+            "x",
+            f"x={NO_UTF_8}",
+            "x=\0",
+            'x="\\ud800"',
+            "x=" + "[" * 600 + "]" * 600,
+            "x=[NaN]",
+            f"{NO_UTF_8}=1",
+        )
+    ),
+    *(["pause", "email", "--actor", text] for text in ("\0", NO_UTF_8)),
+]
+
+
+@pytest.mark.parametrize("words", BAD, ids=lambda words: ascii(" ".join(words))[:80])
+def test_what_means_nothing_is_answered_in_words(words: list[str]) -> None:
+    make_job(task=sample_tasks.echo.name)
+    try:
+        printed, status = jobs(*words)
+    except CommandError as error:
+        printed, status = str(error), error.returncode
+    assert status in {1, 2}
+    # As a terminal takes it.
+    assert printed.encode()
+    assert {job.state for job in Job.objects.all()} == {"waiting"}
+
+
 def test_queues_are_paused_and_resumed_by_name() -> None:
     assert jobs("pause", "email", "crm")[1] == 0
     assert jobs("pause", "email")[0] == "Queue email was paused already.\n"

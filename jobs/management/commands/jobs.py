@@ -1,11 +1,12 @@
 """`manage.py jobs`: what operators look at and do, at a terminal. Each word after it is a class in `subcommands`."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from jobs.management.subcommands import Output, Subcommand
+from jobs.management.subcommands import USAGE, Output, Subcommand
 from jobs.management.subcommands.acting import Cancel, Edit, Promote, Retry
 from jobs.management.subcommands.dead_letters import DeadLetters
 from jobs.management.subcommands.looking import List, Show
@@ -14,6 +15,7 @@ from jobs.management.subcommands.purge import Purge
 from jobs.management.subcommands.stats import Stats
 from jobs.management.subcommands.tail import Tail
 from jobs.management.subcommands.why import Why
+from jobs.payloads import storable
 
 SUBCOMMANDS: tuple[Subcommand, ...] = (
     List(),
@@ -46,6 +48,19 @@ class Command(BaseCommand):
             subcommand.add_arguments(own)
 
     def handle(self, *args: Any, chosen: Subcommand, as_json: bool, **options: Any) -> None:
+        for text in _texts(options.values()):
+            if storable(text) != text:
+                raise CommandError(
+                    f"{text!r:.100}: there is a NUL character in it, or what is no UTF-8. PostgreSQL keeps neither.",
+                    returncode=USAGE,
+                )
         status = chosen.run(options, Output(self.stdout, as_json=as_json))
         if status:
             sys.exit(status)
+
+
+def _texts(options: Iterable[Any]) -> Iterator[str]:
+    """Those that were given; an option may be given several times, and hold a name and a value."""
+    for option in options:
+        for given in option if isinstance(option, list) else [option]:
+            yield from (part for part in (given if isinstance(given, tuple) else [given]) if isinstance(part, str))

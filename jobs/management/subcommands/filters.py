@@ -50,8 +50,9 @@ def _moment(text: str) -> datetime:
         found = parse_datetime(text)
         if found is None and (date := parse_date(text)):
             found = datetime(date.year, date.month, date.day)
-    except ValueError:
-        found = None
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} is no time, as 2026-03-01T08:00 or 2026-03-01 are")
-    return found.astimezone(UTC) if timezone.is_aware(found) else found.replace(tzinfo=UTC)
+        if found is not None:
+            return found.astimezone(UTC) if timezone.is_aware(found) else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        # A day that there is not; or what is before the year 1, or after 9999, in UTC.
+        pass
+    raise ArgumentTypeError(f"{text!r} is no time, as 2026-03-01T08:00 or 2026-03-01 are")

@@ -1,6 +1,7 @@
 """`manage.py jobs list` and `manage.py jobs show ID`."""
 
 import json
+from argparse import ArgumentTypeError
 from datetime import datetime
 from logging import getLevelName
 from typing import Any
@@ -16,6 +17,7 @@ from jobs.models import AuditEntry, Job
 from jobs.redaction import redact
 
 _LOG_LINES = 50
+_MOST_LISTED = 1_000_000
 _WIDE = ("args", "kwargs", "headers", "follow_ups", "result", "exception", "traceback", "successor", "custom_meta")
 
 
@@ -27,12 +29,14 @@ class List:
 
     def add_arguments(self, parser: CommandParser) -> None:
         filters.add_arguments(parser)
-        parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many (default: %(default)s)")
+        parser.add_argument(
+            "--limit", type=_count, default=50, metavar="N", help="at most so many (default: %(default)s)"
+        )
 
     def run(self, options: dict[str, Any], output: Output) -> int:
         wanted = filters.given(options)
         found = wanted.matching().order_by("-created_at", "-pk").defer(*_WIDE)
-        jobs = list(found[: max(1, options["limit"])])
+        jobs = list(found[: options["limit"]])
         now = timezone.now()
         rows = [
             (
@@ -70,6 +74,16 @@ class Show:
         whole = {**facts(job), **_details(job)}
         output.tell(_in_words(whole), **whole)
         return DONE
+
+
+def _count(text: str) -> int:
+    try:
+        found = int(text)
+    except ValueError:
+        found = 0
+    if not 1 <= found <= _MOST_LISTED:
+        raise ArgumentTypeError(f"{text!r:.100}: expected a number from 1 to {_MOST_LISTED}")
+    return found
 
 
 def facts(job: Job) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`manage.py jobs tail`: what becomes of jobs, or of one job, as it happens."""
 
+import math
 import time
 from datetime import datetime, timedelta
 from logging import getLevelName
@@ -29,7 +30,7 @@ class Tail:
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("job_id", nargs="?", type=job_id, metavar="ID", help="one job; otherwise all that match")
         filters.add_arguments(parser)
-        parser.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="end after so long")
+        parser.add_argument("--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end after so long")
 
     def run(self, options: dict[str, Any], output: Output) -> int:
         ends_at = None if options["seconds"] is None else time.monotonic() + options["seconds"]
@@ -42,6 +43,13 @@ class Tail:
         except KeyboardInterrupt:
             return DONE
         return status
+
+
+def _seconds(text: str) -> float:
+    found = float(text)
+    if math.isnan(found):
+        raise ValueError(text)
+    return found
 
 
 class _Many:
