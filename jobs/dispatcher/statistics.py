@@ -25,6 +25,9 @@ _MINUTES_AT_ONCE = 5
 # much earlier once a minute. A job that comes later still is not counted.
 _ARRIVALS_LATE = timedelta(minutes=1)
 _ARRIVALS_VERY_LATE, _VERY_LATE_SECONDS = timedelta(minutes=10), 60.0
+# The pause after a count is so many times its length, where that is longer than usual, and at most so long.
+_ARRIVALS_SHARE = 100.0
+_ARRIVALS_LONGEST_SECONDS, _VERY_LATE_LONGEST_SECONDS = 40.0, 300.0
 
 
 class Fold:
@@ -59,23 +62,44 @@ class Fold:
 
 
 class Arrivals:
-    """Counts the jobs that were made, and counts a minute again until those that are committed late are in it."""
+    """Counts the jobs that were made, and counts a minute again until those that are committed late are in it.
+
+    A count reads all jobs of its minutes: where they are hundreds of thousands, they are counted again less often.
+    """
 
     def __init__(self) -> None:
         self._from: datetime | None = None
-        self._back_at = 0.0
+        self._not_before = self._back_at = 0.0
+        # Of the counts that follow each other at once: how long they took, and whether they began far back.
+        self._took_seconds = 0.0
+        self._is_far_back = False
 
     def run_once(self) -> bool:
-        """Counts some minutes; returns whether more are left. Two at once write the same."""
+        """Counts some minutes, if it is time; returns whether more are left. Two at once write the same."""
+        began = time.monotonic()
+        if began < self._not_before:
+            return False
         this_minute = claims.now().replace(second=0, microsecond=0)
         start_at = self._from or this_minute - _ARRIVALS_BACK
-        if time.monotonic() >= self._back_at:
-            self._back_at = time.monotonic() + _VERY_LATE_SECONDS
+        if began >= self._back_at:
+            self._back_at, self._is_far_back = began + _VERY_LATE_SECONDS, True
             start_at = min(start_at, this_minute - _ARRIVALS_VERY_LATE)
         end_at = min(start_at + _MINUTES_AT_ONCE * _MINUTE, this_minute + _MINUTE)
         folds.count_arrivals(start_at, end_at)
         self._from = min(end_at, this_minute - _ARRIVALS_LATE)
-        return end_at <= this_minute
+        self._took_seconds += time.monotonic() - began
+        if end_at <= this_minute:
+            return True
+        self._rest()
+        return False
+
+    def _rest(self) -> None:
+        now, pause = time.monotonic(), _ARRIVALS_SHARE * self._took_seconds
+        if pause > ARRIVALS_SECONDS:
+            self._not_before = now + min(pause, _ARRIVALS_LONGEST_SECONDS)
+        if self._is_far_back:
+            self._back_at = now + min(max(pause, _VERY_LATE_SECONDS), _VERY_LATE_LONGEST_SECONDS)
+        self._took_seconds, self._is_far_back = 0.0, False
 
 
 def fold_days() -> bool:

@@ -2,13 +2,15 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.utils import timezone
 
-from jobs import folds, statistics
+from jobs import claims, folds, statistics
+from jobs.dispatcher import statistics as dispatcher_statistics
 from jobs.dispatcher.statistics import Arrivals
 from jobs.models import Job, JobEvent, Stat
 from tests.jobs.factories import make_events
@@ -81,6 +83,42 @@ def test_jobs_that_are_committed_very_late_are_counted_within_a_minute() -> None
     arrivals._back_at = 0.0
     count_all(arrivals)
     assert arrived() == {now - 9 * MINUTE: 1}
+
+
+class Clock:
+    """A clock that stands still but for what takes its time."""
+
+    def __init__(self) -> None:
+        self.now = 10_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_where_very_many_arrive_counting_them_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, counted = Clock(), []
+    begin = this_minute()
+
+    def count(start_at: datetime, end_at: datetime) -> None:
+        # As for 300,000 jobs in each minute.
+        counted.append((clock.now, seconds := 0.23 * ((end_at - start_at) / MINUTE)))
+        clock.now += seconds
+
+    monkeypatch.setattr(dispatcher_statistics, "time", clock)
+    monkeypatch.setattr(folds, "count_arrivals", count)
+    monkeypatch.setattr(claims, "now", lambda: begin + timedelta(seconds=clock.now - 10_000.0))
+    arrivals = Arrivals()
+    # What nobody has counted for an hour is counted at once.
+    count_all(arrivals)
+    counted.clear()
+    began = clock.now
+    while clock.now < began + 3600:
+        clock.now += dispatcher_statistics.ARRIVALS_SECONDS
+        count_all(arrivals)
+    assert sum(seconds for _, seconds in counted) < 0.03 * 3600
+    # Each minute is counted soon all the same, and again when it is past.
+    moments = [moment for moment, _ in counted]
+    assert max(after - before for before, after in pairwise(moments)) < 60
 
 
 def test_jobs_that_were_removed_have_arrived_all_the_same() -> None:
