@@ -101,6 +101,22 @@ class Taken:
     priority: int = field(default=MOST_URGENT, compare=False)
 
 
+class Contents(NamedTuple):
+    """How many messages each queue has in Redis, and the keys in whose place somebody has put something else."""
+
+    counts: dict[str, int]
+    strange_keys: list[str]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What to do about those keys."""
+        return [
+            f"Redis's key {key} holds something else than messages, and nothing is taken from there. Find out who has "
+            f"put it there, and delete it: redis-cli DEL {key}"
+            for key in self.strange_keys
+        ]
+
+
 def key_of(name: str) -> str:
     """The Redis key of a doorbell, named after its queue, or DUE or PACED."""
     prefix = current_app.conf.broker_transport_options.get("global_keyprefix", "")
@@ -245,13 +261,27 @@ class Doorbell:
 
     def message_counts(self, queues: Collection[str]) -> dict[str, int]:
         """How many messages each queue has in Redis, of the ledger and of Celery together, in one round trip."""
+        return self.contents(queues).counts
+
+    def contents(self, queues: Collection[str]) -> "Contents":
+        """What lies in Redis, in one round trip. What is of another kind than it should be counts as empty."""
+        lists = [(name, key) for name in queues for key in message_lists(name)]
+        doorbells = [(name, key_of(name)) for name in (*queues, DUE, PACED)]
         with self._redis.pipeline(transaction=False) as pipeline:
-            for name in queues:
-                pipeline.zcard(key_of(name))
-                for key in message_lists(name):
-                    pipeline.llen(key)
-            answers = iter(pipeline.execute())
-        return {name: next(answers) + sum(next(answers) for _ in message_lists(name)) for name in queues}
+            for _, key in lists:
+                pipeline.llen(key)
+            for _, key in doorbells:
+                pipeline.zcard(key)
+            answers = pipeline.execute(raise_on_error=False)
+        contents = Contents(dict.fromkeys(queues, 0), [])
+        for (name, key), answer in zip([*lists, *doorbells], answers, strict=True):
+            if isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer):
+                contents.strange_keys.append(key)
+            elif isinstance(answer, Exception):
+                raise answer
+            elif name in contents.counts:
+                contents.counts[name] += answer
+        return contents
 
 
 def _taken(queue: str, member: bytes, score: bytes | float = MOST_URGENT) -> Taken:

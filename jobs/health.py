@@ -16,7 +16,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from jobs import selectors
 from jobs.cron import selectors as cron
-from jobs.doorbell import Doorbell
+from jobs.doorbell import Contents, Doorbell
 from jobs.models import Worker
 from jobs.queues import QUEUES
 from jobs.selectors import QueueStatus
@@ -104,7 +104,7 @@ def check() -> Health:
 
 def _check() -> Health:
     ledger = Question("PostgreSQL", _Ledger.read)
-    broker = Question("Redis", _message_counts)
+    broker = Question("Redis", _contents)
     health = Health()
     most_messages: dict[str, int] = {}
     deaf_workers: list[tuple[str, float]] = []
@@ -119,15 +119,16 @@ def _check() -> Health:
         health.warnings += seen.warnings()
         most_messages, deaf_workers = selectors.most_messages(seen.workers), seen.deaf_workers
     try:
-        counts = broker.answer(REDIS_PATIENCE_SECONDS)
+        contents = broker.answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
         health.reasons.append(str(error))
     else:
         health.reasons += [
-            f"{queue}: Redis holds {counts[queue]} messages, and its workers can use {most}."
+            f"{queue}: Redis holds {contents.counts[queue]} messages, and its workers can use {most}."
             for queue, most in most_messages.items()
-            if counts.get(queue, 0) > most
+            if contents.counts.get(queue, 0) > most
         ]
+        health.reasons += contents.sentences
         # Where it answers nobody, that is said already.
         health.reasons += [
             f"{node}: Redis has not answered it for {seconds:.0f} s. It starts no jobs with limits."
@@ -155,7 +156,7 @@ _health, _readiness = Shared(_check), Shared(_why_not_ready)
 def why_no_broker() -> str | None:
     """A sentence where Redis does not answer at once."""
     try:
-        Question("Redis", _message_counts).answer(REDIS_PATIENCE_SECONDS)
+        Question("Redis", _contents).answer(REDIS_PATIENCE_SECONDS)
     except NoAnswer as error:
         return str(error)
     return None
@@ -290,10 +291,10 @@ def _migrations_of_this_version() -> frozenset[tuple[str, str]]:
     return frozenset(MigrationLoader(None).disk_migrations)
 
 
-def _message_counts() -> dict[str, int]:
+def _contents() -> Contents:
     doorbell = Doorbell.within(REDIS_PATIENCE_SECONDS)
     try:
-        return doorbell.message_counts(QUEUES)
+        return doorbell.contents(QUEUES)
     finally:
         doorbell.close()
 

@@ -19,6 +19,7 @@ from celery.worker.state import maybe_shutdown
 
 from jobs import dead_letters
 from jobs.doorbell import REDIS_AWAY, Doorbell
+from jobs.worker import lists
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class LedgerConsumer(Consumer):
     def ensure_connected(self, conn: Any) -> Any:
         """A connection to the broker, however long that takes."""
         away: _Away | None = None
+        lists.watch(conn)
         while True:
             maybe_shutdown()
             probe = _Probe()

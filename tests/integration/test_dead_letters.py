@@ -9,7 +9,7 @@ import redis
 from celery import current_app
 from django.conf import settings
 
-from jobs import dead_letters
+from jobs import dead_letters, health
 from jobs.models import Job
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
@@ -52,6 +52,36 @@ def message(task: str, args: Any) -> bytes:
             },
         }
     ).encode()
+
+
+@pytest.mark.parametrize("is_there_at_first", [False, True])
+@POOLS
+def test_where_something_else_lies_in_the_place_of_a_list_work_goes_on_and_it_is_named(
+    processes: Processes, pool: str, is_there_at_first: bool
+) -> None:
+    def completes(job_id: str) -> None:
+        wait_until(lambda: Job.objects.filter(pk=job_id, state="completed").exists())
+
+    with redis.Redis.from_url(settings.REDIS_URL) as broker:
+        if is_there_at_first:
+            broker.set("default:3", "a stranger's")
+        worker = processes.worker("default", "email", pool=pool)
+        if not is_there_at_first:
+            broker.set("default:3", "a stranger's")
+        wait_until(lambda: "Redis's key default:3 is a string" in worker.output)
+        assert any("redis-cli DEL default:3" in reason for reason in health.check().reasons)
+        assert not any("does not answer" in reason for reason in health.check().reasons)
+        # Without limits, with limits, and another producer's, in another list.
+        completes(sample_tasks.add.delay(1, 2).id)
+        completes(sample_tasks.add.apply_async((1, 2), queue="email").id)
+        broker.lpush("default", message(sample_tasks.add.name, [3, 4]))
+        wait_until(lambda: Job.objects.filter(state="completed").count() == 3)
+        broker.delete("default:3")
+        broker.lpush("default:3", message(sample_tasks.add.name, [5, 6]))
+        wait_until(lambda: Job.objects.filter(state="completed").count() == 4)
+    assert worker.output.count("Redis's key default:3 is a string") == 1
+    assert worker.status is None
+    assert_ledger_consistent()
 
 
 @POOLS

@@ -227,6 +227,19 @@ def test_messages_of_celerys_own_are_counted_with_what_is_the_ledgers(
     assert doorbell.message_counts(["default", "email"]) == {"default": 6, "email": 0}
 
 
+def test_what_is_of_another_kind_is_named_and_counts_as_empty(doorbell: Doorbell, broker: "redis.Redis") -> None:
+    doorbell.ring("default", 5)
+    broker.set("default:3", "a stranger's")
+    broker.set(key_of("video"), "a stranger's")
+    broker.lpush(key_of(DUE), "a stranger's")
+    contents = doorbell.contents(QUEUES)
+    assert contents.counts == {**dict.fromkeys(QUEUES, 0), "default": 1}
+    assert contents.strange_keys == ["default:3", key_of("video"), key_of(DUE)]
+    assert [sentence.rpartition(": ")[2] for sentence in contents.sentences] == [
+        f"redis-cli DEL {key}" for key in contents.strange_keys
+    ]
+
+
 def test_a_prefix_of_the_brokers_keys_holds_for_all_of_the_ledgers(
     doorbell: Doorbell, broker: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
