@@ -1,5 +1,7 @@
 """Jobs that were running when a backup was taken: in a restored database their workers are of another time."""
 
+from functools import partial
+
 from celery.exceptions import WorkerLostError
 from django.db.models.functions import Now
 
@@ -17,17 +19,19 @@ class WorkersLive(Exception):
 
 
 def run_again() -> int:
-    """Every active job waits again, with nothing counted; returns how many.
+    """Every active job waits again, with nothing counted, but for those that nobody can change; returns how many.
 
     Raises WorkersLive. Twice is as good as once; a process that dies in the middle leaves everything as it was.
     """
     with settle.atomic():
         _bury_workers()
-        return transition(Job.objects.all(), Cause.HANDED_BACK)
+        running = Job.objects.filter(state=State.ACTIVE)
+        return sum(settle.done_alone(job, partial(_hand_back, job)) for job in running.select_for_update())
 
 
 def fail() -> int:
-    """Every active job fails, with a sentence that says why, to be run again one by one; returns how many.
+    """Every active job fails, with a sentence that says why, to be run again one by one; returns how many. Those that
+    nobody can change stay.
 
     What hangs on a failure happens as always: steps that follow are cancelled, receivers of `job_failed` hear of it.
     Raises WorkersLive. Twice is as good as once; a process that dies in the middle leaves everything as it was.
@@ -36,9 +40,16 @@ def fail() -> int:
     with settle.atomic():
         _bury_workers()
         for job in Job.objects.filter(state=State.ACTIVE).select_for_update():
-            end(job, Cause.FAILED, error=ERROR, raised=WorkerLostError(ERROR), outcome=Attempt.Outcome.FAILED)
-            failed_count += 1
+            failed_count += settle.done_alone(job, partial(_fail, job))
     return failed_count
+
+
+def _hand_back(job: Job) -> bool:
+    return transition(Job.objects.filter(pk=job.pk), Cause.HANDED_BACK) > 0
+
+
+def _fail(job: Job) -> bool:
+    return end(job, Cause.FAILED, error=ERROR, raised=WorkerLostError(ERROR), outcome=Attempt.Outcome.FAILED)
 
 
 def _bury_workers() -> None:

@@ -158,13 +158,26 @@ def cancel(run: Run, *, reason: str) -> bool:
 
 
 def stop(jobs: QuerySet[Job], *, reason: str) -> int:
-    """Cancels those of these jobs that are alive, except for rows that others hold; returns how many."""
+    """Cancels those of these jobs that are alive, but for rows that others hold or that nobody can change; returns how
+    many."""
+    count = 0
     with atomic():
-        locked = list(jobs.filter(state__in=LIVE).select_for_update(skip_locked=True, of=("self",)))
-        for job in locked:
+        for job in jobs.filter(state__in=LIVE).select_for_update(skip_locked=True, of=("self",)):
             outcome = Attempt.Outcome.CANCELLED if job.state == State.ACTIVE else None
-            end(job, Cause.CANCELLED, error=reason, outcome=outcome)
-    return len(locked)
+            count += done_alone(job, partial(end, job, Cause.CANCELLED, error=reason, outcome=outcome))
+    return count
+
+
+def done_alone(job: Job, act: Callable[[], bool]) -> bool:
+    """Acts on one of many jobs in a savepoint; False, and a line in the log, where that cannot be done."""
+    try:
+        with atomic():
+            return act()
+    except Exception as error:  # whatever is wrong with one of them, the others go on
+        if may_pass(error):
+            raise
+        logger.exception("id=%s cannot be changed; the others are.", job.pk)
+        return False
 
 
 def lose(

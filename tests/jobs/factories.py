@@ -11,6 +11,7 @@ from jobs import claims
 from jobs.limits import COLUMNS, lane_of
 from jobs.models import Job, JobEvent, Worker
 from jobs.settle import Run
+from tests.sample_tasks import add
 
 
 def make_worker(**fields: Any) -> Worker:
@@ -31,7 +32,7 @@ def make_worker(**fields: Any) -> Worker:
 
 def make_job(**fields: Any) -> Job:
     """A waiting job of a sample task."""
-    values = {"task": "tests.sample_tasks.add", "queue": "default", "state": "waiting", "max_attempts": 3, **fields}
+    values = {"task": add.name, "queue": "default", "state": "waiting", "max_attempts": 3, **fields}
     if values["state"] in ("completed", "failed", "cancelled"):
         values.setdefault("finished_at", Now())
     values.setdefault("lane", lane_of({name: values.get(name) for name in COLUMNS}))
@@ -40,7 +41,7 @@ def make_job(**fields: Any) -> Job:
 
 def make_events(count: int = 1, **fields: Any) -> None:
     """Ends of runs that nobody has folded into the statistics yet, as the trigger writes them."""
-    values = {"task": "tests.sample_tasks.add", "queue": "default", "kind": "completed", **fields}
+    values = {"task": add.name, "queue": "default", "kind": "completed", **fields}
     JobEvent.objects.bulk_create(JobEvent(**values) for _ in range(count))
 
 

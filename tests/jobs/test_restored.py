@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 from io import StringIO
+from uuid import UUID
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from jobs import settle
@@ -48,6 +50,31 @@ def test_running_jobs_fail_with_a_sentence_and_can_be_run_again() -> None:
     assert "running when the backup was taken" in job.error
     assert [attempt.outcome for attempt in job.attempts.all()] == ["failed"]
     assert_ledger_consistent()
+
+
+@pytest.mark.parametrize(("choice", "state"), [("--run-again", "waiting"), ("--fail", "failed")])
+def test_a_row_that_nobody_can_change_keeps_no_other(choice: str, state: str) -> None:
+    _, (first, second) = backup_with_running_jobs()
+    refuse_changes_of(first.job_id)
+    assert restore(choice).startswith("1 job")
+    assert [state_of(run.job_id) for run in (first, second)] == ["active", state]
+
+
+def test_a_member_that_nobody_can_change_keeps_no_other_from_being_stopped() -> None:
+    _, (first, second) = backup_with_running_jobs()
+    refuse_changes_of(first.job_id)
+    assert settle.stop(Job.objects.all(), reason="no more") == 1
+    assert [state_of(run.job_id) for run in (first, second)] == ["active", "cancelled"]
+
+
+def refuse_changes_of(job_id: UUID) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'this row is stubborn'; END $$;"
+            f" CREATE TRIGGER refuse BEFORE UPDATE ON jobs_job FOR EACH ROW WHEN (OLD.id = '{job_id}')"
+            " EXECUTE FUNCTION refuse()"
+        )
 
 
 @pytest.mark.parametrize("choice", ["--run-again", "--fail"])
