@@ -120,18 +120,6 @@ ORDER BY run_at, id LIMIT 1
 # Two at once: the second passes over what the first has locked, and may find none; both ask again.
 FIRST_FREE = f"{FIRST_DUE} FOR UPDATE SKIP LOCKED"
 
-# Locks: nothing. Index: job_waiting, a few entries of each priority of each queue.
-# Two at once: they read.
-FIRST_TASKS = """
-SELECT DISTINCT wanted.queue, job.task
-FROM unnest(%(queues)s::text[]) AS wanted (queue)
-CROSS JOIN generate_series(0, 9) AS level (priority)
-CROSS JOIN LATERAL (
-    SELECT task FROM jobs_job
-    WHERE state = 'waiting' AND queue = wanted.queue AND lane = '' AND priority = level.priority
-    ORDER BY run_at, id LIMIT %(limit)s) AS job
-"""
-
 # Locks: nothing. Index: job_active.
 # Two at once: they read, and what one worker claimed only it asks for.
 CLAIMED_BEFORE = f"""
@@ -443,11 +431,6 @@ def first_due(
         },
     )
     return found[0][0] if found else None
-
-
-def first_tasks(queues: Sequence[str], *, limit: int = 20) -> list[tuple[str, str]]:
-    """Each queue and the tasks of its jobs that wait at the head of one of its priorities."""
-    return [(queue, task) for queue, task in rows_of(FIRST_TASKS, {"queues": list(queues), "limit": limit})]
 
 
 def claimed_before(*, token: str, worker_id: UUID) -> list[Claim]:

@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from jobs import claims, live_counts, statistics
 from jobs.doorbell import LEAST_GRANTS, MOST_NAMED
+from jobs.first_tasks import first_tasks
 from jobs.models import LIVE, Duty, Job, QueueControl, Worker
 from jobs.queues import QUEUES, Queue
 from jobs.states import State
@@ -183,11 +184,11 @@ def known_tasks(workers: Collection[Worker] | None = None) -> dict[str, set[str]
 def unknown_tasks(workers: Collection[Worker] | None = None) -> dict[str, set[str]]:
     """Tasks of waiting jobs that no living worker of their queue knows, by queue; queues without a worker left out.
 
-    Looks at the first jobs of each priority, which those are sooner or later: nobody claims them.
+    Looks at the first jobs of each priority and lane, which those are sooner or later: nobody claims them.
     """
     known = {name: tasks for name, tasks in known_tasks(workers).items() if tasks}
     found: dict[str, set[str]] = {}
-    for queue, task in claims.first_tasks(list(known)):
+    for queue, task in first_tasks(list(known)):
         if task not in (known[queue] or ()):
             found.setdefault(queue, set()).add(task)
     return found

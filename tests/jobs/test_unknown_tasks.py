@@ -1,13 +1,19 @@
 """A worker of another version meets a job whose task it does not know."""
 
+from typing import Any
+
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 import media_jobs.tasks
 from jobs import selectors
+from jobs.first_tasks import first_tasks
 from jobs.models import Job
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.jobs.factories import make_job, make_worker
+from tests.jobs.plans import rows_read
 from tests.processes import Processes
 from tests.waiting import wait_until
 
@@ -54,10 +60,34 @@ def test_where_a_worker_does_not_tell_its_tasks_none_of_its_queue_is_unknown() -
 @pytest.mark.django_db
 def test_tasks_behind_a_backlog_of_known_ones_are_found_once_they_are_at_the_head_of_their_priority() -> None:
     make_worker(queues=["default"], tasks=["known"])
-    for _ in range(30):
-        make_job(task="known", priority=5)
+    Job.objects.bulk_create(Job(task="known", queue="default", state="waiting", priority=5) for _ in range(1_000))
     make_job(task="gone", priority=6)
     hidden = make_job(task="hidden", priority=5)
     assert selectors.unknown_tasks() == {"default": {"gone"}}
     Job.objects.filter(task="known").delete()
     assert selectors.unknown_tasks() == {"default": {"gone", hidden.task}}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "own", [{}, {"rate_key": "k", "rate_limit": "100/s"}, {"concurrency_key": "u", "concurrency_limit": 1}]
+)
+def test_jobs_of_one_unknown_task_hide_no_other_whether_they_have_limits_or_not(own: dict[str, Any]) -> None:
+    make_worker(queues=["default"], tasks=["known"])
+    for task in (*["first"] * 30, "second"):
+        make_job(task=task, **own)
+    assert selectors.unknown_tasks() == {"default": {"first", "second"}}
+
+
+@pytest.mark.django_db
+def test_a_bounded_number_of_jobs_is_looked_at() -> None:
+    for key in (None, *(f"key {number}" for number in range(120))):
+        like = {"task": "known", "queue": "default", "state": "waiting", "rate_key": key, "lane": key or ""}
+        Job.objects.bulk_create(Job(**like) for _ in range(60 if key else 2_000))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE jobs_job")
+    with CaptureQueriesContext(connection) as queries:
+        first_tasks(["default"])
+    [query] = queries
+    # A thousand without limits, and fifty of each of a hundred lanes.
+    assert rows_read(query["sql"]) < 7_500
