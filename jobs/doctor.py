@@ -216,22 +216,23 @@ def workers_and_queues() -> Iterator[Finding]:
     statuses = selectors.queue_statuses()
     yield Finding(Level.FACT, f"{len(workers)} workers: {', '.join(worker.node for worker in workers) or 'none'}.")
     for status in statuses.values():
-        waiting = status.waiting + status.paused + status.delayed
+        states = ("waiting", "paused", "delayed")
+        waiting = any(getattr(status, state) for state in states)
         if not status.is_declared:
-            if waiting + status.active:
+            if waiting or status.active:
                 yield Finding(
                     Level.ERROR,
-                    f"Queue {status.name} is not declared, and has {_jobs(waiting + status.active)}.",
+                    f"Queue {status.name} is not declared, and has {_jobs(status.words(*states, 'active'))}.",
                     f"Declare it in jobs/queues.py, or cancel them: python manage.py jobs cancel --queue {status.name}",
                 )
         elif not status.worker_nodes:
             yield Finding(
                 Level.ERROR if waiting else Level.WARNING,
-                f"No worker consumes queue {status.name}; waiting or delayed there: {_jobs(waiting)}.",
+                f"No worker consumes queue {status.name}; waiting or delayed there: {_jobs(status.words(*states))}.",
                 f"Start one: celery -A config worker -Q {status.name}",
             )
     for control in QueueControl.objects.filter(paused_at__isnull=False).order_by("name"):
-        count = statuses[control.name].paused if control.name in statuses else 0
+        count = statuses[control.name].words("paused") if control.name in statuses else "0"
         yield Finding(
             Level.WARNING,
             f"Queue {control.name} is paused since {control.paused_at:%Y-%m-%d %H:%M} UTC. Waiting: {_jobs(count)}.",
@@ -254,11 +255,11 @@ def _standing_still(workers: list[Worker]) -> Iterator[Finding]:
     consumed = {queue for worker in workers for queue in worker.queues}
     for status in selectors.queue_statuses().values():
         age_seconds = status.oldest_waiting_seconds or 0
+        waiting = _jobs(status.words("waiting"))
         if status.name in consumed and status.waiting and not status.active and age_seconds > START_PATIENCE_SECONDS:
             yield Finding(
                 Level.WARNING,
-                f"Waiting in {status.name}: {_jobs(status.waiting)}, the oldest for {age_seconds:.0f} s, while "
-                "nothing of it runs.",
+                f"Waiting in {status.name}: {waiting}, the oldest for {age_seconds:.0f} s, while nothing of it runs.",
                 "Ask one of them: python manage.py jobs why ID. A limit may hold them; else look at the logs of its "
                 "workers.",
             )
@@ -353,8 +354,8 @@ def own_versions() -> dict[str, str]:
     return {"Python": ".".join(platform.python_version_tuple()[:2]), **{name: version(name) for name in names}}
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
+def _jobs(count: str) -> str:
+    return "1 job" if count == "1" else f"{count} jobs"
 
 
 def _listed(facts: dict[str, Any]) -> str:

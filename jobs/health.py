@@ -265,7 +265,7 @@ class _Ledger:
     def warnings(self) -> list[str]:
         """What somebody has wanted so."""
         warnings = [
-            f"{status.name}: paused, with {status.paused} jobs waiting."
+            f"{status.name}: paused, with {status.words('paused')} jobs waiting."
             for status in self.statuses.values()
             if status.paused
         ]
@@ -304,16 +304,19 @@ def _counts(status: QueueStatus) -> dict[str, Any]:
     counts: dict[str, Any] = {name: getattr(status, name) for name in names}
     if status.counted_seconds_ago:
         counts["counted_seconds_ago"] = {name: round(age) for name, age in status.counted_seconds_ago.items()}
+    if status.at_least:
+        counts["at_least"] = sorted(status.at_least)
     return counts
 
 
 def _queue_reasons(status: QueueStatus) -> list[str]:
     if not status.is_declared:
         is_stranded = status.has_waited_longer(PATIENCE_SECONDS)
-        return [f"{status.name}: {status.waiting} jobs wait in a queue that nobody declares."] if is_stranded else []
+        waiting = status.words("waiting")
+        return [f"{status.name}: {waiting} jobs wait in a queue that nobody declares."] if is_stranded else []
     reasons = []
     if status.has_no_worker and status.has_waited_longer(PATIENCE_SECONDS):
-        reasons.append(f"{status.name}: {status.waiting} jobs wait, and no living worker takes from it.")
+        reasons.append(f"{status.name}: {status.words('waiting')} jobs wait, and no living worker takes from it.")
     if status.has_waited_longer(status.oldest_threshold_seconds):
         reasons.append(
             f"{status.name}: the oldest job has waited for {status.oldest_waiting_seconds:.0f} s "
@@ -325,7 +328,9 @@ def _queue_reasons(status: QueueStatus) -> list[str]:
             "and no more of them are being started."
         )
     if status.has_too_many_waiting:
-        reasons.append(f"{status.name}: {status.waiting} jobs waiting (threshold {status.waiting_threshold_count}).")
+        reasons.append(
+            f"{status.name}: {status.words('waiting')} jobs waiting (threshold {status.waiting_threshold_count})."
+        )
     if status.has_too_many_failed:
         reasons.append(
             f"{status.name}: {status.failed_last_hour_count} jobs failed in the last hour "

@@ -113,13 +113,15 @@ class LiveCount(models.Model):
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """How many jobs of a queue are in a live state; `counted_at` where that is not of this moment."""
+    """How many jobs of a queue are in a live state; `counted_at` where that is not of this moment. Before the first
+    walk, where there are too many to count them, it is the least that there may be."""
 
     queue: str
     state: str
     count: int
     oldest_at: datetime | None = None
     counted_at: datetime | None = None
+    is_least: bool = False
 
 
 def live(queues: Iterable[str]) -> list[Live]:
@@ -128,11 +130,13 @@ def live(queues: Iterable[str]) -> list[Live]:
     names = sorted({*queues, *(row[0] for row in _rows(WAITING_QUEUES, {}))})
     found = []
     some = _rows(COUNT_SOME, {"queues": names, "limit": COUNTED_AT_ONCE + 1})
-    too_many_delayed = _delayed(some) > COUNTED_AT_ONCE and any(state == "delayed" for _, state in walked)
+    are_cut_off = {state for state in ("active", "delayed") if _number(some, state) > COUNTED_AT_ONCE}
+    too_many_delayed = "delayed" in are_cut_off and any(state == "delayed" for _, state in walked)
     for queue, state, count, oldest_at in some:
         is_cut_off = too_many_delayed if state == "delayed" else count > COUNTED_AT_ONCE and (queue, state) in walked
         if not is_cut_off:
-            found.append(Live(queue, state, count, oldest_at))
+            is_least = state in are_cut_off or (state == "waiting" and count > COUNTED_AT_ONCE)
+            found.append(Live(queue, state, count, oldest_at, is_least=is_least))
     told = {(one.queue, one.state) for one in found}
     for key, row in walked.items():
         # What is left of an earlier walk, where all of a state can be counted at once, is old.
@@ -142,9 +146,9 @@ def live(queues: Iterable[str]) -> list[Live]:
     return found
 
 
-def _delayed(some: Iterable[Any]) -> int:
-    """How many delayed jobs were counted, of all queues together."""
-    return sum(count for _, state, count, _ in some if state == "delayed")
+def _number(some: Iterable[Any], state: str) -> int:
+    """How many jobs in this state were counted, of all queues together."""
+    return sum(count for _, one, count, _ in some if one == state)
 
 
 class Walk:
@@ -175,7 +179,7 @@ class Walk:
         many = [(queue, state) for queue, state, count, _ in some if count > COUNTED_AT_ONCE]
         self._queues = [queue for queue, state in many if state == "waiting"]
         waiting = Q(state="waiting", queue__in=self._queues)
-        if _delayed(some) > COUNTED_AT_ONCE:
+        if _number(some, "delayed") > COUNTED_AT_ONCE:
             self._queues.append(_ALL)
             waiting |= Q(state="delayed")
         LiveCount.objects.exclude(waiting).delete()

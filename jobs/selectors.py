@@ -58,6 +58,15 @@ class QueueStatus:
     growth: "Growth | None" = None
     # Of the states in which there are too many to count them at once: how long ago the number was true.
     counted_seconds_ago: dict[str, float] = field(default_factory=dict)
+    # Of the states in which there are so many at least, and nobody has counted them yet.
+    at_least: set[str] = field(default_factory=set)
+
+    def words(self, *states: str, separator: str = "") -> str:
+        """How many jobs are in these states, as a person reads it; thousands apart by this separator."""
+        count = sum(getattr(self, state) for state in states)
+        if self.at_least.intersection(states):
+            return f"more than {count - 1:,}"
+        return format(count, separator)
 
     @property
     def has_too_many_waiting(self) -> bool:
@@ -98,11 +107,14 @@ def queue_statuses(workers: Collection[Worker] | None = None) -> dict[str, Queue
     for live in live_counts.live(QUEUES):
         status = statuses.setdefault(live.queue, QueueStatus(name=live.queue, is_declared=False))
         is_paused = status.is_paused and live.state == State.WAITING
-        setattr(status, "paused" if is_paused else live.state, live.count)
+        state = "paused" if is_paused else live.state
+        setattr(status, state, live.count)
+        if live.is_least:
+            status.at_least.add(state)
         if live.oldest_at is not None:
             status.oldest_waiting_seconds = max(0.0, (now - live.oldest_at).total_seconds())
         if live.counted_at is not None:
-            status.counted_seconds_ago["paused" if is_paused else live.state] = (now - live.counted_at).total_seconds()
+            status.counted_seconds_ago[state] = (now - live.counted_at).total_seconds()
     for name, completed, failed, failed_lately in statistics.totals(failed_for=FAILED_WINDOW):
         status = statuses.setdefault(name, QueueStatus(name=name, is_declared=False))
         status.completed += completed

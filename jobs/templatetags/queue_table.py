@@ -17,11 +17,10 @@ register = template.Library()
 @register.simple_tag
 def count_link(queue: QueueStatus, state: str) -> SafeString:
     """How many jobs of the queue are in that state, linked to their list."""
-    count = getattr(queue, state)
-    if not count:
+    if not getattr(queue, state):
         return format_html('<span class="jobs-zero">{}</span>', 0)
     url = f"{reverse('admin:jobs_job_changelist')}?{urlencode({'queue': queue.name, 'state': state})}"
-    link = format_html('<a id="{}-{}" href="{}">{}</a>', queue.name, state, url, f"{count:,}")
+    link = format_html('<a id="{}-{}" href="{}">{}</a>', queue.name, state, url, queue.words(state, separator=","))
     age_seconds = queue.counted_seconds_ago.get(state)
     return (
         link if age_seconds is None else format_html("{}<small>{} ago</small>", link, rendering.duration(age_seconds))

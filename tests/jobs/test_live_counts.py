@@ -3,13 +3,15 @@
 from datetime import timedelta
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.db.models.functions import Now
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from jobs import health, live_counts, selectors
+from jobs import doctor, health, live_counts, selectors
 from jobs.live_counts import LiveCount, Walk
-from jobs.models import Job
+from jobs.models import Job, QueueControl
 from jobs.queues import QUEUES
 from tests.jobs.factories import make_job
 
@@ -51,6 +53,32 @@ def test_a_few_are_counted_at_each_question() -> None:
 def test_before_the_first_walk_there_are_at_least_so_many() -> None:
     make(25)
     assert counts() == {("default", "waiting"): (11, False)}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_what_nobody_has_counted_yet_is_told_as_more_than_what_was_seen(
+    admin_client: Client, is_paused: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(25, run_at=Now() - timedelta(hours=1))
+    make(25, queue="nobody's", run_at=Now() - timedelta(hours=1))
+    make(25, queue="webhooks", state="delayed", run_at=Now() + timedelta(hours=1))
+    if is_paused:
+        QueueControl.objects.create(name="default", paused_at=Now())
+    found = health.check()
+    told = found.warnings if is_paused else found.reasons
+    assert any(line.startswith("default: ") and "more than 10 jobs" in line for line in told)
+    assert "nobody's: more than 10 jobs wait in a queue that nobody declares." in found.reasons
+    counts_told = found.as_json()["queues"]
+    state = "paused" if is_paused else "waiting"
+    assert (counts_told["default"][state], counts_told["default"]["at_least"]) == (11, [state])
+    assert counts_told["webhooks"]["at_least"] == ["delayed"]
+    assert ">more than 10<" in admin_client.get("/admin/queues/").content.decode()
+    call_command("jobs", "stats")
+    assert "more than 10" in capsys.readouterr().out
+    assert any("more than 10 jobs" in finding.text for finding in doctor.workers_and_queues())
+    walk_through()
+    assert all(not status.at_least for status in selectors.queue_statuses().values())
 
 
 def test_many_are_those_of_the_last_walk_with_its_age() -> None:

@@ -61,8 +61,10 @@ class Stats:
                 "run_seconds_95": found.runs.percentile_seconds(95),
             }
             facts.append({by: name, "is_paused": bool(status and status.is_paused), **live, **ends, **times})
-            waiting = f"{live['waiting']} paused" if status and status.is_paused else live["waiting"]
-            shown = ["–" if value is None else value for value in (waiting, live["active"], live["delayed"])]
+            shown: list[Any] = ["–"] * len(live)
+            if status is not None:
+                waiting = f"{status.words('paused')} paused" if status.is_paused else status.words("waiting")
+                shown = [waiting, status.words("active"), status.words("delayed")]
             shown += [ends[kind] for kind in ("completed", "failed", "retried", "stalled")]
             lengths = [length(seconds) for seconds in list(times.values())[1:]]
             rows.append((name, *shown, f"{times['per_minute']:.1f}", *lengths))
