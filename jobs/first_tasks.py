@@ -38,7 +38,7 @@ FROM place CROSS JOIN LATERAL (
 
 
 def first_tasks(
-    queues: Sequence[str], *, limit: int = 1_000, levels: int = 100, of_lane: int = 50
+    queues: Sequence[str], *, limit: int = 200, levels: int = 50, of_lane: int = 40
 ) -> list[tuple[str, str]]:
     """Each queue and the tasks of its first jobs: so many of each priority, and some of each of so many lanes."""
     parameters = {"queues": list(queues), "limit": limit, "levels": levels, "of_lane": of_lane}

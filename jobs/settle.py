@@ -30,7 +30,7 @@ from jobs.ends import end, keep_attempt
 from jobs.errors import JobCancelled, LeaseLost
 from jobs.models import LIVE, Attempt, Job
 from jobs.patience import DATABASE_AWAY, may_pass, what_happened
-from jobs.queues import QUEUES
+from jobs.queues import PACED_QUEUES, QUEUES
 from jobs.statements import rows_of
 from jobs.states import Cause, State
 from jobs.told import Told
@@ -242,12 +242,18 @@ def give_back(run: Run, *, skip_locked: bool = False) -> bool:
     return True
 
 
+# The start of a job with limits stays the moment of its claim, which its limits count.
 # Locks: the job's row, for the length of this statement; one that somebody else holds is passed over.
 # Index: primary key. Two at once: the second passes over the row, and the token fences.
 BEGIN = """
 WITH own AS (
     SELECT id FROM jobs_job
     WHERE id = %(job_id)s AND CASE state WHEN 'active' THEN claim_token = %(token)s ELSE FALSE END
+      AND lane = '' AND queue <> ALL (%(paced_queues)s::text[])
+      AND NOT EXISTS (
+          SELECT FROM jobs_queuecontrol AS control
+          WHERE control.name = jobs_job.queue
+            AND num_nonnulls(control.rate_limit, control.concurrency_limit, control.quiet_hours) > 0)
     FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs_job AS job SET started_at = clock_timestamp() FROM own WHERE job.id = own.id
@@ -261,8 +267,9 @@ def begin(run: Run) -> bool:
     A row that somebody has locked keeps the moment of the claim: nobody waits for it. So it does where PostgreSQL does
     not answer, and then the run is taken to own its job.
     """
+    parameters = {"job_id": run.job_id, "token": run.token, "paced_queues": PACED_QUEUES}
     try:
-        return bool(rows_of(BEGIN, {"job_id": run.job_id, "token": run.token})) or run.owns()
+        return bool(rows_of(BEGIN, parameters)) or run.row().exists()
     except DATABASE_AWAY as error:
         logger.warning("id=%s begins without PostgreSQL (%s).", run.job_id, what_happened(error))
         connections[ledger()].close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from unittest.mock import Mock
 
 import psycopg
@@ -11,7 +12,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from jobs import settle
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, Job, QueueControl
 from jobs.settle import Run
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 from tests.processes import database_url
@@ -92,6 +93,17 @@ def test_a_body_that_begins_after_a_while_moves_the_start_and_one_that_lost_its_
     assert not settle.begin(run)
     job.refresh_from_db()
     assert job.state == "waiting"
+
+
+@pytest.mark.parametrize("fields", [{"queue": "email"}, {"rate_key": "k"}, {"queue": "images"}])
+def test_the_start_of_a_job_with_limits_is_the_one_that_they_count(fields: dict[str, Any]) -> None:
+    QueueControl.objects.create(name="images", concurrency_limit=2)
+    run = claim_job(make_job(**fields), make_worker())
+    started_at = Job.objects.get(pk=run.job_id).started_at
+    assert settle.begin(run)
+    assert Job.objects.get(pk=run.job_id).started_at == started_at
+    settle.give_back(run)
+    assert not settle.begin(run)
 
 
 @pytest.mark.django_db(transaction=True)
