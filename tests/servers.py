@@ -1,6 +1,7 @@
 """PostgreSQL and Redis as fixtures that a test may stop, kill, freeze and start again."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import redis
@@ -48,11 +49,15 @@ def redis_server(throwaway_servers: Servers) -> Iterator[Server]:
 
 
 @pytest.fixture
-def empty_redis() -> None:
-    """Nothing of an earlier test is in Redis."""
+def empty_redis() -> Iterator[None]:
+    """Nothing of an earlier test is in Redis, and nothing of this one stays there."""
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         client.flushall()
     # Commands to workers go over connections that Celery keeps, also those to a Redis that a test has stopped since.
     for kept in list(current_app.pool._resource.queue):
         if isinstance(kept, Connection):
             kept.collect(socket_timeout=0.1)
+    yield
+    # It may have been stopped.
+    with suppress(redis.RedisError), redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1) as client:
+        client.flushall()

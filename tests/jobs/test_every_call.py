@@ -229,4 +229,5 @@ def test_what_is_accepted_can_be_ended_and_what_is_refused_has_done_nothing(
 
 def test_the_table_of_options_is_whole() -> None:
     internal = {"group_index", "flow_slot", "awaited_flow_id", "parent_id", "root_id"}
-    assert {*_CHECKS, *_IDS} - internal <= OPTIONS.keys()
+    by_canvases = {"link", "link_error", "chain"}
+    assert {*_CHECKS, *_IDS} - internal - by_canvases <= OPTIONS.keys()
