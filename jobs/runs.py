@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jobs.run")
 
 # A job that begins within this after its claim was started by the claim.
-_AT_ONCE_SECONDS = 0.05
+_AT_ONCE_SECONDS = 0.1
 
 
 def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
@@ -78,7 +78,6 @@ def forget_whose_run_it_was(task: Any = None, **_: Any) -> None:
     """The thread is free for the next run. One that was only called in place, by `apply()`, has changed nothing."""
     if getattr(task and task.request, "claim", None) is not None:
         correlation.assume("")
-        # Once more: hooks are the project's as well.
         surroundings.set_back()
 
 

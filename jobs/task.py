@@ -213,7 +213,7 @@ class JobTask(DjangoTask):
 
     def _clean(self, before: dict[str, sessions.Mark]) -> None:
         """Nothing that the body has left reaches the end of its run, or the next job."""
-        surroundings.set_back()
+        surroundings.let_the_ledger_log()
         for what in sessions.clean(before):
             logger.warning("id=%s has left %s open: it was rolled back.", self.request.id, what)
 
