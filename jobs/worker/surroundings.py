@@ -4,7 +4,7 @@ In a pool of threads, what belongs to the process is shared by the runs of that 
 and time zone are each run's.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import gc
 import logging
 import os
