@@ -433,8 +433,8 @@ def test_while_urgent_jobs_keep_coming_every_tenth_start_is_the_oldest_jobs(
     started: list[UUID] = []
     make_jobs(30, priority=1, **limit)
     for _ in range(40):
-        make_jobs(5, priority=1, **limit)
-        pacer.look()
+        # As enqueueing them names them.
+        pacer.look([job.pk for job in make_jobs(5, priority=1, **limit)])
         started += start_some(doorbell, queue, 5)
         RateStart.objects.all().delete()
     share = sum(job_id in old for job_id in started)
@@ -449,8 +449,7 @@ def test_what_has_waited_for_less_than_a_minute_lets_every_urgent_job_go_first(
     young = {job.pk for job in make_jobs(50, priority=9, **limit)}
     started: list[UUID] = []
     for _ in range(20):
-        make_jobs(5, priority=1, **limit)
-        pacer.look()
+        pacer.look([job.pk for job in make_jobs(5, priority=1, **limit)])
         started += start_some(doorbell, queue, 5)
         RateStart.objects.all().delete()
     assert young.isdisjoint(started)

@@ -12,7 +12,7 @@ from django.contrib.auth.models import Group
 
 from jobs.models import LIVE, Attempt, Job, Tick
 from tests.guarantees.ledger import assert_ledger_consistent
-from tests.soak.odd_tasks import ODD, odd
+from tests.soak.odd_tasks import ENDING, ODD
 from tests.soak.poison import is_time
 
 # Their effects come with the job's completion or not at all; the other kinds may repeat theirs.
@@ -62,7 +62,7 @@ class Account:
         complaints = [*complaints, *(f"Lost: {kind} {key}" for kind, key in missing)]
         complaints += [f"Not completed: {job} is {job.state}: {job.error}" for job in unended]
         complaints += [
-            f"Never ended: {job} is {job.state}" for job in Job.objects.filter(task=odd.name, state__in=LIVE)
+            f"Never ended: {job} is {job.state}" for job in Job.objects.filter(task__in=ENDING, state__in=LIVE)
         ]
         complaints += Group.objects.filter(name__startswith="complaint ").values_list("name", flat=True)
         complaints += [f"Doubled: {kind} {key}" for kind, key in doubled]

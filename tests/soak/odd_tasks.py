@@ -4,6 +4,8 @@ from typing import Any
 
 from celery import shared_task
 
+from tests.hostile_tasks import LEFT, LOST, RAISED
+
 
 @shared_task(bind=True, queue="default", max_retries=0)
 def odd(self: Any, what: Any = None, value: Any = None, *more: Any) -> Any:
@@ -23,9 +25,26 @@ def odd(self: Any, what: Any = None, value: Any = None, *more: Any) -> Any:
             return value
 
 
+def _do(how: str, what: str) -> None:
+    {"raise": RAISED, "leave": LEFT, "lose": LOST}[how][what]()
+
+
+@shared_task(queue="default", max_retries=0)
+def hostile(how: str, what: str) -> None:
+    """Does with its connection, or raises, what no body should."""
+    _do(how, what)
+
+
+@shared_task(queue="default", max_retries=0, atomic=True)
+def hostile_atomically(how: str, what: str) -> None:
+    """The same, inside the transaction of its job's end."""
+    _do(how, what)
+
+
 @shared_task(queue="default")
 def stubborn() -> None:
     """Of a row that PostgreSQL lets nobody change: it never runs."""
 
 
-ODD = (odd.name, stubborn.name)
+ENDING = (odd.name, hostile.name, hostile_atomically.name)
+ODD = (*ENDING, stubborn.name)

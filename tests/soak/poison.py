@@ -17,6 +17,7 @@ from django.utils import timezone
 from jobs.bulk import enqueue_many
 from jobs.flows import fan_out
 from jobs.models import Job
+from tests.hostile_tasks import LEFT, LOST, RAISED
 from tests.soak import odd_tasks
 
 # Odd calls are made in every second one of these spans, so that ordinary jobs of the others can be compared.
@@ -98,6 +99,13 @@ def _arguments_that_are_none() -> None:
     Job.objects.create(task=odd_tasks.odd.name, queue="default", state="waiting", args={"no": "list"}, kwargs=[1])
 
 
+def _hostile_body() -> None:
+    task = random.choice([odd_tasks.hostile, odd_tasks.hostile_atomically])
+    # A limit that is caught waits for five seconds, and would only keep a slot.
+    how, ways = random.choice([("raise", RAISED), ("leave", LEFT), ("lose", LOST)])
+    task.delay(how, random.choice([way for way in ways if way != "catches its limit"]))
+
+
 ACCEPTED: list[Callable[[], object]] = [
     lambda: odd_tasks.odd.delay("return", nested(95)),
     lambda: odd_tasks.odd.delay("raise", random.choice(_TEXTS)),
@@ -118,6 +126,7 @@ ACCEPTED: list[Callable[[], object]] = [
     _successor_that_is_none,
     _limits_that_are_none,
     _arguments_that_are_none,
+    *[_hostile_body] * 6,
 ]
 
 REFUSED: list[Callable[[], object]] = [
