@@ -239,6 +239,8 @@ def _set_back_inside(connection: Any) -> None:
     """The session's first parameters, role and time zone, until the current transaction ends."""
     role = connection.settings_dict["OPTIONS"].get("assume_role")
     with connection.cursor() as cursor:
+        # First, so that none of these is too slow for a time-out of the body's.
+        cursor.execute("SET LOCAL statement_timeout = 0")
         cursor.execute("SET LOCAL SESSION AUTHORIZATION DEFAULT")
         cursor.execute(connection.ops.compose_sql("SET LOCAL ROLE %s", [role]) if role else "SET LOCAL ROLE NONE")
         cursor.execute(_SET_BACK)

@@ -24,7 +24,7 @@ from django.db.models.functions import Greatest, Now
 from django.db.models.sql import UpdateQuery
 from django.db.models.sql.constants import ROW_COUNT
 
-from jobs import claims, follow_ups, limits, publish, signals
+from jobs import claims, follow_ups, limits, publish, sessions, signals
 from jobs.claims import Claim
 from jobs.ends import end, keep_attempt
 from jobs.errors import JobCancelled, LeaseLost
@@ -364,9 +364,10 @@ def hand_back(worker_id: UUID, *, but: Collection[UUID] = ()) -> int:
 def report(run: Run, *, repeated: bool = False, **changes: Any) -> bool:
     """Progress or a custom state of a running job: visible at once and kept, whatever becomes of a transaction around.
 
-    Inside a transaction it therefore goes over a connection of its own, which the thread keeps.
+    Inside a transaction it therefore goes over a connection of its own, which the thread keeps; and so it does where
+    the body has changed its session.
     """
-    if not connections[ledger()].in_atomic_block:
+    if not _is_bodys_own(connections[ledger()]):
         return bool(run.row().update(**changes))
     connection = _connection_beside()
     query = cast(UpdateQuery, run.row().query.chain(UpdateQuery))
@@ -394,6 +395,11 @@ def reporting_inside() -> Iterator[None]:
         yield
     finally:
         _beside.connection = before
+
+
+def _is_bodys_own(connection: Any) -> bool:
+    """Whether what the ledger says or asks meanwhile would be part of what the body does to its connection."""
+    return connection.in_atomic_block or sessions.is_changed(connection)
 
 
 def _connection_beside() -> BaseDatabaseWrapper:
@@ -427,7 +433,7 @@ def _patient_for_a_second(connection: BaseDatabaseWrapper) -> Iterator[None]:
 def _is_there(rows: QuerySet[Any], *, unless_known: bool) -> bool:
     """Whether there are such rows. Asked beside a transaction, which may be aborted, or see the world as it was."""
     connection: Any = connections[ledger()]
-    if connection.in_atomic_block:
+    if _is_bodys_own(connection):
         connection = _connection_beside()
     try:
         return bool(rows.query.exists().get_compiler(connection=connection).has_results())

@@ -65,9 +65,7 @@ class Steps:
         if not hasattr(task, "run_claimed") or is_errback:
             # A message of Celery's own; and an errback is called with what Celery's rule for it says.
             return
-        called = {
-            key: value for key, value in options.items() if key not in (*_NOT_ASKED, "link", "chain", "link_error")
-        }
+        called = {key: value for key, value in options.items() if key not in (*_NOT_ASKED, *_LINKS)}
         Dedup.taken_from(called)
         args = tuple(step.get("args") or ())
         if not step.get("immutable"):

@@ -97,7 +97,7 @@ LEFT: dict[str, Any] = {
     "raw search_path": lambda: _execute_raw("/* quietly */ set search_path to pg_catalog"),
     "set_config": lambda: _execute("SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)"),
     "role": lambda: _execute("SET ROLE pg_monitor"),
-    "statement_timeout": lambda: _execute("SET statement_timeout = 1"),
+    "statement_timeout": lambda: _execute("SET statement_timeout = 100"),
     "read only": lambda: _execute("SET default_transaction_read_only = on"),
     "time zone": lambda: _execute("SET TIME ZONE 'Pacific/Auckland'"),
     "temporary table": lambda: _execute("CREATE TEMPORARY TABLE jobs_job (id int)"),
@@ -118,6 +118,10 @@ def _refuse(execute: Any, *args: Any) -> Any:
 @shared_task(bind=True, queue="default")
 def leaves(self: Any, what: str) -> str:
     LEFT[what]()
+    # The ledger's own statements do not meet it either; what a DO does is not seen.
+    if what not in ("DO", "row_factory", "a wrapper", "an aborted transaction", "BEGIN"):
+        self.progress(1, 2, what)
+        self.check_cancelled()
     return what
 
 
