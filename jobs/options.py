@@ -5,6 +5,7 @@ the transaction of the caller.
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -53,6 +54,8 @@ IRRELEVANT = frozenset(
 )
 _YEARS = round(LONGEST_DELAY.days / 365)
 _LONGEST_SHOWN = 100
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = _LONGEST_SHOWN
 
 
 class InvalidOption(ValueError):
@@ -102,12 +105,14 @@ def check_owner(task: str, owner_id: Any, *, using: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in an error, however long or deep it is."""
+    """A value in an error, in ASCII, however long or deep it is."""
     try:
-        text = ascii(value)
-    except RecursionError:
-        text = f"a {type(value).__name__} that is nested too deep"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+        text = _REPR.repr(value)
+    except ValueError:
+        # Python refuses to write a whole number of thousands of digits.
+        text = f"a huge {type(value).__name__}"
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 def _is_number(value: Any) -> bool:

@@ -15,6 +15,7 @@ from jobs.bounds import DEEPEST_NESTING, MESSAGE_BYTES, TRACEBACK_BYTES, depth, 
 _MARKS = {"__type__", "__value__"}
 # Levels around what a caller may nest: arguments, and Celery's signatures.
 _WRAPPED = 10
+_TOO_DEEP = f"more than {DEEPEST_NESTING} lists and objects inside of each other"
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -48,12 +49,14 @@ def as_json(value: Any, *, wrapped: int = 0) -> str:
     """
     try:
         text = json.dumps(value, cls=kombu_json.JSONEncoder, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise NotKept(_TOO_DEEP) from error
+    except (TypeError, ValueError) as error:
         raise NotKept(f"not JSON ({error})") from error
     deepest = DEEPEST_NESTING + wrapped
     # As many as there are can be inside of each other; what is in texts only counts too many.
     if text.count("[") + text.count("{") > deepest and depth(text) > deepest:
-        raise NotKept(f"more than {DEEPEST_NESTING} lists and objects inside of each other")
+        raise NotKept(_TOO_DEEP)
     if "\\u0000" in text and _NUL.search(text):
         raise NotKept("a NUL character, which PostgreSQL cannot store")
     if "\\ud" in text:
@@ -93,7 +96,7 @@ def readable(text: str) -> Any:
     deepest = DEEPEST_NESTING + _WRAPPED
     try:
         if text.count("[") + text.count("{") > deepest and depth(text) > deepest:
-            return Unreadable(f"(cannot be read: more than {DEEPEST_NESTING} lists and objects inside of each other)")
+            return Unreadable(f"(cannot be read: {_TOO_DEEP})")
         return from_json(text)
     except ValueError as error:
         return Unreadable(f"(cannot be read: {error})")

@@ -184,9 +184,19 @@ def test_the_options_of_no_call_at_all_are_checked() -> None:
         enqueue_many(add, [], countdown=10**12)
 
 
-def test_an_option_that_is_nested_too_deep_to_be_shown_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="countdown=a list that is nested too deep"):
-        add.apply_async((1, 2), countdown=nested(5000))
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(nested(5000), id="deep"),
+        pytest.param(10**5000, id="a long number"),
+        pytest.param("\ud800" * 5000, id="half characters"),
+        pytest.param([{"a": "x" * 5000}] * 5000, id="long"),
+    ],
+)
+def test_an_option_that_is_too_long_or_deep_to_be_shown_is_refused_in_words(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"add: countdown=.*: expected seconds, at most 10 years\.$") as refused:
+        add.apply_async((1, 2), countdown=value)
+    assert len(str(refused.value).encode()) < 250
 
 
 def test_an_argument_and_a_result_may_be_nested_a_hundred_deep() -> None:
