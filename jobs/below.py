@@ -80,6 +80,11 @@ class WalkBelow(Generic[Key]):
         self._at = time.monotonic() + pause
         return None if first is None else (key, first)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last piece was the last one of its walk."""
+        return bool(self._pieces) and not self._to_walk
+
     def forget(self) -> None:
         """Ends the walk: the next piece begins a new one."""
         self.has_found_little = False

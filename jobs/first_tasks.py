@@ -37,9 +37,10 @@ FROM place CROSS JOIN LATERAL (
 """
 
 
-def first_tasks(
-    queues: Sequence[str], *, limit: int = 200, levels: int = 50, of_lane: int = 40
-) -> list[tuple[str, str]]:
-    """Each queue and the tasks of its first jobs: so many of each priority, and some of each of so many lanes."""
+def first_tasks(queues: Sequence[str], *, limit: int = 200, levels: int = 50, of_lane: int = 40) -> dict[str, set[str]]:
+    """The tasks of each queue's first jobs: of so many of each priority, and of some of each of so many lanes."""
+    found: dict[str, set[str]] = {}
     parameters = {"queues": list(queues), "limit": limit, "levels": levels, "of_lane": of_lane}
-    return [(queue, task) for queue, task in rows_of(FIRST_TASKS, parameters)]
+    for queue, task in rows_of(FIRST_TASKS, parameters):
+        found.setdefault(queue, set()).add(task)
+    return found

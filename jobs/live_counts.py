@@ -4,25 +4,22 @@ Up to ten thousand of a state are counted at each question. Where there are more
 through them, some thousand at each look, and what is told is what it found last, with its age.
 """
 
-import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
-from uuid import UUID
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import connections, models, router
-from django.db.models import Q
+from django.db.models import F
 from django.db.models.functions import Now
 
 from jobs.fields import MomentField
 
 # Of one state of a queue; of delayed jobs, of all queues together.
 COUNTED_AT_ONCE = 10_000
-_WALKED_AT_ONCE = 20_000
-# Between two walks through all that there is.
-WALK_SECONDS = 30.0
+# What the leader has surveyed is told for so long; without a leader, jobs are counted however long it takes.
+_SURVEYED_SECONDS = 120.0
 
 # Locks: nothing. Index: job_waiting, of which it reads so many entries of each queue, and the head of each priority;
 # job_active and job_delayed. The orders are theirs: without them the planner may read the table instead.
@@ -52,46 +49,26 @@ SELECT queue, 'delayed', count(*), NULL FROM (
 GROUP BY queue
 """
 
-# Every queue in which jobs wait, declared or not.
-# Locks: nothing. Index: job_waiting, one entry per queue.
+# Queues in which jobs wait, between the names of those that are known.
+# Locks: nothing. Index: job_waiting, one entry per queue, and none of those that are known.
 # Two at once: they read.
-WAITING_QUEUES = """
+WAITING_BETWEEN = """
 WITH RECURSIVE found AS (
-    (SELECT queue FROM jobs_job WHERE state = 'waiting' ORDER BY queue LIMIT 1)
+    SELECT first.queue, gap.until
+    FROM unnest(%(after)s::text[], %(until)s::text[]) AS gap (after, until)
+    CROSS JOIN LATERAL (
+        SELECT queue FROM jobs_job WHERE state = 'waiting' AND queue > gap.after AND queue < gap.until
+        ORDER BY queue LIMIT 1) AS first
     UNION ALL
-    SELECT (SELECT queue FROM jobs_job WHERE state = 'waiting' AND queue > found.queue ORDER BY queue LIMIT 1)
-    FROM found WHERE found.queue IS NOT NULL
+    SELECT following.queue, found.until
+    FROM found CROSS JOIN LATERAL (
+        SELECT queue FROM jobs_job WHERE state = 'waiting' AND queue > found.queue AND queue < found.until
+        ORDER BY queue LIMIT 1) AS following
 )
-SELECT queue FROM found WHERE queue IS NOT NULL
+SELECT queue FROM found
 """
 
-# The next jobs of a queue in the order of their index: how many, the earliest of them, and the last one.
-# Locks: nothing. Index: job_waiting, from where the last one stood.
-# Two at once: they read.
-WALK_WAITING = """
-SELECT number, oldest, lane, priority, run_at, id FROM (
-    SELECT lane, priority, run_at, id, row_number() OVER place AS number, min(run_at) OVER place AS oldest
-    FROM (
-        SELECT lane, priority, run_at, id FROM jobs_job
-        WHERE state = 'waiting' AND queue = %(queue)s
-          AND (lane, priority, run_at, id) > (%(lane)s, %(priority)s, %(run_at)s, %(id)s)
-        ORDER BY lane, priority, run_at, id LIMIT %(limit)s) AS part
-    WINDOW place AS (ORDER BY lane, priority, run_at, id)) AS numbered
-ORDER BY number DESC LIMIT 1
-"""
-
-# The next delayed jobs, of all queues, in the order of their index.
-# Locks: nothing. Index: job_delayed, from where the last one stood.
-# Two at once: they read.
-WALK_DELAYED = """
-SELECT queue, is_held, run_at, id FROM jobs_job
-WHERE state = 'delayed' AND (is_held, run_at, id) > (%(is_held)s, %(run_at)s, %(id)s)
-ORDER BY is_held, run_at, id LIMIT %(limit)s
-"""
-
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_NOBODY = UUID(int=0)
-_ALL = ""
+_END = "\U0010ffff"
 
 
 class LiveCount(models.Model):
@@ -101,6 +78,10 @@ class LiveCount(models.Model):
     state = models.CharField(max_length=10)
     count = models.PositiveBigIntegerField()
     oldest_at = MomentField(null=True, blank=True, help_text="The earliest `run_at` of a waiting one")
+    tasks = ArrayField(models.CharField(max_length=255), default=list, help_text="Of waiting ones, where surveyed")
+    surveyed = models.BooleanField(
+        default=False, help_text="Whether all queues were counted together, as questions would walk over dead rows"
+    )
     counted_at = MomentField(db_default=Now())
 
     class Meta:
@@ -125,12 +106,15 @@ class Live:
 
 
 def live(queues: Iterable[str]) -> list[Live]:
-    """The live jobs of these queues, and of others that have some. Takes milliseconds, however many there are."""
-    walked = {(row.queue, row.state): row for row in LiveCount.objects.all()}
-    names = sorted({*queues, *(row[0] for row in _rows(WAITING_QUEUES, {}))})
+    """The live jobs of these queues, and of others that have some. Takes milliseconds, however many there are, and
+    however many have died."""
+    rows = list(LiveCount.objects.annotate(age=Now() - F("counted_at")))
+    if _is_surveyed(rows):
+        return [Live(row.queue, row.state, row.count, row.oldest_at, row.counted_at) for row in rows if row.count]
+    walked = {(row.queue, row.state): row for row in rows if not row.surveyed}
     found = []
-    some = _rows(COUNT_SOME, {"queues": names, "limit": COUNTED_AT_ONCE + 1})
-    are_cut_off = {state for state in ("active", "delayed") if _number(some, state) > COUNTED_AT_ONCE}
+    some = count_some(queues)
+    are_cut_off = {state for state in ("active", "delayed") if number_of(some, state) > COUNTED_AT_ONCE}
     too_many_delayed = "delayed" in are_cut_off and any(state == "delayed" for _, state in walked)
     for queue, state, count, oldest_at in some:
         is_cut_off = too_many_delayed if state == "delayed" else count > COUNTED_AT_ONCE and (queue, state) in walked
@@ -146,74 +130,32 @@ def live(queues: Iterable[str]) -> list[Live]:
     return found
 
 
-def _number(some: Iterable[Any], state: str) -> int:
+def surveyed_tasks() -> dict[str, list[str]] | None:
+    """The tasks of the jobs that wait, by queue, if the leader surveys; else None."""
+    rows = list(LiveCount.objects.filter(state="waiting").annotate(age=Now() - F("counted_at")))
+    return {row.queue: row.tasks for row in rows} if _is_surveyed(rows) else None
+
+
+def waiting_queues(known: Iterable[str]) -> list[str]:
+    """Every queue in which jobs wait, declared or not, and those that are known."""
+    names = sorted({"", *known})
+    gaps = {"after": names, "until": [*names[1:], _END]}
+    return [*names[1:], *(row[0] for row in _rows(WAITING_BETWEEN, gaps))]
+
+
+def count_some(queues: Iterable[str]) -> list[Any]:
+    """The jobs that are alive, up to one more than are counted at once: of each queue and state, how many, and of those
+    that wait since when the earliest does."""
+    return _rows(COUNT_SOME, {"queues": waiting_queues(queues), "limit": COUNTED_AT_ONCE + 1})
+
+
+def number_of(some: Iterable[Any], state: str) -> int:
     """How many jobs in this state were counted, of all queues together."""
     return sum(count for _, one, count, _ in some if one == state)
 
 
-class Walk:
-    """The slow duty: counts what is too much to be counted at once, a part at each look."""
-
-    def __init__(self) -> None:
-        self._not_before = 0.0
-        self._queues: list[str] = []
-        self._after: tuple[Any, ...] | None = None
-        self._counts: Counter[str] = Counter()
-        self._oldest_at: datetime | None = None
-
-    def run_once(self) -> None:
-        """One part, if a walk is due. Killed in the middle, the next leader begins anew."""
-        if not self._queues:
-            if time.monotonic() < self._not_before:
-                return
-            self._begin()
-        elif self._queues[0] == _ALL:
-            self._walk_delayed()
-        else:
-            self._walk_waiting(self._queues[0])
-
-    def _begin(self) -> None:
-        self._not_before = time.monotonic() + WALK_SECONDS
-        names = [row[0] for row in _rows(WAITING_QUEUES, {})]
-        some = _rows(COUNT_SOME, {"queues": names, "limit": COUNTED_AT_ONCE + 1})
-        many = [(queue, state) for queue, state, count, _ in some if count > COUNTED_AT_ONCE]
-        self._queues = [queue for queue, state in many if state == "waiting"]
-        waiting = Q(state="waiting", queue__in=self._queues)
-        if _number(some, "delayed") > COUNTED_AT_ONCE:
-            self._queues.append(_ALL)
-            waiting |= Q(state="delayed")
-        LiveCount.objects.exclude(waiting).delete()
-
-    def _walk_waiting(self, queue: str) -> None:
-        after = dict(
-            zip(("lane", "priority", "run_at", "id"), self._after or ("", -1, _LONG_AGO, _NOBODY), strict=True)
-        )
-        rows = _rows(WALK_WAITING, {"queue": queue, "limit": _WALKED_AT_ONCE, **after})
-        number = 0
-        for number, oldest_at, *last in rows:
-            self._counts[queue] += number
-            self._oldest_at = min(self._oldest_at or oldest_at, oldest_at)
-            self._after = tuple(last)
-        if number < _WALKED_AT_ONCE:
-            self._end("waiting")
-
-    def _walk_delayed(self) -> None:
-        after = dict(zip(("is_held", "run_at", "id"), self._after or (False, _LONG_AGO, _NOBODY), strict=True))
-        rows = _rows(WALK_DELAYED, {"limit": COUNTED_AT_ONCE, **after})
-        self._counts.update(row[0] for row in rows)
-        if rows:
-            self._after = rows[-1][1:]
-        if len(rows) < COUNTED_AT_ONCE:
-            self._end("delayed")
-
-    def _end(self, state: str) -> None:
-        for queue, count in self._counts.items():
-            found = {"count": count, "oldest_at": self._oldest_at, "counted_at": Now()}
-            LiveCount.objects.update_or_create(queue=queue, state=state, defaults=found)
-        if state == "delayed":
-            LiveCount.objects.filter(state=state).exclude(queue__in=self._counts).delete()
-        self._queues.pop(0)
-        self._after, self._counts, self._oldest_at = None, Counter(), None
+def _is_surveyed(rows: Iterable[Any]) -> bool:
+    return any(row.surveyed and row.age.total_seconds() < _SURVEYED_SECONDS for row in rows)
 
 
 def _rows(statement: str, parameters: dict[str, Any]) -> list[Any]:

@@ -199,11 +199,11 @@ def unknown_tasks(workers: Collection[Worker] | None = None) -> dict[str, set[st
     Looks at the first jobs of each priority and lane, which those are sooner or later: nobody claims them.
     """
     known = {name: tasks for name, tasks in known_tasks(workers).items() if tasks}
-    found: dict[str, set[str]] = {}
-    for queue, task in first_tasks(list(known)):
-        if task not in (known[queue] or ()):
-            found.setdefault(queue, set()).add(task)
-    return found
+    waiting = live_counts.surveyed_tasks()
+    if waiting is None:
+        waiting = first_tasks(list(known))
+    unknown = {name: set(waiting.get(name, ())) - tasks for name, tasks in known.items()}
+    return {name: tasks for name, tasks in unknown.items() if tasks}
 
 
 def unfinished_jobs_of(*, owner_id: int, start_at: datetime, end_at: datetime) -> QuerySet[Job]:

@@ -73,6 +73,10 @@ class Levels:
         self._walk_below = WalkBelow(self._first_due)
         self._tasks: Mapping[str, Collection[str] | None] = {}
 
+    def lanes(self) -> dict[Place, datetime]:
+        """The levels of jobs with limits of their own, and their floors; for another thread."""
+        return {place: known.floor for place, known in self.known.copy().items() if place.lane}
+
     def forget(self) -> None:
         """Knows nothing any more, as where other tasks are known to workers than before."""
         self.known.clear()

@@ -9,8 +9,9 @@ from functools import wraps
 from django.conf import settings
 from django.db import connections
 
-from jobs import live_counts, settle
+from jobs import settle
 from jobs.dispatcher import flows, leader, neighbours, retention, statistics
+from jobs.dispatcher.counting import Walk
 from jobs.dispatcher.record import PROMPT_DUTIES, Record
 from jobs.dispatcher.rescue import Rescuer
 from jobs.patience import DATABASE_AWAY, what_happened
@@ -123,13 +124,14 @@ class SlowThread(_Rounds):
         super().__init__("jobs-slow", record)
         self._leads = leads
         self._progress = flows.Progress()
+        self.counts = Walk()
         self.duties: list[Duty] = [
             seldom(statistics.Fold(self._progress.members_ended).run_once, seconds=statistics.EVENTS_SECONDS),
             seldom(self._progress.run_once, seconds=flows.PROGRESS_SECONDS),
             seldom(statistics.Arrivals().run_once, seconds=statistics.ARRIVALS_SECONDS),
             seldom(statistics.fold_days, seconds=statistics.DAYS_SECONDS),
             seldom(retention.run_once, seconds=retention.SECONDS),
-            live_counts.Walk().run_once,
+            self.counts.run_once,
             seldom(retention.remove_idle_limits, seconds=retention.LIMITS_SECONDS),
         ]
 

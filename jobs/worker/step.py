@@ -81,6 +81,8 @@ class LedgerStep(bootsteps.StartStopStep):
             dispatcher.own.append(EndCancelled(worker).run_once)
         else:
             dispatcher.own += [limits.run_once, shutdown.replace_the_stuck]
+        prompt = PromptThread(leads=lambda: dispatcher.leads, record=dispatcher.record)
+        dispatcher.slow.counts.lanes = prompt.pacer.levels.lanes
         self.threads = [
             lease.LeaseThread(
                 slot_count=lambda: claims.intake.slot_count,
@@ -89,7 +91,7 @@ class LedgerStep(bootsteps.StartStopStep):
             ),
             dispatcher,
             dispatcher.slow,
-            PromptThread(leads=lambda: dispatcher.leads, record=dispatcher.record),
+            prompt,
             claims,
         ]
         for thread in self.threads:

@@ -10,7 +10,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from jobs import doctor, health, live_counts, selectors
-from jobs.live_counts import LiveCount, Walk
+from jobs.dispatcher import counting
+from jobs.dispatcher.counting import Walk
+from jobs.live_counts import LiveCount
 from jobs.models import Job, QueueControl
 from jobs.queues import QUEUES
 from tests.jobs.factories import make_job
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_counts, "COUNTED_AT_ONCE", 10)
-    monkeypatch.setattr(live_counts, "_WALKED_AT_ONCE", 7)
+    monkeypatch.setattr(counting, "_WALKED_AT_ONCE", 7)
 
 
 def make(count: int, **fields: object) -> None:

@@ -1,0 +1,209 @@
+"""Counts the jobs that are alive where a count would walk over too many that died.
+
+Beside a snapshot that somebody holds for long, PostgreSQL keeps the index entries of all jobs that have been waiting or
+active since. A count reads each of these, and so does a look for the tasks of the first jobs. So the leader reads spans
+of time instead, of which none takes longer than some milliseconds, and what it has found is told until the next survey.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+
+from jobs import claims, settle
+from jobs.below import WalkBelow
+from jobs.live_counts import LiveCount, waiting_queues
+from jobs.paced import Place
+from jobs.queues import QUEUES
+from jobs.statements import rows_of
+
+# How many dead rows the table has, by PostgreSQL's own statistics.
+# Locks: nothing. Index: none, it reads shared memory. Two at once: they read.
+DEAD_ROWS = "SELECT pg_stat_get_dead_tuples('jobs_job'::regclass)"
+
+# The jobs without limits that were due within a span of time, by queue.
+# Locks: nothing. Index: job_waiting, the entries of that span, of each priority of each queue.
+# Two at once: they read.
+WAITING_WITHIN = """
+SELECT wanted.queue, sum(counted.number), min(counted.oldest), array_agg(DISTINCT counted.task)
+FROM unnest(%(queues)s::text[]) AS wanted (queue) CROSS JOIN generate_series(0, 9) AS level (priority)
+CROSS JOIN LATERAL (
+    SELECT task, count(*) AS number, min(run_at) AS oldest FROM jobs_job
+    WHERE state = 'waiting' AND queue = wanted.queue AND lane = '' AND priority = level.priority
+      AND run_at >= %(begin)s AND run_at < %(end)s
+    GROUP BY task) AS counted
+GROUP BY wanted.queue
+"""
+
+# The same of jobs with limits, from a moment on, by lane and priority.
+# Locks: nothing. Index: job_waiting, from that moment on, of each lane and priority.
+# Two at once: they read.
+WAITING_IN_LANES = """
+SELECT wanted.queue, sum(counted.number), min(counted.oldest), array_agg(DISTINCT counted.task)
+FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(priorities)s::smallint[], %(floors)s::timestamptz[])
+    AS wanted (queue, lane, priority, floor)
+CROSS JOIN LATERAL (
+    SELECT task, count(*) AS number, min(run_at) AS oldest FROM jobs_job
+    WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = wanted.priority
+      AND run_at >= wanted.floor
+    GROUP BY task) AS counted
+GROUP BY wanted.queue
+"""
+
+# The jobs that were started within a span of time, by queue.
+# Locks: nothing. Index: job_active, the entries of that span, of each worker. Two at once: they read.
+ACTIVE_WITHIN = """
+SELECT job.queue, count(*)
+FROM jobs_worker AS worker
+CROSS JOIN LATERAL (
+    SELECT queue FROM jobs_job
+    WHERE state = 'active' AND worker_id = worker.id AND started_at >= %(begin)s AND started_at < %(end)s
+    OFFSET 0) AS job
+WHERE worker.settled_at IS NULL
+GROUP BY job.queue
+"""
+
+# The delayed jobs that were due within a span of time, by queue.
+# Locks: nothing. Index: job_delayed, the entries of that span. Two at once: they read.
+DELAYED_WITHIN = """
+SELECT queue, count(*) FROM jobs_job
+WHERE state = 'delayed' AND NOT is_held AND run_at >= %(begin)s AND run_at < %(end)s
+GROUP BY queue
+"""
+
+# The next delayed jobs, of all queues, in the order of their index.
+# Locks: nothing. Index: job_delayed, from where the last one stood.
+# Two at once: they read.
+NEXT_DELAYED = """
+SELECT queue, is_held, run_at, id FROM jobs_job
+WHERE state = 'delayed' AND (is_held, run_at, id) > (%(is_held)s, %(run_at)s, %(id)s)
+ORDER BY is_held, run_at, id LIMIT %(limit)s
+"""
+
+# Fewer dead rows than this cost no count much.
+MANY_DEAD = 10_000
+# Between the ends of two surveys: what they find is told for so long.
+_REST_SECONDS = 20.0
+# Statements at one look, and the pause between them.
+_AT_ONCE = 20
+_PAUSE_SECONDS = 0.02
+_LANES_AT_ONCE = 25
+_DELAYED_AT_ONCE = 1_000
+# Of each queue: what is kept of the tasks that wait.
+_MOST_TASKS = 1_000
+_NEVER = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
+_NOBODY = UUID(int=0)
+_STATES = {"waiting": WAITING_WITHIN, "active": ACTIVE_WITHIN, "delayed": DELAYED_WITHIN}
+
+
+@dataclass(slots=True)
+class _Found:
+    """What waits in a queue, or is active there, or delayed."""
+
+    count: int = 0
+    oldest_at: datetime | None = None
+    tasks: set[str] = field(default_factory=set)
+
+    def add(self, count: int, oldest_at: datetime | None = None, tasks: Iterable[str] = ()) -> None:
+        self.count += count
+        if oldest_at is not None:
+            self.oldest_at = min(self.oldest_at or oldest_at, oldest_at)
+        self.tasks.update(tasks)
+
+
+def has_many_dead() -> bool:
+    """Whether the table has so many dead rows that a count may walk over them."""
+    return rows_of(DEAD_ROWS, {})[0][0] > MANY_DEAD
+
+
+class Survey:
+    """The counts of the leader beside an old snapshot; `lanes` are the lanes in which it knows of jobs with limits, and
+    the moment of each before which nothing waits there."""
+
+    def __init__(self, lanes: Callable[[], Mapping[Place, datetime]]) -> None:
+        self.is_on = False
+        self._lanes = lanes
+        self._steps: Iterator[None] = iter(())
+        self._not_before = 0.0
+
+    def begin(self) -> None:
+        """Surveys from now on."""
+        self.is_on, self._not_before = True, 0.0
+        self._steps = self._survey()
+
+    def look(self) -> bool:
+        """The next statements, if it is time; returns whether any was due."""
+        if time.monotonic() < self._not_before:
+            return False
+        for number, _ in enumerate(self._steps, start=1):
+            if number == _AT_ONCE:
+                return True
+            time.sleep(_PAUSE_SECONDS)
+        self._not_before = time.monotonic() + _REST_SECONDS
+        self._steps = self._survey()
+        self.is_on = has_many_dead()
+        return True
+
+    def _survey(self) -> Iterator[None]:
+        now = claims.now()
+        queues = waiting_queues(QUEUES)
+        found: dict[tuple[str, str], _Found] = defaultdict(_Found)
+
+        def add(state: str, begin: datetime, end: datetime) -> None:
+            within = {"queues": queues, "begin": begin, "end": end}
+            for queue, *counted in rows_of(_STATES[state], within):
+                found[queue, state].add(*counted)
+
+        for state in ("waiting", "active"):
+            add(state, now, _NEVER)
+            yield
+        yield from self._count_lanes(found)
+        yield from self._count_delayed_from(now, found)
+        walk = WalkBelow(add)
+        while not walk.has_ended:
+            walk.piece((state, now) for state in _STATES)
+            yield
+        self._write(queues, found)
+
+    def _count_lanes(self, found: Mapping[tuple[str, str], _Found]) -> Iterator[None]:
+        lanes = list(self._lanes().items())
+        for start in range(0, len(lanes), _LANES_AT_ONCE):
+            part = lanes[start : start + _LANES_AT_ONCE]
+            parameters = {
+                "queues": [place.queue for place, _ in part],
+                "lanes": [place.lane for place, _ in part],
+                "priorities": [place.priority for place, _ in part],
+                "floors": [floor for _, floor in part],
+            }
+            for queue, *counted in rows_of(WAITING_IN_LANES, parameters):
+                found[queue, "waiting"].add(*counted)
+            yield
+
+    def _count_delayed_from(self, now: datetime, found: Mapping[tuple[str, str], _Found]) -> Iterator[None]:
+        """Those that are not due yet, then those that are held."""
+        after: tuple[Any, ...] = (False, now, _NOBODY)
+        rows: list[Any] = [()] * _DELAYED_AT_ONCE
+        while len(rows) == _DELAYED_AT_ONCE:
+            parameters = dict(zip(("is_held", "run_at", "id"), after, strict=True))
+            rows = rows_of(NEXT_DELAYED, {"limit": _DELAYED_AT_ONCE, **parameters})
+            for queue, *after_it in rows:
+                found[queue, "delayed"].add(1)
+                after = tuple(after_it)
+            yield
+
+    def _write(self, queues: Iterable[str], found: Mapping[tuple[str, str], _Found]) -> None:
+        rows = []
+        for queue in {*queues, *(queue for queue, _ in found)}:
+            for state in _STATES:
+                one = found.get((queue, state), _Found())
+                row = LiveCount(queue=queue, state=state, count=one.count, oldest_at=one.oldest_at, surveyed=True)
+                row.tasks = sorted(one.tasks)[:_MOST_TASKS]
+                rows.append(row)
+        with transaction.atomic(using=settle.ledger()):
+            LiveCount.objects.all().delete()
+            LiveCount.objects.bulk_create(rows)

@@ -1,0 +1,158 @@
+"""What the leader counts beside an old snapshot, and what is told then."""
+
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models import Count, F, Min
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+
+from jobs import health, live_counts, paced, selectors
+from jobs.dispatcher import counting, survey
+from jobs.dispatcher.counting import Walk
+from jobs.live_counts import LiveCount
+from jobs.models import Job
+from jobs.paced import Place
+from jobs.queues import QUEUES
+from tests.jobs.connections import another_connection
+from tests.jobs.factories import make_job, make_worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+AGES = [timedelta(seconds=-5), timedelta(0), timedelta(seconds=9), timedelta(minutes=7), timedelta(days=40)]
+LANE = '["k",null,null,null,null]'
+
+
+@pytest.fixture
+def walk(monkeypatch: pytest.MonkeyPatch) -> Walk:
+    """A leader's, to which every count is slow."""
+    monkeypatch.setattr(counting, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(counting, "SLOW_FACTOR", 0)
+    monkeypatch.setattr(survey, "MANY_DEAD", -1)
+    monkeypatch.setattr(survey, "_DELAYED_AT_ONCE", 3)
+    monkeypatch.setattr(survey, "_LANES_AT_ONCE", 2)
+    found = Walk()
+    found.lanes = lambda: {
+        level.place: level.first_at
+        for level in paced.unknown_levels([paced.Gap(name, "", 10, "\U0010ffff", 0) for name in QUEUES], limit=100)
+    }
+    return found
+
+
+def survey_all(walk: Walk) -> None:
+    """A survey from its begin to its end."""
+    LiveCount.objects.all().delete()
+    for _ in range(500):
+        walk._survey._not_before = 0
+        walk.run_once()
+        if LiveCount.objects.exists():
+            return
+    raise AssertionError("The survey does not end")
+
+
+def make_some() -> None:
+    worker, gone = make_worker(queues=["default"], tasks=["task-0"]), make_worker(dead_at=Now(), settled_at=None)
+    for age, queue, priority in product(AGES, ["default", "crm", "nobody's"], [0, 5, 9]):
+        common: dict[str, Any] = {"queue": queue, "priority": priority}
+        make_job(run_at=Now() - age, task=f"task-{priority}", **common)
+        make_job(run_at=Now() - age, state="delayed", **common)
+        make_job(run_at=Now() + age, state="delayed", **common, is_held=priority == 9)
+        for owner in (worker, gone):
+            make_job(state="active", worker_id=owner.pk, claim_token="t", started_at=Now() - age, **common)
+    for number, priority in product(range(5), [2, 4]):
+        lane = LANE.replace("k", f"k{number}")
+        make_job(lane=lane, rate_key=f"k{number}", priority=priority, run_at=Now() - timedelta(hours=1), task="keyed")
+    make_job(state="completed", finished_at=Now())
+
+
+def test_all_that_lives_is_counted(walk: Walk) -> None:
+    make_some()
+    survey_all(walk)
+    wanted = {
+        (row["queue"], row["state"]): (row["number"], row["oldest"] if row["state"] == "waiting" else None)
+        for row in Job.objects.exclude(state="completed")
+        .values("queue", "state")
+        .annotate(number=Count("*"), oldest=Min("run_at"))
+    }
+    told = live_counts.live(QUEUES)
+    assert {(one.queue, one.state): (one.count, one.oldest_at) for one in told} == wanted
+    assert all(one.counted_at is not None for one in told)
+    assert live_counts.surveyed_tasks() == {
+        **{name: [] for name in QUEUES},
+        "crm": ["task-0", "task-5", "task-9"],
+        "nobody's": ["task-0", "task-5", "task-9"],
+        "default": ["keyed", "task-0", "task-5", "task-9"],
+    }
+
+
+def test_questions_count_nothing_while_the_leader_surveys(walk: Walk) -> None:
+    make_some()
+    survey_all(walk)
+    make_worker(queues=["default"], tasks=["keyed"])
+    with CaptureQueriesContext(connection) as queries:
+        assert selectors.unknown_tasks() == {"default": {"task-5", "task-9"}}
+        statuses = selectors.queue_statuses()
+    assert statuses["default"].waiting == 25
+    assert statuses["default"].counted_seconds_ago.keys() == {"waiting", "active", "delayed"}
+    assert statuses["images"].waiting == 0
+    assert not any("FROM jobs_job" in query["sql"] for query in queries)
+    assert any("task-5" in reason for reason in health.check().reasons)
+
+
+def test_what_has_grown_old_is_counted_again(walk: Walk) -> None:
+    make_job()
+    survey_all(walk)
+    make_job()
+    assert [(one.count, one.counted_at is None) for one in live_counts.live(QUEUES)] == [(1, False)]
+    LiveCount.objects.update(counted_at=F("counted_at") - timedelta(minutes=3))
+    assert [(one.count, one.counted_at is None) for one in live_counts.live(QUEUES)] == [(2, True)]
+    assert live_counts.surveyed_tasks() is None
+
+
+def test_once_the_dead_are_gone_jobs_are_counted_at_each_question(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_job()
+    survey_all(walk)
+    monkeypatch.setattr(survey, "MANY_DEAD", 10**9)
+    survey_all(walk)
+    walk._not_before = 0
+    walk.run_once()
+    make_job()
+    assert not LiveCount.objects.exists()
+    assert [one.count for one in live_counts.live(QUEUES)] == [2]
+
+
+def test_a_survey_that_fails_is_made_anew(walk: Walk) -> None:
+    make_job()
+    lanes, walk.lanes = walk.lanes, lambda: {Place("default", "", 10**6): "never"}  # type: ignore[dict-item, return-value]
+    walk.run_once()
+    with pytest.raises(Exception, match="smallint"):
+        walk.run_once()
+    walk.lanes = lanes
+    survey_all(walk)
+    assert [one.count for one in live_counts.live(QUEUES)] == [1]
+
+
+def test_beside_an_old_snapshot_the_leader_begins_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "MANY_DEAD", 2_000)
+    monkeypatch.setattr(counting, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(counting, "SLOW_FACTOR", 0)
+    walk = Walk()
+    with another_connection() as other:
+        with other.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT count(*) FROM jobs_job")
+        Job.objects.bulk_create(Job(task="t", queue="default", state="waiting") for _ in range(2_500))
+        walk.run_once()
+        assert not walk._survey.is_on
+        Job.objects.update(state="completed", finished_at=Now())
+        make_job(queue="default")
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_force_next_flush()")
+        walk._not_before = 0
+        walk.run_once()
+        assert walk._survey.is_on
+        survey_all(walk)
+    assert [(one.queue, one.count) for one in live_counts.live(QUEUES)] == [("default", 1)]
