@@ -130,10 +130,10 @@ def live(queues: Iterable[str]) -> list[Live]:
     return found
 
 
-def surveyed_tasks() -> dict[str, list[str]] | None:
+def surveyed_tasks() -> dict[str, set[str]] | None:
     """The tasks of the jobs that wait, by queue, if the leader surveys; else None."""
     rows = list(LiveCount.objects.filter(state="waiting").annotate(age=Now() - F("counted_at")))
-    return {row.queue: row.tasks for row in rows} if _is_surveyed(rows) else None
+    return {row.queue: set(row.tasks) for row in rows} if _is_surveyed(rows) else None
 
 
 def waiting_queues(known: Iterable[str]) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from django.db import DatabaseError, InterfaceError, InternalError, connections
 from django.db.models.functions import Now
+from django_celery_beat.models import PeriodicTask
 from django_celery_beat.schedulers import DatabaseScheduler
 
 from jobs import settle
 from jobs.cron import rows, ticks
 from jobs.cron.plans import Broken, Plan, Plans, in_words
-from jobs.models import Duty
+from jobs.models import CatchUp, Duty
 from jobs.patience import DATABASE_AWAY, what_happened
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class LedgerScheduler(DatabaseScheduler):
             try:
                 with settle.atomic():
                     self.Entry.from_entry(name, app=self.app, **entry)
+                    _write_key(name, entry)
             except DATABASE_AWAY:
                 raise
             except Exception:  # whatever is wrong with it, the others must not go without
@@ -124,6 +126,14 @@ class LedgerScheduler(DatabaseScheduler):
         if error != plan.row.reported_error:
             ticks.report(plan.row, error)
         return pause
+
+
+def _write_key(name: str, entry: Mapping[str, Any]) -> None:
+    """Of the options of an entry, the one that django-celery-beat has no column for."""
+    key = (entry.get("options") or {}).get("dedup_key")
+    if key:
+        schedule = PeriodicTask.objects.get(name=name)
+        CatchUp.objects.update_or_create(periodic_task=schedule, defaults={"dedup_key": key})
 
 
 def _urgency(plan: Plan | Broken) -> tuple[bool, datetime, float]:

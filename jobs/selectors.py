@@ -199,9 +199,8 @@ def unknown_tasks(workers: Collection[Worker] | None = None) -> dict[str, set[st
     Looks at the first jobs of each priority and lane, which those are sooner or later: nobody claims them.
     """
     known = {name: tasks for name, tasks in known_tasks(workers).items() if tasks}
-    waiting = live_counts.surveyed_tasks()
-    if waiting is None:
-        waiting = first_tasks(list(known))
+    surveyed = live_counts.surveyed_tasks()
+    waiting = first_tasks(list(known)) if surveyed is None else surveyed
     unknown = {name: set(waiting.get(name, ())) - tasks for name, tasks in known.items()}
     return {name: tasks for name, tasks in unknown.items() if tasks}
 

@@ -22,6 +22,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from jobs import rendering
 from jobs.admin.lists import ListAdmin
 from jobs.cron import calls, rows, selectors
+from jobs.cron.calls import Overlaps
 from jobs.models import CatchUp
 
 _CONDITION_COLOURS = {"ticks": "success", "broken": "danger"}
@@ -48,10 +49,10 @@ class PeriodicTaskEditForm(PeriodicTaskForm):
 
 
 class CatchUpInline(StackedInline):
-    """What becomes of missed ticks; whoever may edit the periodic task may say so."""
+    """What becomes of missed and overlapping ticks; whoever may edit the periodic task may say so."""
 
     model = CatchUp
-    verbose_name_plural = "Ticks that were missed"
+    verbose_name_plural = "Missed and overlapping ticks"
     hide_title = True
     can_delete = False
 
@@ -94,7 +95,7 @@ class PeriodicTaskAdmin(BasePeriodicTaskAdmin, ListAdmin):
         for row in rows.read_of(queryset):
             try:
                 calls.of(row, self.celery_app).send_now()
-            except (ValueError, TypeError, LookupError) as error:
+            except (ValueError, TypeError, LookupError, Overlaps) as error:
                 self.message_user(request, f"{row.name}: {error}", messages.ERROR)
             else:
                 enqueued_count += 1

@@ -4,18 +4,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from celery import Celery
 from kombu.utils.json import loads
 
 from jobs import commits, enqueue
 from jobs.cron.rows import Row
-from jobs.ids import derived_id
+from jobs.ids import derived_id, new_id
 from jobs.task import JobTask
 
 
 class BadCall(ValueError):
     """A schedule names no task, or its arguments or headers are not what they must be."""
+
+
+class Overlaps(Exception):
+    """A job with the key of a schedule has not ended."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id}, which has its key, has not ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +38,29 @@ class Call:
     options: dict[str, Any]
 
     def send_now(self) -> None:
-        """Enqueues a job that belongs to no tick."""
-        self.app.tasks[self.task].apply_async(self.args, self.kwargs, **self.options)
+        """Enqueues a job that belongs to no tick. Raises Overlaps as `send` does."""
+        self._enqueue(new_id(), self.options)
 
-    def send(self, scheduled_for: datetime) -> Any:
+    def send(self, scheduled_for: datetime) -> UUID:
         """Enqueues the job of a tick in the current transaction, and returns the job's id: made of the tick, so that it
-        is the same whoever sends it, and however often.
+        is the same whoever sends it, and however often. Raises Overlaps where a job with its key has not ended.
 
         A task that is plain Celery gets its message after the commit; while Redis is away, that tick is lost.
         """
         job_id = derived_id("tick", self.schedule_id, scheduled_for.astimezone(UTC).isoformat())
         headers = {**self.options["headers"], "scheduled_for": scheduled_for.astimezone(UTC).isoformat()}
-        options = {**self.options, "headers": headers, "task_id": str(job_id)}
-        task = self.app.tasks[self.task]
-        if isinstance(task, JobTask):
-            self.app.send_task(self.task, self.args, self.kwargs, **options)
-        else:
-            commits.then(partial(task.apply_async, self.args, self.kwargs, **options))
+        self._enqueue(job_id, {**self.options, "headers": headers})
         return job_id
+
+    def _enqueue(self, job_id: UUID, options: dict[str, Any]) -> None:
+        task = self.app.tasks[self.task]
+        options = {**options, "task_id": str(job_id)}
+        if not isinstance(task, JobTask):
+            commits.then(partial(task.apply_async, self.args, self.kwargs, **options))
+            return
+        result = self.app.send_task(self.task, self.args, self.kwargs, **options)
+        if result.id != str(job_id):
+            raise Overlaps(result.id)
 
 
 def of(row: Row, app: Celery) -> Call:
@@ -68,9 +81,13 @@ def of(row: Row, app: Celery) -> Call:
     task = app.tasks.get(row.task)
     if task is None:
         raise BadCall(f"There is no task {row.task!r} in this project.")
+    if row.dedup_key and not isinstance(task, JobTask):
+        raise BadCall(f"{row.task!r} is no task of the ledger: it cannot have a key.")
     if isinstance(task, JobTask):
         # What enqueueing does first: it refuses whatever is wrong with the call. Nothing is written.
         enqueue.job_of(app, task, tuple(args), kwargs, dict(options))
+    if row.dedup_key:
+        options["dedup_key"] = row.dedup_key
     return Call(app, row.pk, row.task, args, kwargs, options)
 
 

@@ -9,7 +9,8 @@ from jobs.fields import MomentField
 
 
 class CatchUp(models.Model):
-    """What becomes of the ticks that a schedule has missed. A schedule without a row has the defaults."""
+    """What becomes of the ticks that a schedule has missed, and of those that come while a job of an earlier one lives.
+    A schedule without a row has the defaults."""
 
     class Policy(models.TextChoices):
         """Which of the missed ticks run."""
@@ -33,6 +34,14 @@ class CatchUp(models.Model):
         default=100,
         validators=[MinValueValidator(1), MaxValueValidator(1000)],
         help_text="With “All”: no more than so many, the last ones.",
+    )
+
+    dedup_key = models.CharField(
+        "one at a time",
+        max_length=255,
+        default="",
+        blank=True,
+        help_text="A key. A tick is skipped while a job with this key, of any call, has not ended.",
     )
 
     class Meta:

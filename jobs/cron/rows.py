@@ -29,6 +29,7 @@ _COLUMNS = {
     "policy": "catch_up__policy",
     "within_minutes": "catch_up__within_minutes",
     "most_count": "catch_up__most_count",
+    "dedup_key": "catch_up__dedup_key",
 }
 
 
@@ -75,6 +76,7 @@ class Row:
     policy: str | None
     within_minutes: int | None
     most_count: int | None
+    dedup_key: str | None
     now: datetime = field(compare=False)
 
     @property

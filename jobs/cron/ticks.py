@@ -9,6 +9,7 @@ from django_celery_beat.models import PeriodicTask
 
 from jobs import settle
 from jobs.cron import catch_up
+from jobs.cron.calls import Overlaps
 from jobs.cron.catch_up import Decision
 from jobs.cron.models import ScheduleState, Tick
 from jobs.cron.plans import Plan
@@ -47,18 +48,22 @@ def decide(plan: Plan) -> bool:
             Tick(schedule_id=row.pk, scheduled_for=moment, outcome=Tick.Outcome.SKIPPED, note=why)
             for moment, why in decision.skip.items()
         )
-        for moment, why in decision.run.items():
-            Tick.objects.create(
-                schedule_id=row.pk,
-                scheduled_for=moment,
-                outcome=Tick.Outcome.ENQUEUED,
-                job_id=plan.call.send(moment),
-                note=why,
-            )
-        _note(plan, decision, decided_until)
+        run_count = sum(_enqueue(plan, moment, why) for moment, why in decision.run.items())
+        _note(plan, run_count, decided_until)
     for moment, why in [*decision.skip.items()][:1]:
         logger.warning("Schedule %r skips %d, first %s: %s.", row.name, len(decision.skip), moment.isoformat(), why)
     return True
+
+
+def _enqueue(plan: Plan, moment: datetime, why: str) -> bool:
+    """Writes the tick and its job; returns whether there is one."""
+    tick = Tick(schedule_id=plan.row.pk, scheduled_for=moment, outcome=Tick.Outcome.ENQUEUED, note=why)
+    try:
+        tick.job_id = plan.call.send(moment)
+    except Overlaps as overlaps:
+        tick.outcome, tick.note = Tick.Outcome.SKIPPED, str(overlaps)
+    tick.save(force_insert=True)
+    return tick.job_id is not None
 
 
 def report(row: Row, error: str) -> None:
@@ -106,9 +111,9 @@ def _known(row: Row, decision: Decision) -> set[datetime]:
     return set(_ticks(row).filter(scheduled_for__in=moments).values_list("scheduled_for", flat=True))
 
 
-def _note(plan: Plan, decision: Decision, decided_until: datetime | None) -> None:
+def _note(plan: Plan, run_count: int, decided_until: datetime | None) -> None:
     """Notes on the schedule what was decided and how far, also on the package's own row; removes the oldest ticks."""
-    row, run_count = plan.row, len(decision.run)
+    row = plan.row
     if decided_until is not None:
         ScheduleState.objects.filter(pk=row.pk).update(decided_until=decided_until)
     if run_count:

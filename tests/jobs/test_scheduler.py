@@ -16,7 +16,7 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule, Periodi
 from devstack.throwaway import Server
 from jobs import health
 from jobs.cron import calls, ticks
-from jobs.models import Duty, Job, ScheduleState, Tick
+from jobs.models import CatchUp, Duty, Job, ScheduleState, Tick
 from jobs.patience import DATABASE_AWAY
 from jobs.scheduler import LedgerScheduler
 from tests import sample_tasks
@@ -258,7 +258,7 @@ def test_entries_of_beat_schedule_come_into_the_tables(beat: LedgerScheduler, en
         "task": sample_tasks.add.name,
         "schedule": celery_crontab(minute=0, hour=8),
         "args": (1, 2),
-        "options": {"queue": "crm", "expire_seconds": 60},
+        "options": {"queue": "crm", "expire_seconds": 60, "dedup_key": "sums"},
     }
     entries["often"] = {"task": sample_tasks.add.name, "schedule": 30.0, "args": (3, 4)}
     entries["every minute"] = {"task": sample_tasks.add.name, "schedule": celery_interval(timedelta(minutes=1))}
@@ -267,6 +267,8 @@ def test_entries_of_beat_schedule_come_into_the_tables(beat: LedgerScheduler, en
     found = {schedule.name: schedule for schedule in PeriodicTask.objects.all()}
     assert sorted(found) == ["daily", "every minute", "often"]
     assert (found["daily"].crontab.hour, found["daily"].queue, found["daily"].expire_seconds) == ("8", "crm", 60)
+    wishes = CatchUp.objects.get()
+    assert (wishes.periodic_task, wishes.dedup_key, wishes.policy) == (found["daily"], "sums", "once")
     pass_time(seconds=30)
     beat.tick()
     assert [job.args for job in Job.objects.all()] == [[3, 4]]

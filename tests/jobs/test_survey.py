@@ -81,10 +81,10 @@ def test_all_that_lives_is_counted(walk: Walk) -> None:
     assert {(one.queue, one.state): (one.count, one.oldest_at) for one in told} == wanted
     assert all(one.counted_at is not None for one in told)
     assert live_counts.surveyed_tasks() == {
-        **{name: [] for name in QUEUES},
-        "crm": ["task-0", "task-5", "task-9"],
-        "nobody's": ["task-0", "task-5", "task-9"],
-        "default": ["keyed", "task-0", "task-5", "task-9"],
+        **{name: set() for name in QUEUES},
+        "crm": {"task-0", "task-5", "task-9"},
+        "nobody's": {"task-0", "task-5", "task-9"},
+        "default": {"keyed", "task-0", "task-5", "task-9"},
     }
 
 
@@ -126,7 +126,7 @@ def test_once_the_dead_are_gone_jobs_are_counted_at_each_question(walk: Walk, mo
 
 def test_a_survey_that_fails_is_made_anew(walk: Walk) -> None:
     make_job()
-    lanes, walk.lanes = walk.lanes, lambda: {Place("default", "", 10**6): "never"}  # type: ignore[dict-item, return-value]
+    lanes, walk.lanes = walk.lanes, lambda: {Place("default", "", 10**6): "never"}  # type: ignore[dict-item]
     walk.run_once()
     with pytest.raises(Exception, match="smallint"):
         walk.run_once()
@@ -145,13 +145,10 @@ def test_beside_an_old_snapshot_the_leader_begins_by_itself(monkeypatch: pytest.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SELECT count(*) FROM jobs_job")
         Job.objects.bulk_create(Job(task="t", queue="default", state="waiting") for _ in range(2_500))
-        walk.run_once()
-        assert not walk._survey.is_on
         Job.objects.update(state="completed", finished_at=Now())
         make_job(queue="default")
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_stat_force_next_flush()")
-        walk._not_before = 0
         walk.run_once()
         assert walk._survey.is_on
         survey_all(walk)

@@ -8,7 +8,8 @@ import pytest
 import redis
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django_celery_beat.models import CrontabSchedule, PeriodicTask
+from django.test import Client
+from django_celery_beat.models import ClockedSchedule, CrontabSchedule, PeriodicTask
 
 from jobs.cron import selectors, ticks
 from jobs.cron.calls import Call
@@ -25,6 +26,7 @@ from tests.jobs.cron.schedules import (
     outcomes,
     pass_time,
     plan_of,
+    understood,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -354,3 +356,61 @@ def test_a_task_that_is_plain_celery_is_sent_after_the_commit(empty_redis: None)
         messages = [json.loads(message) for name in client.keys("default*") for message in client.lrange(name, 0, -1)]
     assert [message["headers"]["id"] for message in messages] == [str(Tick.objects.get().job_id)]
     assert not Job.objects.exists()
+
+
+# -- One at a time -----------------------------------------------------------------------------------------------------
+def keyed(**fields: Any) -> PeriodicTask:
+    schedule = make_schedule(**fields)
+    CatchUp.objects.create(periodic_task=schedule, dedup_key="books", policy="all", within_minutes=60)
+    return schedule
+
+
+def test_a_tick_is_skipped_while_a_job_with_its_key_has_not_ended() -> None:
+    schedule = keyed()
+    pass_time(minutes=10)
+    decide(schedule)
+    job = Job.objects.get()
+    # The second tick is another moment than the first one was, although all was put back.
+    pass_time(minutes=10, seconds=1)
+    decide(schedule)
+    assert outcomes(schedule) == ["enqueued", "skipped"]
+    last = Tick.objects.latest("scheduled_for")
+    assert (last.job_id, last.note) == (None, f"job {job.pk}, which has its key, has not ended")
+    schedule.refresh_from_db()
+    assert schedule.total_run_count == 1
+    run_due_jobs()
+    pass_time(minutes=10, seconds=1)
+    decide(schedule)
+    assert outcomes(schedule)[-1] == "enqueued"
+    assert Job.objects.count() == 2
+
+
+def test_of_missed_ticks_with_a_key_one_runs_at_a_time() -> None:
+    schedule = keyed()
+    pass_time(minutes=35)
+    decide(schedule)
+    assert outcomes(schedule) == ["enqueued", "skipped", "skipped"]
+    assert Job.objects.count() == 1
+
+
+def test_a_moment_that_comes_while_its_key_is_held_is_skipped() -> None:
+    sample_tasks.add.apply_async((5, 6), dedup_key="books")
+    schedule = keyed(**clocked(now() + timedelta(minutes=1)))
+    ScheduleState.objects.update(since_at=now() - timedelta(minutes=5))
+    ClockedSchedule.objects.update(clocked_time=now() - timedelta(seconds=1))
+    decide(schedule)
+    assert (outcomes(schedule), Job.objects.count()) == (["skipped"], 1)
+
+
+def test_run_now_says_which_job_has_the_key(admin_client: Client) -> None:
+    schedule = keyed()
+    job_id = sample_tasks.add.apply_async((5, 6), dedup_key="books").id
+    chosen = {"action": "run_tasks", "_selected_action": [schedule.pk]}
+    response = admin_client.post("/admin/django_celery_beat/periodictask/", chosen, follow=True)
+    assert f"job {job_id}, which has its key, has not ended" in response.content.decode()
+    assert Job.objects.count() == 1
+
+
+def test_a_plain_task_of_celery_cannot_have_a_key() -> None:
+    schedule = keyed(task=sample_tasks.plain.name, args='["x"]')
+    assert "no task of the ledger" in str(understood(schedule))
