@@ -56,6 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--units", action="store_true", help="only tests that start no process, and those marked everywhere"
     )
     parser.addoption("--all", action="store_true", help="the tests marked variant too, and 10,000 examples")
+    parser.addoption(
+        "--through-pgbouncer", action="store_true", help="all connections of tests of guarantees go through PgBouncer"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,8 +66,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # The profile of hypothesis that is loaded so far, which is another one in CI, is the parent of both.
     settings.register_profile("one of each", max_examples=100, deadline=None)
     settings.register_profile("all", max_examples=10_000, deadline=None)
+    # What a further Python could break in a property, it breaks in the first examples.
+    settings.register_profile("units", max_examples=10, deadline=None)
     if not config.getoption("--hypothesis-profile"):
-        settings.load_profile("all" if config.getoption("--all") else "one of each")
+        of_units = "units" if config.getoption("--units") else "one of each"
+        settings.load_profile("all" if config.getoption("--all") else of_units)
 
 
 @pytest.hookimpl(wrapper=True)

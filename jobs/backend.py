@@ -6,6 +6,7 @@ end the whole worker. What could not be written there is found by the dispatcher
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, m
 from django.db import connections
 from django_celery_results.backends.database import DatabaseBackend
 
-from jobs import canvas, flows, follow_ups, own_limits, replacing, settle
+from jobs import callers, canvas, flows, follow_ups, own_limits, replacing, settle
 from jobs.bounds import LONGEST_DELAY, MESSAGE_BYTES
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLimited
 from jobs.ids import InvalidJobId, parse_id
@@ -369,6 +370,12 @@ class LedgerBackend(DatabaseBackend):
                 "date_done": job.finished_at,
             }
         )
+
+    def wait_for(self, task_id: str, *args: Any, **options: Any) -> Any:
+        """What `get()` does. Raises NotCommitted at once for a job of the caller's own open transaction."""
+        with suppress(InvalidJobId):
+            callers.refuse_to_wait(parse_id(task_id))
+        return super().wait_for(task_id, *args, **options)
 
     def _forget(self, task_id: str) -> None:
         """`AsyncResult.forget()` lets go of the result, not of the job."""

@@ -20,6 +20,8 @@ from tests.waiting import wait_until
 
 # Fewer connections to the server than the processes of a test have to PgBouncer: each transaction gets another one.
 SERVER_CONNECTIONS = 4
+# As many as any test has transactions open at once.
+_ROOMY_CONNECTIONS = 40
 SETTINGS = """
 [databases]
 * = host={host} port={server_port}
@@ -44,7 +46,7 @@ def binary() -> str | None:
 class PgBouncer:
     """One process of it; `port` is where the project connects to."""
 
-    def __init__(self, folder: Path, server: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, server: dict[str, Any], server_connections: int) -> None:
         self.port = free_port()
         self.log = folder / "pgbouncer.log"
         users = folder / "users.txt"
@@ -57,7 +59,7 @@ class PgBouncer:
                 server_port=server["PORT"],
                 port=self.port,
                 folder=folder,
-                server_connections=SERVER_CONNECTIONS,
+                server_connections=server_connections,
             )
         )
         for path in (folder, users, settings):
@@ -88,12 +90,22 @@ class PgBouncer:
 @pytest.fixture
 def pgbouncer(transactional_db: None) -> Iterator[PgBouncer]:
     """All connections of the test and of the processes that it starts go through it. Ask for it before `processes`."""
+    yield from _between(SERVER_CONNECTIONS)
+
+
+@pytest.fixture
+def roomy_pgbouncer(transactional_db: None) -> Iterator[PgBouncer]:
+    """The same, with a connection to the server for each transaction."""
+    yield from _between(_ROOMY_CONNECTIONS)
+
+
+def _between(server_connections: int) -> Iterator[PgBouncer]:
     if binary() is None:
         pytest.skip("no PgBouncer here: apt-get install pgbouncer")
     server: dict[str, Any] = connection.settings_dict
     # Not in tmp_path, which only root may enter.
     with tempfile.TemporaryDirectory(prefix="handoff-") as folder:
-        found = PgBouncer(Path(folder), server)
+        found = PgBouncer(Path(folder), server, server_connections)
         wait_until(found.listens, timeout=30)
         before = server["PORT"]
         _lead_to(found.port)

@@ -21,5 +21,6 @@ DRAINING = pytest.mark.parametrize("draining", [False, variant(True)], ids=["at 
 
 
 def examples(*, share: float = 1.0) -> int:
-    """How many examples a property gets; `share` of the usual number where one example takes long. At least 100."""
-    return max(100, round(settings().max_examples * share))
+    """How many examples a property gets; `share` of the usual number where one example takes long, but not of the first
+    hundred."""
+    return max(min(100, settings().max_examples), round(settings().max_examples * share))

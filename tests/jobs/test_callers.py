@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from celery import chain
+from celery import chain, group
+from celery.exceptions import TimeoutError
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connection, connections, transaction
+from django.db.models.functions import Now
 from django.http import HttpRequest, JsonResponse
-from django.test import AsyncClient
+from django.test import AsyncClient, Client
 from django.urls import path
 
-from jobs.callers import CalledFromAsyncCode, LedgerHidden
+from jobs.callers import CalledFromAsyncCode, LedgerHidden, NotCommitted
 from jobs.models import Job
 from tests import sample_tasks
 from tests.processes import Processes
@@ -28,7 +30,7 @@ async def enqueue_in_a_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"ids": [plain.id, result.id]})
 
 
-urlpatterns = [path("enqueue", enqueue_in_a_view)]
+urlpatterns = [path("enqueue", enqueue_in_a_view), path("wait", lambda request: enqueue_and_wait(request))]
 
 
 @pytest.fixture
@@ -187,3 +189,49 @@ def test_a_caller_whose_search_path_hides_the_ledger_is_told_and_its_transaction
         assert Job.objects.count() == 1
     finally:
         connection.close()
+
+
+# -- Waiting for a result ----------------------------------------------------------------------------------------------
+def enqueue_and_wait(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"sum": sample_tasks.add.delay(1, 2).get()})
+
+
+@pytest.mark.urls(__name__)
+def test_a_view_that_waits_for_a_job_of_its_own_transaction_is_told_so_at_once(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    with pytest.raises(NotCommitted, match="non_atomic_requests"):
+        client.get("/wait")
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("has_savepoint", [False, True])
+def test_whoever_waits_in_the_transaction_of_a_job_is_told_so_at_once(has_savepoint: bool) -> None:
+    with transaction.atomic():
+        if has_savepoint:
+            with transaction.atomic():
+                result = sample_tasks.add.delay(1, 2)
+        else:
+            result = sample_tasks.add.delay(1, 2)
+        many = group(sample_tasks.add.s(1, 2), sample_tasks.add.s(3, 4)).delay()
+        for one in (result, many):
+            with pytest.raises(NotCommitted, match="was written by the transaction that waits"):
+                one.get()
+        # A caller that is prepared for a time-out is prepared for this one.
+        with pytest.raises(TimeoutError):
+            result.get(timeout=5)
+    assert Job.objects.count() == 3
+
+
+def test_jobs_that_were_committed_may_be_waited_for_in_a_transaction() -> None:
+    waits, completed = sample_tasks.add.delay(1, 2), sample_tasks.add.delay(3, 4)
+    Job.objects.filter(pk=completed.id).update(state="completed", result=7, finished_at=Now())
+    with transaction.atomic():
+        assert completed.get() == 7
+        with pytest.raises(TimeoutError) as raised:
+            waits.get(timeout=0.01)
+        assert not isinstance(raised.value, NotCommitted)
+        # What has run inside of it, as in a test, may be asked for as well.
+        Job.objects.filter(pk=waits.id).update(state="completed", result=3, finished_at=Now())
+        assert waits.get() == 3
