@@ -1,8 +1,9 @@
 """Finds the jobs that wait below a floor, by short statements that together take seconds.
 
-A *floor* is the moment before which nothing waits, as far as is known. Looks begin there: as long as somebody holds an
-old snapshot, PostgreSQL keeps the index entries of jobs that wait no more, and a look from the beginning reads all of
-them. The walk reads them in pieces. A piece is a span of time, so long that one statement reads it in about 1 ms.
+A *floor* is the place in the order before which nothing waits, as far as is known. Looks begin there: as long as
+somebody holds an old snapshot, PostgreSQL keeps the index entries of jobs that wait no more, and a look from the
+beginning reads all of them. The walk reads them in pieces. A piece is a span of time, so long that one statement reads
+it in about 1 ms.
 """
 
 import time
@@ -10,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from statistics import median
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 # Looks that take longer make floors worth while.
 SLOW_SECONDS = 0.003
@@ -35,13 +37,30 @@ _REST_FACTOR = 100
 _LONGEST_REST_SECONDS = 10.0
 
 Key = TypeVar("Key")
+Found = TypeVar("Found")
 
 
-class WalkBelow(Generic[Key]):
-    """The walk below several floors, in turns. `first(key, begin, end)` returns the moment of the first job between
-    `begin` and `end`, that of `end` left out, or None."""
+class Position(NamedTuple):
+    """A place in the order in which the jobs of one lane and priority start: that of a job, or without an id the first
+    of a moment. Many jobs may be due at one moment."""
 
-    def __init__(self, first: Callable[[Key, datetime, datetime], datetime | None]) -> None:
+    run_at: datetime
+    job_id: UUID = UUID(int=0)
+
+    @property
+    def following_moment(self) -> datetime:
+        """The first moment of which no job stands before this place."""
+        return self.run_at + _INSTANT if self.run_at > BEGINNING else BEGINNING
+
+
+_INSTANT = timedelta(microseconds=1)
+
+
+class WalkBelow(Generic[Key, Found]):
+    """The walk below several floors, in turns. `first(key, begin, end)` returns the first job between `begin` and
+    `end`, that of `end` left out, or None."""
+
+    def __init__(self, first: Callable[[Key, datetime, datetime], Found | None]) -> None:
         self._first = first
         self._at = 0.0
         # Whether the last walk has ended, and read next to nothing.
@@ -52,8 +71,8 @@ class WalkBelow(Generic[Key]):
         self._to_walk: deque[tuple[Key, datetime, timedelta]] = deque()
         self._most_pieces = _MOST_PIECES
 
-    def piece(self, floors: Iterable[tuple[Key, datetime]]) -> tuple[Key, datetime] | None:
-        """Reads the next piece, if it is time; returns the floor to lower and its new moment, or None.
+    def piece(self, floors: Iterable[tuple[Key, datetime]]) -> tuple[Key, Found] | None:
+        """Reads the next piece, if it is time; returns the floor to lower and what was found below it, or None.
 
         `floors` is read when a new walk begins.
         """

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django.db import connections, router
 
+from jobs.below import Position
 from jobs.bounds import LEAST_URGENT
 from jobs.limited_claims import Candidate, claim_limited, sorted_out
 from jobs.models import Job
@@ -60,42 +61,42 @@ WITH next AS (
 {_TAKE_NEXT}
 """  # noqa: S608
 
-# The same, above floors: first of each priority the moment of the first that waits there, whoever holds it, and from
-# there on those that nobody holds, priority by priority, until there are enough.
+# The same, above floors: first of each priority the first job that waits there, whoever holds it, and from there on
+# those that nobody holds, priority by priority, until there are enough.
 # Locks, index and two at once: as above, but that nothing below the floors is walked over.
 CLAIM_ABOVE = f"""
 WITH head AS MATERIALIZED (
-    SELECT level.priority, first.run_at
-    FROM unnest(%(priorities)s::smallint[], %(floors)s::timestamptz[]) AS level (priority, floor)
+    SELECT level.priority, first.run_at, first.id
+    FROM unnest(%(priorities)s::smallint[], %(floors)s::timestamptz[], %(floor_ids)s::uuid[])
+        AS level (priority, floor, floor_id)
     CROSS JOIN LATERAL (
-        SELECT run_at FROM jobs_job
+        SELECT run_at, id FROM jobs_job
         WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = level.priority
-          AND run_at >= level.floor AND task = ANY (%(tasks)s::text[])
+          AND (run_at, id) >= (level.floor, level.floor_id) AND task = ANY (%(tasks)s::text[])
           AND (expires_at IS NULL OR expires_at > statement_timestamp())
         ORDER BY run_at, id LIMIT 1) AS first
 ), next AS (
     SELECT job.id
-    FROM (SELECT priority, run_at FROM head WHERE {_QUEUE_MAY_START} ORDER BY priority) AS level
+    FROM (SELECT priority, run_at, id FROM head WHERE {_QUEUE_MAY_START} ORDER BY priority) AS level
     CROSS JOIN LATERAL (
         SELECT id FROM jobs_job
         WHERE state = 'waiting' AND queue = %(queue)s AND lane = '' AND priority = level.priority
-          AND run_at >= level.run_at AND task = ANY (%(tasks)s::text[])
+          AND (run_at, id) >= (level.run_at, level.id) AND task = ANY (%(tasks)s::text[])
           AND (expires_at IS NULL OR expires_at > statement_timestamp())
         ORDER BY run_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED) AS job
     LIMIT %(count)s
 ){_CLOCK}, taken AS (
 {_TAKE_NEXT})
-SELECT heads.priorities, heads.moments, taken.*
-FROM (SELECT array_agg(priority) AS priorities, array_agg(run_at) AS moments FROM head) AS heads LEFT JOIN taken ON TRUE
+SELECT heads.priorities, heads.moments, heads.ids, taken.*
+FROM (SELECT array_agg(priority) AS priorities, array_agg(run_at) AS moments, array_agg(id) AS ids FROM head) AS heads
+LEFT JOIN taken ON TRUE
 """  # noqa: S608
 
 # The jobs of a queue that have waited longest, and longer than a while: first those of the priority that has the oldest
 # of all. Else as CLAIM_ABOVE.
-CLAIM_OLDEST = (
-    CLAIM_ABOVE.replace("run_at >= level.floor", "run_at BETWEEN level.floor AND statement_timestamp() - %(age)s")
-    .replace("run_at >= level.run_at", "run_at BETWEEN level.run_at AND statement_timestamp() - %(age)s")
-    .replace("ORDER BY priority) AS level", "ORDER BY run_at) AS level")
-)
+CLAIM_OLDEST = CLAIM_ABOVE.replace(
+    "AND (run_at, id) >=", "AND run_at <= statement_timestamp() - %(age)s AND (run_at, id) >="
+).replace("ORDER BY priority) AS level", "ORDER BY run_at) AS level")
 
 # Locks: nothing. Index: job_waiting, one entry per queue.
 # Two at once: they read.
@@ -104,13 +105,14 @@ SELECT queue FROM unnest(%(queues)s::text[]) AS queue
 WHERE EXISTS (SELECT FROM jobs_job WHERE state = 'waiting' AND jobs_job.queue = queue.queue AND lane = '')
 """
 
-# The first waiting job of a lane and priority that was due within a span of time.
+# The first waiting job of a lane and priority within a span of its order.
 # Locks: nothing. Index: job_waiting, the entries of that span.
 # Two at once: they read.
 FIRST_DUE = """
-SELECT run_at FROM jobs_job
+SELECT run_at, id FROM jobs_job
 WHERE state = 'waiting' AND queue = %(queue)s AND lane = %(lane)s AND priority = %(priority)s
-  AND run_at >= %(begin)s AND run_at < %(end)s AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
+  AND (run_at, id) >= (%(begin)s, %(begin_id)s) AND (run_at, id) < (%(end)s, %(end_id)s)
+  AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
   AND (expires_at IS NULL OR expires_at > statement_timestamp())
 ORDER BY run_at, id LIMIT 1
 """
@@ -311,16 +313,16 @@ class Claim:
 class Found(list[Claim]):
     """What a claim has found, in the order in which the jobs are to start."""
 
-    def __init__(self, claims: Iterable[Claim] = (), *, heads: Mapping[int, datetime | None] | None = None) -> None:
+    def __init__(self, claims: Iterable[Claim] = (), *, heads: Mapping[int, Position | None] | None = None) -> None:
         super().__init__(claims)
         # Whether nothing else could have been claimed in the queue at that moment.
         self.is_all = False
-        # Of a claim above floors, for each priority that it has looked at: when the first job was due that waited above
-        # the floor at that moment, claimed by this claim, by another one, or not. None where none waited.
+        # Of a claim above floors, for each priority that it has looked at: the first job that waited above the floor
+        # at that moment, claimed by this claim, by another one, or not. None where none waited.
         self.heads = heads or {}
 
 
-_NO_FLOOR = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_FLOOR = Position(datetime(1970, 1, 1, tzinfo=UTC))
 
 
 def claim_next(
@@ -331,13 +333,13 @@ def claim_next(
     tasks: Sequence[str],
     worker_id: UUID,
     least_urgent: int = LEAST_URGENT,
-    floors: Mapping[int, datetime] | None = None,
+    floors: Mapping[int, Position] | None = None,
 ) -> Found:
     """Claims the most urgent waiting jobs of a queue that have no limits, at most `count`, for a worker that knows
     these tasks. Durably committed; call it outside of any transaction.
 
     The most urgent first, then those that were due first; none that is less urgent than `least_urgent`. `token` is good
-    for one call. Of a priority that has a floor, none are looked at that were due before it. Nothing is claimed from a
+    for one call. Of a priority that has a floor, none before it are looked at. Nothing is claimed from a
     queue that is paused or has limits.
     """
     parameters: dict[str, Any] = {
@@ -365,7 +367,7 @@ def claim_oldest(
     token: str,
     tasks: Sequence[str],
     worker_id: UUID,
-    floors: Mapping[int, datetime] | None = None,
+    floors: Mapping[int, Position] | None = None,
 ) -> Found:
     """As `claim_next`: those that have waited longest, and longer than `age`; first of the priority that has the
     oldest."""
@@ -384,17 +386,22 @@ def claim_oldest(
 
 def _above(
     statement: str,
-    floors: Mapping[int, datetime],
+    floors: Mapping[int, Position],
     parameters: Mapping[str, Any],
     *,
     least_urgent: int = LEAST_URGENT,
 ) -> Found:
     priorities = list(range(least_urgent + 1))
     floor_of_each = [floors.get(priority, _NO_FLOOR) for priority in priorities]
-    rows = rows_of(statement, {**parameters, "priorities": priorities, "floors": floor_of_each})
-    occupied, moments, *_ = rows[0]
-    heads = {**dict.fromkeys(priorities), **dict(zip(occupied or (), moments or (), strict=True))}
-    return Found(_in_order(row[2:] for row in rows if row[2] is not None), heads=heads)
+    places = {
+        "floors": [floor.run_at for floor in floor_of_each],
+        "floor_ids": [floor.job_id for floor in floor_of_each],
+    }
+    rows = rows_of(statement, {**parameters, "priorities": priorities, **places})
+    occupied, moments, ids, *_ = rows[0]
+    firsts = map(Position, moments or (), ids or ())
+    heads = {**dict.fromkeys(priorities), **dict(zip(occupied or (), firsts, strict=True))}
+    return Found(_in_order(row[3:] for row in rows if row[3] is not None), heads=heads)
 
 
 def _in_order(rows: Iterable[Any]) -> list[Claim]:
@@ -412,25 +419,27 @@ def first_due(
     *,
     lane: str = "",
     priority: int,
-    begin: datetime,
-    end: datetime,
+    begin: Position,
+    end: Position,
     tasks: Collection[str] | None,
     is_free: bool = False,
-) -> datetime | None:
-    """When the first of the waiting jobs of a lane was due that were due from `begin` on, and before `end`. `tasks` is
-    None for all. `is_free` leaves out those that others hold."""
+) -> Position | None:
+    """The first of the waiting jobs of a lane from `begin` on, and before `end`. `tasks` is None for all. `is_free`
+    leaves out those that others hold."""
     found = rows_of(
         FIRST_FREE if is_free else FIRST_DUE,
         {
             "queue": queue,
             "lane": lane,
             "priority": priority,
-            "begin": begin,
-            "end": end,
+            "begin": begin.run_at,
+            "begin_id": begin.job_id,
+            "end": end.run_at,
+            "end_id": end.job_id,
             "tasks": None if tasks is None else list(tasks),
         },
     )
-    return found[0][0] if found else None
+    return Position(*found[0]) if found else None
 
 
 def claimed_before(*, token: str, worker_id: UUID) -> list[Claim]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from jobs.below import Position
 from jobs.limits import COLUMNS, concurrency_key, queue_key
 from jobs.rates import Rate
 from jobs.statements import rows_of
@@ -45,12 +46,12 @@ SELECT queue, lane, priority, run_at, {_LANE_COLUMNS} FROM found LIMIT %(limit)s
 # Two at once: they read.
 NEXT = """
 SELECT wanted.number, job.id, job.run_at
-FROM unnest(%(lanes)s::text[], %(priorities)s::int[], %(floors)s::timestamptz[])
-    WITH ORDINALITY AS wanted (lane, priority, floor, number)
+FROM unnest(%(lanes)s::text[], %(priorities)s::int[], %(floors)s::timestamptz[], %(floor_ids)s::uuid[])
+    WITH ORDINALITY AS wanted (lane, priority, floor, floor_id, number)
 CROSS JOIN LATERAL (
     SELECT id, run_at FROM jobs_job
     WHERE state = 'waiting' AND queue = %(queue)s AND lane = wanted.lane AND priority = wanted.priority
-      AND run_at >= wanted.floor AND (expires_at IS NULL OR expires_at > statement_timestamp())
+      AND (run_at, id) >= (wanted.floor, wanted.floor_id) AND (expires_at IS NULL OR expires_at > statement_timestamp())
       AND id <> ALL (%(without)s::uuid[]) AND (%(tasks)s::text[] IS NULL OR task = ANY (%(tasks)s::text[]))
     ORDER BY run_at, id LIMIT %(limit)s) AS job
 ORDER BY wanted.number, job.run_at, job.id
@@ -166,17 +167,10 @@ class Level(NamedTuple):
     own: dict[str, Any]
 
 
-class Waiting(NamedTuple):
-    """A waiting job; its order is that in which jobs of a level start."""
-
-    run_at: datetime
-    job_id: UUID
-
-
 class Named(NamedTuple):
     """A waiting job of which the leader was told."""
 
-    job: Waiting
+    job: Position
     level: Level
     task: str
 
@@ -195,27 +189,28 @@ def _level(queue: str, lane: str, priority: int, run_at: datetime, *own: Any) ->
 
 def next_jobs(
     queue: str,
-    floors: Mapping[Place, datetime],
+    floors: Mapping[Place, Position],
     *,
     limit: int,
     without: Collection[UUID],
     tasks: Collection[str] | None,
-) -> dict[Place, list[Waiting]]:
-    """The next jobs of some levels of a queue, of these tasks, at most `limit` of each; none that were due before the
-    floor of their level. `tasks` is None for all."""
+) -> dict[Place, list[Position]]:
+    """The next jobs of some levels of a queue, of these tasks, at most `limit` of each; none before the floor of
+    their level. `tasks` is None for all."""
     places = list(floors)
     parameters = {
         "queue": queue,
         "lanes": [place.lane for place in places],
         "priorities": [place.priority for place in places],
-        "floors": list(floors.values()),
+        "floors": [floor.run_at for floor in floors.values()],
+        "floor_ids": [floor.job_id for floor in floors.values()],
         "limit": limit,
         "without": list(without),
         "tasks": None if tasks is None else list(tasks),
     }
-    found: dict[Place, list[Waiting]] = {place: [] for place in places}
+    found: dict[Place, list[Position]] = {place: [] for place in places}
     for number, job_id, run_at in rows_of(NEXT, parameters):
-        found[places[number - 1]].append(Waiting(run_at, job_id))
+        found[places[number - 1]].append(Position(run_at, job_id))
     return found
 
 
@@ -223,7 +218,7 @@ def named_jobs(job_ids: Collection[UUID]) -> list[Named]:
     """Those of these jobs that wait."""
     rows = rows_of(NAMED, {"job_ids": list(job_ids)}) if job_ids else []
     return [
-        Named(Waiting(run_at, job_id), _level(queue, lane, priority, run_at, *own), task)
+        Named(Position(run_at, job_id), _level(queue, lane, priority, run_at, *own), task)
         for job_id, queue, lane, priority, run_at, task, *own in rows
     ]
 

@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from jobs import live_counts
-from jobs.below import SLOW_FACTOR
+from jobs.below import SLOW_FACTOR, Position
 from jobs.dispatcher.survey import NEXT_DELAYED, Survey, has_many_dead
 from jobs.live_counts import LiveCount, count_some, number_of
 from jobs.paced import Place
@@ -48,8 +48,8 @@ class Walk:
     """The slow duty: counts what is too much to be counted at once, a part at each look; a survey, where much died."""
 
     def __init__(self) -> None:
-        # In which lanes jobs with limits may wait, and from which moments on.
-        self.lanes: Callable[[], Mapping[Place, datetime]] = dict
+        # In which lanes jobs with limits may wait, and the floor of each.
+        self.lanes: Callable[[], Mapping[Place, Position]] = dict
         self._survey = Survey(lambda: self.lanes())
         self._not_before = 0.0
         self._queues: list[str] = []

@@ -5,8 +5,8 @@ through the gaps between the levels that it knows, a piece at each look, and rea
 it holds is bounded, and never trusted: the claim decides, and a level of which nothing is left is read again.
 
 As long as somebody holds an old snapshot, PostgreSQL keeps the index entries of claimed jobs, and a read from the head
-of a level walks over each of these. So once reads become slow, each begins at the *floor* of its level, the moment
-before which nothing waits there, as those of `jobs.worker.floors` do. What becomes waiting later than some seconds
+of a level walks over each of these. So once reads become slow, each begins at the *floor* of its level, before which
+nothing waits there, as those of `jobs.worker.floors` do. What becomes waiting later than some seconds
 after it was due is named to the leader; where that is lost, a read from the head finds it, of one level at a time and
 so seldom that it takes no more than a hundredth of the time.
 """
@@ -22,8 +22,8 @@ from typing import Any
 from uuid import UUID
 
 from jobs import claims, paced
-from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, WalkBelow
-from jobs.paced import Gap, Level, Place, Waiting
+from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, Position, WalkBelow
+from jobs.paced import Gap, Level, Place
 from jobs.statements import round_trip_seconds
 
 # Beyond this, the one that has been known for longest is forgotten, until the walk comes to it again.
@@ -43,6 +43,7 @@ _SLOW_READS = 3
 _AFTER_PLAIN = ("", 10)
 _BEFORE_ALL = ("", -1)
 _END = ("\U0010ffff", 0)
+_BEGINNING = Position(BEGINNING)
 
 
 @dataclass(slots=True)
@@ -50,9 +51,9 @@ class Known:
     """What is known of a level."""
 
     own: dict[str, Any]
-    floor: datetime
+    floor: Position
     # The next ones, in their order; `is_all` where no more of them were there.
-    jobs: list[Waiting] = field(default_factory=list)
+    jobs: list[Position] = field(default_factory=list)
     is_all: bool = False
     read_at: float = 0.0
 
@@ -73,7 +74,7 @@ class Levels:
         self._walk_below = WalkBelow(self._first_due)
         self._tasks: Mapping[str, Collection[str] | None] = {}
 
-    def lanes(self) -> dict[Place, datetime]:
+    def lanes(self) -> dict[Place, Position]:
         """The levels of jobs with limits of their own, and their floors; for another thread."""
         return {place: known.floor for place, known in self.known.copy().items() if place.lane}
 
@@ -103,8 +104,8 @@ class Levels:
     def _lower(self, queue: str, run_at: datetime) -> None:
         """What comes late seldom comes alone: others of its transaction may stand in other levels."""
         for place, known in self.known.items():
-            if place.queue == queue and known.floor > run_at:
-                known.floor, known.is_all = run_at, False
+            if place.queue == queue and known.floor > Position(run_at):
+                known.floor, known.is_all = Position(run_at), False
 
     def doubt(self) -> None:
         """Jobs have become waiting that were not named."""
@@ -163,7 +164,7 @@ class Levels:
         if known is None:
             while len(self.known) >= MOST_LEVELS:
                 self._drop(next(iter(self.known)))
-            known = self.known[level.place] = Known(level.own, level.first_at)
+            known = self.known[level.place] = Known(level.own, Position(level.first_at))
             bisect.insort(self._order.setdefault(level.place.queue, []), level.place[1:])
         return known
 
@@ -177,7 +178,7 @@ class Levels:
         queues: Mapping[str, int],
         *,
         now: datetime,
-        held: Mapping[Place, Collection[Waiting]],
+        held: Mapping[Place, Collection[Position]],
         tasks: Mapping[str, Collection[str] | None],
     ) -> None:
         """Reads the next jobs of the levels of which it knows none, or that were not read for a while.
@@ -198,7 +199,7 @@ class Levels:
             limit = max(1, min(_MOST_JOBS, -(-2 * queues[queue] // len(places))))
             self._read(queue, places, limit, now=now, held=held, tasks=tasks[queue])
 
-    def _is_empty(self, place: Place, known: Known, held: Mapping[Place, Collection[Waiting]]) -> bool:
+    def _is_empty(self, place: Place, known: Known, held: Mapping[Place, Collection[Position]]) -> bool:
         """Whether a read may find jobs where none are known, although nobody has named any."""
         is_cheap = not self.are_slow or place.lane == ""
         return not known.jobs and (not known.is_all or (is_cheap and place not in held))
@@ -210,10 +211,10 @@ class Levels:
         limit: int,
         *,
         now: datetime,
-        held: Mapping[Place, Collection[Waiting]],
+        held: Mapping[Place, Collection[Position]],
         tasks: Collection[str] | None,
     ) -> None:
-        floors = {place: self.known[place].floor if self.are_slow else BEGINNING for place in places}
+        floors = {place: self.known[place].floor if self.are_slow else _BEGINNING for place in places}
         began = time.monotonic()
         without = [job.job_id for place in places for job in held.get(place, ())]
         found = paced.next_jobs(queue, floors, limit=limit, without=without, tasks=tasks)
@@ -222,7 +223,7 @@ class Levels:
             known = self.known[place]
             known.jobs, known.is_all, known.read_at = jobs, len(jobs) < limit, time.monotonic()
             waiting = [*jobs[:1], *held.get(place, ())]
-            known.floor = min([now - MARGIN, *(job.run_at for job in waiting)])
+            known.floor = min([Position(now - MARGIN), *waiting])
             if not waiting and not self.are_slow:
                 self._drop(place)
 
@@ -242,29 +243,29 @@ class Levels:
             self._walk_below.forget()
             return
         self._tasks = tasks
-        late = self._walk_below.piece((place, known.floor) for place, known in self.known.items())
+        late = self._walk_below.piece((place, known.floor.following_moment) for place, known in self.known.items())
         if late is not None:
-            place, moment = late
-            if known := self.known.get(place):
-                known.floor, known.read_at = min(known.floor, moment), 0.0
+            place, job = late
+            if (known := self.known.get(place)) and job < known.floor:
+                known.floor, known.read_at = job, 0.0
 
-    def _first_due(self, place: Place, begin: datetime, end: datetime) -> datetime | None:
+    def _first_due(self, place: Place, begin: datetime, end: datetime) -> Position | None:
         return claims.first_due(
             place.queue,
             lane=place.lane,
             priority=place.priority,
-            begin=begin,
-            end=end,
+            begin=Position(begin),
+            end=Position(end),
             tasks=self._tasks.get(place.queue, ()),
         )
 
-    def taken(self, place: Place, job: Waiting) -> None:
+    def taken(self, place: Place, job: Position) -> None:
         """A job of a level was granted."""
         self.known[place].jobs.remove(job)
 
-    def given_back(self, place: Place, job: Waiting) -> None:
+    def given_back(self, place: Place, job: Position) -> None:
         """A job waits for a grant again."""
         known = self.known.get(place)
         if known is not None and job not in known.jobs:
-            known.floor = min(known.floor, job.run_at)
+            known.floor = min(known.floor, job)
             bisect.insort(known.jobs, job)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from jobs import paced
+from jobs.below import Position
 from jobs.dispatcher import ageing, slots
 from jobs.dispatcher.circumstances import Circumstances
 from jobs.dispatcher.levels import Levels
@@ -22,7 +23,7 @@ from jobs.dispatcher.set_aside import SetAside
 from jobs.dispatcher.slots import PacedLane
 from jobs.doorbell import REDIS_AWAY, Doorbell
 from jobs.limits import Limits, queue_key
-from jobs.paced import Lane, Place, Waiting
+from jobs.paced import Lane, Place
 from jobs.patience import may_pass
 from jobs.queues import QUEUES
 
@@ -57,7 +58,7 @@ class Grant:
     """A grant that was given: the keys under which it holds a slot, and when, by this process's clock."""
 
     place: Place
-    job: Waiting
+    job: Position
     keys: frozenset[str]
     sent_at: float
 
@@ -66,7 +67,7 @@ class Head(NamedTuple):
     """A waiting job and its level; its order is that in which jobs of a queue start."""
 
     priority: int
-    job: Waiting
+    job: Position
     place: Place
 
     @property
@@ -144,7 +145,7 @@ class Pacer:
             return min(patience, IDLE_SECONDS) if self.levels.is_walked else 0.0
         turn = _Turn(around, wanted, taken, now, aside=self._aside)
         for _ in range(_READS_PER_LOOK):
-            held: dict[Place, list[Waiting]] = {}
+            held: dict[Place, list[Position]] = {}
             for grant in self._granted.values():
                 held.setdefault(grant.place, []).append(grant.job)
             self.levels.read(turn.wanted, now=turn.now, held=held, tasks=around.tasks)
@@ -312,7 +313,7 @@ class Pacer:
             return horizon, 0.0
         return horizon, turn.wait_seconds(levels)
 
-    def _jobs(self, head: Head) -> list[Waiting]:
+    def _jobs(self, head: Head) -> list[Position]:
         return self.levels.known[head.place].jobs
 
     def _old(self, heads: list[Head], now: datetime) -> list[Head]:

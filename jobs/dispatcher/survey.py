@@ -16,7 +16,7 @@ from uuid import UUID
 from django.db import transaction
 
 from jobs import claims, settle
-from jobs.below import WalkBelow
+from jobs.below import Position, WalkBelow
 from jobs.live_counts import LiveCount, waiting_queues
 from jobs.paced import Place
 from jobs.queues import QUEUES
@@ -40,17 +40,17 @@ CROSS JOIN LATERAL (
 GROUP BY wanted.queue
 """
 
-# The same of jobs with limits, from a moment on, by lane and priority.
-# Locks: nothing. Index: job_waiting, from that moment on, of each lane and priority.
+# The same of jobs with limits, from a floor on, by lane and priority.
+# Locks: nothing. Index: job_waiting, from that floor on, of each lane and priority.
 # Two at once: they read.
 WAITING_IN_LANES = """
 SELECT wanted.queue, sum(counted.number), min(counted.oldest), array_agg(DISTINCT counted.task)
-FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(priorities)s::smallint[], %(floors)s::timestamptz[])
-    AS wanted (queue, lane, priority, floor)
+FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(priorities)s::smallint[], %(floors)s::timestamptz[],
+            %(floor_ids)s::uuid[]) AS wanted (queue, lane, priority, floor, floor_id)
 CROSS JOIN LATERAL (
     SELECT task, count(*) AS number, min(run_at) AS oldest FROM jobs_job
     WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = wanted.priority
-      AND run_at >= wanted.floor
+      AND (run_at, id) >= (wanted.floor, wanted.floor_id)
     GROUP BY task) AS counted
 GROUP BY wanted.queue
 """
@@ -123,9 +123,9 @@ def has_many_dead() -> bool:
 
 class Survey:
     """The counts of the leader beside an old snapshot; `lanes` are the lanes in which it knows of jobs with limits, and
-    the moment of each before which nothing waits there."""
+    the floor of each."""
 
-    def __init__(self, lanes: Callable[[], Mapping[Place, datetime]]) -> None:
+    def __init__(self, lanes: Callable[[], Mapping[Place, Position]]) -> None:
         self.is_on = False
         self._lanes = lanes
         self._steps: Iterator[None] = iter(())
@@ -164,7 +164,7 @@ class Survey:
             yield
         yield from self._count_lanes(found)
         yield from self._count_delayed_from(now, found)
-        walk = WalkBelow(add)
+        walk: WalkBelow[str, None] = WalkBelow(add)
         while not walk.has_ended:
             walk.piece((state, now) for state in _STATES)
             yield
@@ -178,7 +178,8 @@ class Survey:
                 "queues": [place.queue for place, _ in part],
                 "lanes": [place.lane for place, _ in part],
                 "priorities": [place.priority for place, _ in part],
-                "floors": [floor for _, floor in part],
+                "floors": [floor.run_at for _, floor in part],
+                "floor_ids": [floor.job_id for _, floor in part],
             }
             for queue, *counted in rows_of(WAITING_IN_LANES, parameters):
                 found[queue, "waiting"].add(*counted)

@@ -2,7 +2,7 @@
 
 PostgreSQL keeps the index entries of claimed jobs as long as a transaction lives that might still see them, and a claim
 from the head of its queue walks over each of these. So a worker whose claims become slow remembers, for each priority
-of a queue, the moment below which nothing waits: its *floor*. A claim starts there and raises it, as what it has passed
+of a queue, the place below which nothing waits: its *floor*. A claim starts there and raises it, as what it has passed
 over cannot become waiting again, with three exceptions. What is due later than some seconds ago is always looked at. A
 job that becomes waiting later than that after it was due is named at the doorbell, and lowers all floors of its queue.
 And where that is lost, a walk below the floors finds the job: a short piece at a time, all of it within seconds.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from jobs import claims
-from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, WalkBelow
+from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, Position, WalkBelow
 from jobs.claims import Found
 from jobs.statements import round_trip_seconds
 
@@ -33,11 +33,11 @@ class Floors:
     def __init__(self, queue: str, *, tasks: Sequence[str]) -> None:
         self._queue, self._tasks = queue, tasks
         self._slow_count = 0
-        self._floors: dict[int, datetime] | None = None
+        self._floors: dict[int, Position] | None = None
         self._clock = _Clock()
         self._walk = WalkBelow(self._first_due)
-        # Of a priority, the span of time in which jobs wait below its floor that somebody held.
-        self._passed: dict[int, tuple[datetime, datetime]] = {}
+        # Of a priority, the span in which jobs wait below its floor that somebody held.
+        self._passed: dict[int, tuple[Position, Position]] = {}
         self._look_at = 0.0
 
     @property
@@ -45,7 +45,7 @@ class Floors:
         """Whether claims of this queue have become slow."""
         return self._floors is not None
 
-    def current(self) -> dict[int, datetime] | None:
+    def current(self) -> dict[int, Position] | None:
         """Where the next claim is to begin, by priority; None: at the head."""
         return self._floors
 
@@ -54,8 +54,8 @@ class Floors:
         if self._floors is None:
             self.has_taken(seconds)
             return
-        highest = self._clock.now() - MARGIN
-        first = {claim.priority: claim.run_at for claim in reversed(found)}
+        highest = Position(self._clock.now() - MARGIN)
+        first = {claim.priority: Position(claim.run_at, claim.job_id) for claim in reversed(found)}
         for priority, head in found.heads.items():
             # What waits there and was not claimed is held by somebody, or its queue is paused.
             floor = max(self._floors[priority], min(head or highest, highest))
@@ -71,13 +71,13 @@ class Floors:
         self._slow_count = self._slow_count + 1 if seconds > SLOW_SECONDS else 0
         if self._slow_count >= _SLOW_CLAIMS and seconds > SLOW_FACTOR * round_trip_seconds():
             # Every claim sees all that is above: at first, that is everything.
-            self._floors = dict.fromkeys(_PRIORITIES, BEGINNING)
+            self._floors = dict.fromkeys(_PRIORITIES, Position(BEGINNING))
 
     def lower(self, run_at: datetime) -> None:
         """A job that was due at that moment has become waiting. What comes late seldom comes alone, and not all of it
         is named: claims are to find others of its transaction, too, whatever their priorities."""
         if self._floors is not None:
-            self._floors = {priority: min(floor, run_at) for priority, floor in self._floors.items()}
+            self._floors = {priority: min(floor, Position(run_at)) for priority, floor in self._floors.items()}
 
     def look_below(self) -> None:
         """Walks a piece below the floors, if one is due. What waits there lowers the floor of its priority."""
@@ -91,21 +91,26 @@ class Floors:
         if self._passed and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + _PASSED_SECONDS
             self._look_at_passed(self._floors)
-        late = self._walk.piece(self._floors.items())
+        late = self._walk.piece((priority, floor.following_moment) for priority, floor in self._floors.items())
         if late is not None:
-            priority, run_at = late
-            self._floors[priority] = min(self._floors[priority], run_at)
+            priority, job = late
+            self._floors[priority] = min(self._floors[priority], job)
 
-    def _look_at_passed(self, floors: dict[int, datetime]) -> None:
+    def _look_at_passed(self, floors: dict[int, Position]) -> None:
         """What somebody held and holds no more lowers its floor. A span in which nothing waits is forgotten."""
         for priority, (begin, end) in list(self._passed.items()):
-            free_at = self._first_due(priority, begin, end, is_free=True)
-            if free_at is not None:
-                floors[priority] = min(floors[priority], free_at)
-            if free_at is not None or self._first_due(priority, begin, end) is None:
+            free = self._first_between(priority, begin, end, is_free=True)
+            if free is not None:
+                floors[priority] = min(floors[priority], free)
+            if free is not None or self._first_between(priority, begin, end) is None:
                 del self._passed[priority]
 
-    def _first_due(self, priority: int, begin: datetime, end: datetime, *, is_free: bool = False) -> datetime | None:
+    def _first_due(self, priority: int, begin: datetime, end: datetime) -> Position | None:
+        return self._first_between(priority, Position(begin), Position(end))
+
+    def _first_between(
+        self, priority: int, begin: Position, end: Position, *, is_free: bool = False
+    ) -> Position | None:
         return claims.first_due(
             self._queue, priority=priority, begin=begin, end=end, tasks=self._tasks, is_free=is_free
         )

@@ -129,6 +129,7 @@ def test_a_claim_reads_a_few_rows_however_many_wait() -> None:
         "age": timedelta(minutes=1),
         "priorities": list(range(10)),
         "floors": [claims.now() - timedelta(hours=1)] * 10,
+        "floor_ids": [UUID(int=0)] * 10,
     }
     for statement in (claims.CLAIM_NEXT, claims.CLAIM_ABOVE, claims.CLAIM_OLDEST):
         with transaction.atomic(), connection.cursor() as cursor:

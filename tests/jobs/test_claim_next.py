@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from jobs import claims, settle
-from jobs.below import BEGINNING
+from jobs.below import BEGINNING, Position
 from jobs.claims import Claim
 from jobs.models import Job, QueueControl, Worker
 from jobs.settle import Run
@@ -24,6 +24,9 @@ from tests.jobs.plans import rows_read
 from tests.sample_tasks import add
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+
+
+FROM_THE_BEGINNING = dict.fromkeys(range(10), Position(BEGINNING))
 
 
 @pytest.fixture
@@ -171,7 +174,7 @@ def test_of_a_priority_with_a_floor_nothing_is_looked_at_that_was_due_before(wor
     below = make_job(priority=0, run_at=now - 2 * MINUTE)
     above = [make_job(priority=0, run_at=now - MINUTE), make_job(priority=0, run_at=now)]
     other = make_job(priority=5, run_at=now - 3 * MINUTE)
-    floors = {0: now - MINUTE}
+    floors = {0: Position(now - MINUTE)}
     assert ids(claim_next(worker, floors=floors, count=1)) == pks(above[0])
     assert ids(claim_next(worker, floors=floors)) == pks(above[1], other)
     assert claim_next(worker, floors=floors) == []
@@ -180,18 +183,18 @@ def test_of_a_priority_with_a_floor_nothing_is_looked_at_that_was_due_before(wor
 
 def test_above_floors_as_many_are_claimed_as_wait_the_most_urgent_first(worker: Worker) -> None:
     jobs = [make_job(priority=priority, run_at=Now() - MINUTE) for priority in (0, 0, 3, 9, 9)]
-    floors = dict.fromkeys(range(10), BEGINNING)
+    floors = FROM_THE_BEGINNING
     some = claims.claim_next("default", count=4, token="t", tasks=[add.name], worker_id=worker.pk, floors=floors)
     assert ids(some) == pks(*jobs[:4])
     assert not some.is_all
-    heads = {job.priority: Job.objects.get(pk=job.pk).run_at for job in (jobs[0], jobs[2], jobs[3])}
+    heads = {job.priority: Position(Job.objects.get(pk=job.pk).run_at, job.pk) for job in (jobs[0], jobs[2], jobs[3])}
     assert some.heads == {priority: heads.get(priority) for priority in range(10)}
     rest = claims.claim_next("default", count=4, token="u", tasks=[add.name], worker_id=worker.pk, floors=floors)
     assert ids(rest) == pks(jobs[4])
     assert rest.is_all
 
 
-@pytest.mark.parametrize("floors", [None, dict.fromkeys(range(10), BEGINNING)], ids=["from the head", "from floors"])
+@pytest.mark.parametrize("floors", [None, FROM_THE_BEGINNING], ids=["from the head", "from floors"])
 def test_nothing_is_claimed_that_is_less_urgent_than_was_asked_for(worker: Worker, floors: Any) -> None:
     jobs = [make_job(priority=priority) for priority in (2, 5, 6)]
     assert ids(claim_next(worker, floors=floors, least_urgent=5)) == pks(*jobs[:2])
@@ -228,7 +231,7 @@ def test_many_that_claim_at_once_share_the_jobs_and_leave_none(worker: Worker, k
         for number in range(200)
     )
     together = Barrier(4, timeout=30)
-    floors = dict.fromkeys(range(10), BEGINNING) if kind == "from floors" else None
+    floors = FROM_THE_BEGINNING if kind == "from floors" else None
 
     def claim_all(_: int) -> list[Claim]:
         found: list[Claim] = []
@@ -250,7 +253,7 @@ def test_many_that_claim_at_once_share_the_jobs_and_leave_none(worker: Worker, k
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     "claim_some",
-    [claim_next, partial(claim_next, floors=dict.fromkeys(range(10), BEGINNING)), claim_oldest],
+    [claim_next, partial(claim_next, floors=FROM_THE_BEGINNING), claim_oldest],
     ids=["from the head", "from floors", "the oldest"],
 )
 def test_a_job_that_another_transaction_holds_keeps_nobody_waiting(worker: Worker, claim_some: Any) -> None:
@@ -317,7 +320,7 @@ def test_the_head_of_a_queue_is_found_by_the_index_and_not_by_reading_the_backlo
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE jobs_job")
     with CaptureQueriesContext(connection) as queries:
-        claim_next(worker, count=5, floors={3: timezone.now() - MINUTE} if with_floors else None)
+        claim_next(worker, count=5, floors={3: Position(timezone.now() - MINUTE)} if with_floors else None)
     assert rows_read(queries[0]["sql"]) < 50
 
 

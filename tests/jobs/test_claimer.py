@@ -465,7 +465,7 @@ def test_what_somebody_has_locked_keeps_a_worker_from_no_other_job(
     begin: Begin, doorbell: Doorbell, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "job above floors":
-        monkeypatch.setattr(Floors, "current", lambda _: dict.fromkeys(range(10), below.BEGINNING))
+        monkeypatch.setattr(Floors, "current", lambda _: dict.fromkeys(range(10), below.Position(below.BEGINNING)))
     own = {"rate_key": "t", "rate_limit": "10/s"} if what == "limit" else {}
     [locked] = make_jobs(1, priority=0, **own)
     Limit.objects.create(pk="rate:t")

@@ -3,14 +3,13 @@
 import time
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection
 from django.db.models.functions import Now
 
 from jobs import below, claims
-from jobs.below import MARGIN
+from jobs.below import MARGIN, Position
 from jobs.claims import Found
 from jobs.models import Job, QueueControl, Worker
 from jobs.worker import floors
@@ -18,6 +17,7 @@ from jobs.worker.floors import Floors
 from tests import sample_tasks
 from tests.jobs.connections import another_connection
 from tests.jobs.factories import make_job, make_worker
+from tests.jobs.plans import pages_read
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -114,16 +114,17 @@ def look_at_what_was_passed(used: Floors) -> None:
     used.look_below()
 
 
+@pytest.mark.parametrize("apart", [MINUTE, timedelta(0)], ids=["one after the other", "at one moment"])
 def test_what_somebody_has_locked_while_the_floor_went_on_is_found_once_it_is_free(
-    used: Floors, worker: Worker
+    used: Floors, worker: Worker, apart: timedelta
 ) -> None:
-    held = make_job(run_at=Now() - 9 * MINUTE)
-    others = [make_job(run_at=Now() - age * MINUTE) for age in (8, 7, 6)]
+    begin = claims.now() - 9 * MINUTE
+    held, *others = (make_job(run_at=begin + number * apart) for number in range(4))
     with another_connection() as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [held.pk])
         assert [pk for _ in others for pk in claim(used, worker)] == [job.pk for job in others]
         # Claims do not walk over what has died since it was locked.
-        assert (used.current() or {})[5] > Job.objects.get(pk=held.pk).run_at
+        assert (used.current() or {})[5] > Position(begin, held.pk)
         look_at_what_was_passed(used)
         assert claim(used, worker) == []
         other.rollback()
@@ -184,12 +185,15 @@ def test_the_walk_comes_to_its_end_where_every_piece_takes_long(
     assert claim(used, worker) == [late.pk]
 
 
-def test_beside_an_old_snapshot_a_claim_reads_what_is_above_its_floor(worker: Worker, used: Floors) -> None:
+@pytest.mark.parametrize(
+    "apart", [timedelta(milliseconds=1), timedelta(0)], ids=["one after the other", "at one moment"]
+)
+def test_beside_an_old_snapshot_a_claim_reads_what_is_above_its_floor(
+    worker: Worker, used: Floors, apart: timedelta
+) -> None:
     run_at = claims.now() - 10 * MINUTE
     Job.objects.bulk_create(
-        Job(
-            task=TASKS[0], queue="default", args=[1, 2], state="waiting", run_at=run_at + timedelta(milliseconds=number)
-        )
+        Job(task=TASKS[0], queue="default", args=[1, 2], state="waiting", run_at=run_at + number * apart)
         for number in range(3000)
     )
     with another_connection() as other, other.cursor() as reader:
@@ -197,19 +201,12 @@ def test_beside_an_old_snapshot_a_claim_reads_what_is_above_its_floor(worker: Wo
         reader.execute("SELECT count(*) FROM jobs_job")
         while Job.objects.filter(state="waiting").count() > 50:
             claim(used, worker, count=200)
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT id FROM jobs_job WHERE state = 'waiting'"
-                " AND queue = 'default' AND lane = '' AND priority = 5 AND run_at >= %s ORDER BY run_at, id LIMIT 1",
-                [(used.current() or {})[5]],
-            )
-            ((above,),) = cursor.fetchall()
-            cursor.execute(
-                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT id FROM jobs_job WHERE state = 'waiting'"
-                " AND queue = 'default' AND lane = '' AND priority = 5 ORDER BY run_at, id LIMIT 1"
-            )
-            ((head,),) = cursor.fetchall()
-    assert 5 * above[0]["Plan"]["Shared Hit Blocks"] < head[0]["Plan"]["Shared Hit Blocks"]
+        floor = (used.current() or {})[5]
+        of = {"queue": "default", "lane": "", "priority": 5, "tasks": None}
+        to = {"end": claims.now(), "end_id": UUID(int=0)}
+        above = pages_read(claims.FIRST_DUE, {**of, **to, "begin": floor.run_at, "begin_id": floor.job_id})
+        below_it = pages_read(claims.FIRST_DUE, {**of, **to, "begin": run_at, "begin_id": UUID(int=0)})
+    assert 5 * above < below_it
 
 
 def test_where_nothing_is_left_to_walk_over_claims_begin_at_the_head_again(

@@ -11,6 +11,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from jobs import health, live_counts, paced, selectors
+from jobs.below import BEGINNING, Position
 from jobs.dispatcher import counting, survey
 from jobs.dispatcher.counting import Walk
 from jobs.live_counts import LiveCount
@@ -36,7 +37,7 @@ def walk(monkeypatch: pytest.MonkeyPatch) -> Walk:
     monkeypatch.setattr(survey, "_LANES_AT_ONCE", 2)
     found = Walk()
     found.lanes = lambda: {
-        level.place: level.first_at
+        level.place: Position(level.first_at)
         for level in paced.unknown_levels([paced.Gap(name, "", 10, "\U0010ffff", 0) for name in QUEUES], limit=100)
     }
     return found
@@ -126,7 +127,7 @@ def test_once_the_dead_are_gone_jobs_are_counted_at_each_question(walk: Walk, mo
 
 def test_a_survey_that_fails_is_made_anew(walk: Walk) -> None:
     make_job()
-    lanes, walk.lanes = walk.lanes, lambda: {Place("default", "", 10**6): "never"}  # type: ignore[dict-item]
+    lanes, walk.lanes = walk.lanes, lambda: {Place("default", "", 10**6): Position(BEGINNING)}
     walk.run_once()
     with pytest.raises(Exception, match="smallint"):
         walk.run_once()
