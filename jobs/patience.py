@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, connections
+from django.db import InterfaceError, InternalError, OperationalError, connections
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,18 @@ def code_of(error: BaseException) -> str:
     return getattr(error.__cause__, "sqlstate", None) or getattr(error, "sqlstate", None) or ""
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether PostgreSQL did not answer, or answered what the driver makes no sense of, as a pooler may that loses its
+    server in the middle of a statement. Errors of PostgreSQL's own have a code."""
+    return isinstance(error, DATABASE_AWAY) or (isinstance(error, InternalError) and not code_of(error))
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether an error may be gone at the next try: PostgreSQL is away, or somebody holds a row.
 
     What exceeds a limit of PostgreSQL's (class 54 of its codes), as a list of 256 MB does, comes as the same kind.
     """
-    return isinstance(error, DATABASE_AWAY) and not code_of(error).startswith("54")
+    return is_away(error) and not code_of(error).startswith("54")
 
 
 def patiently(work: Callable[[bool], T], *, seconds: float) -> T:
@@ -58,7 +64,9 @@ def patiently(work: Callable[[bool], T], *, seconds: float) -> T:
     while True:
         try:
             return work(repeated)
-        except DATABASE_AWAY as error:
+        except (*DATABASE_AWAY, InternalError) as error:
+            if not is_away(error):
+                raise
             for connection in connections.all(initialized_only=True):
                 connection.close()
             if time.monotonic() + pause > deadline:

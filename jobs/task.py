@@ -19,7 +19,7 @@ from django.db import connections
 from jobs import canvas, edge, enqueue, sessions, settle
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent
 from jobs.options import check
-from jobs.patience import DATABASE_AWAY, patiently
+from jobs.patience import DATABASE_AWAY, is_away, patiently
 from jobs.payloads import as_json, storable
 from jobs.queues import QUEUES, Queue
 from jobs.worker import surroundings
@@ -256,7 +256,7 @@ class JobTask(DjangoTask):
             states = ["completed"] if replaced is None else ["waiting", "delayed"]
             if written and self._has_landed(states, error):
                 logger.exception("id=%s completed, but a callback after its commit failed", request.id)
-            elif isinstance(error, DATABASE_AWAY):
+            elif is_away(error):
                 raise Interrupted("the connection to PostgreSQL broke; nothing of this run was kept") from error
             else:
                 raise

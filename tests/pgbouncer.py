@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from django.db import connection, connections
 from devstack.launch import drop_root, give_away
 from devstack.ports import LOOPBACK, free_port
 from jobs import settle
+from tests import processes
 from tests.waiting import wait_until
 
 # Fewer connections to the server than the processes of a test have to PgBouncer: each transaction gets another one.
@@ -35,6 +37,9 @@ auth_file = {folder}/users.txt
 pool_mode = transaction
 default_pool_size = {server_connections}
 max_client_conn = 300
+# As docs/deployment.md says: what a task sets reaches no other client, and a PostgreSQL that is back is seen at once.
+server_reset_query_always = 1
+server_login_retry = 1
 """
 
 
@@ -90,32 +95,47 @@ class PgBouncer:
 @pytest.fixture
 def pgbouncer(transactional_db: None) -> Iterator[PgBouncer]:
     """All connections of the test and of the processes that it starts go through it. Ask for it before `processes`."""
-    yield from _between(SERVER_CONNECTIONS)
+    with _running(SERVER_CONNECTIONS) as found, _leading_to(found.port):
+        yield found
 
 
 @pytest.fixture
 def roomy_pgbouncer(transactional_db: None) -> Iterator[PgBouncer]:
     """The same, with a connection to the server for each transaction."""
-    yield from _between(_ROOMY_CONNECTIONS)
+    with _running(_ROOMY_CONNECTIONS) as found, _leading_to(found.port):
+        yield found
 
 
-def _between(server_connections: int) -> Iterator[PgBouncer]:
+@pytest.fixture
+def pgbouncer_of_processes(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[PgBouncer]:
+    """The same, for the processes alone: the test asks PostgreSQL itself."""
+    with _running(_ROOMY_CONNECTIONS) as found:
+        monkeypatch.setattr(processes, "pooler_port", found.port)
+        yield found
+
+
+@contextmanager
+def _running(server_connections: int) -> Iterator[PgBouncer]:
     if binary() is None:
         pytest.skip("no PgBouncer here: apt-get install pgbouncer")
-    server: dict[str, Any] = connection.settings_dict
     # Not in tmp_path, which only root may enter.
     with tempfile.TemporaryDirectory(prefix="handoff-") as folder:
-        found = PgBouncer(Path(folder), server, server_connections)
+        found = PgBouncer(Path(folder), connection.settings_dict, server_connections)
         wait_until(found.listens, timeout=30)
-        before = server["PORT"]
-        _lead_to(found.port)
         yield found
-        _lead_to(before)
         found.stop()
 
 
+@contextmanager
+def _leading_to(port: int) -> Iterator[None]:
+    """Whatever this process and its children connect to meanwhile."""
+    before = connection.settings_dict["PORT"]
+    _lead_to(port)
+    yield
+    _lead_to(before)
+
+
 def _lead_to(port: Any) -> None:
-    """Whatever this process and its children connect to from now on."""
     connections.close_all()
     settle.close_beside()
     connection.settings_dict["PORT"] = port

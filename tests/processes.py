@@ -21,6 +21,10 @@ from tests.waiting import wait_until
 FAILED = pytest.StashKey[bool]()
 
 
+# Where the processes of a test find PostgreSQL, if not where the test does.
+pooler_port: int | None = None
+
+
 class Process:
     """A process of the project in its own group; its output is in a file.
 
@@ -179,7 +183,8 @@ class Processes:
 def database_url() -> str:
     """The database of this test, as a URL: the test's own, not the one that the settings name."""
     settings: dict[str, Any] = connection.settings_dict
-    return "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**settings)
+    port = pooler_port or settings["PORT"]
+    return "postgres://{USER}:{PASSWORD}@{HOST}:{port}/{NAME}".format(**settings, port=port)
 
 
 @pytest.fixture

@@ -8,7 +8,5 @@ def _through_pgbouncer(request: pytest.FixtureRequest) -> None:
     """Comes before what starts processes."""
     if not request.config.getoption("--through-pgbouncer") or "transactional_db" not in request.fixturenames:
         return
-    marker = request.node.get_closest_marker("needs_sessions")
-    if marker is not None:
-        pytest.skip(f"not through PgBouncer: {marker.args[0]}")
-    request.getfixturevalue("roomy_pgbouncer")
+    asks_itself = request.node.get_closest_marker("asks_postgresql_itself") is not None
+    request.getfixturevalue("pgbouncer_of_processes" if asks_itself else "roomy_pgbouncer")

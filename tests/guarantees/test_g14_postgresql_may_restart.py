@@ -18,6 +18,9 @@ _BREAK_ALL_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 
+# A pooler goes on to say for a while that PostgreSQL is away.
+pytestmark = pytest.mark.asks_postgresql_itself
+
 
 @pytest.fixture(autouse=True)
 def _fresh_connections() -> None:

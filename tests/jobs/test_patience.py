@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable
 
+import psycopg
 import pytest
-from django.db import Error, connection, transaction
+from django.db import Error, InternalError, connection, transaction
 
 from jobs.models import Limit
-from jobs.patience import patiently, what_happened
+from jobs.patience import is_away, may_pass, patiently, what_happened
 from tests.jobs.connections import another_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,3 +66,37 @@ def test_whoever_is_patient_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert patiently(work, seconds=5)
     assert "A statement took longer than PostgreSQL's statement_timeout" in caplog.text
+
+
+def answer_twice() -> None:
+    """As a pooler does that loses its server at a COMMIT."""
+    with connection.wrap_database_errors:
+        raise psycopg.InternalError("received 2 results from command 'COMMIT'")
+
+
+def fail_in_a_failed_transaction() -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        with pytest.raises(Error):
+            cursor.execute("SELECT 1 / 0")
+        cursor.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(("act", "is_one"), [(answer_twice, True), (fail_in_a_failed_transaction, False)])
+def test_an_answer_that_the_driver_makes_no_sense_of_is_an_outage(act: Callable[[], None], is_one: bool) -> None:
+    with pytest.raises(InternalError) as raised:
+        act()
+    assert (is_away(raised.value), may_pass(raised.value)) == (is_one, is_one)
+    calls = []
+
+    def fail_once(repeated: bool) -> str:
+        calls.append(repeated)
+        if repeated:
+            return "done"
+        raise raised.value
+
+    if is_one:
+        assert patiently(fail_once, seconds=10) == "done"
+    else:
+        with pytest.raises(InternalError):
+            patiently(fail_once, seconds=10)
+    assert calls == [False, True][: 1 + is_one]
