@@ -139,6 +139,9 @@ def run(job: Job, worker: Worker) -> None:
     run_due_jobs(ahead=timedelta(days=4000))
 
 
+# For what takes longer than all else. No number at an end: those are tried more often.
+rarely = st.integers(0, 39).map(lambda number: number == 23)
+
 WAYS = [complete, fail, retry, lose, cancel, expire, promote, run]
 
 
@@ -184,8 +187,7 @@ def all_go_through(delayed: Job, retried: Job, paced: Job) -> None:
     value=json_values,
     said=options,
     way=st.sampled_from(WAYS),
-    # It takes longer than all else.
-    is_shown=st.integers(0, 39).map(lambda number: number == 0),
+    is_shown=rarely,
 )
 @settings(
     max_examples=examples(share=0.25),

@@ -24,7 +24,7 @@ from jobs.job_filter import JobFilter
 from jobs.models import Flow, Job, Worker
 from jobs.queues import QUEUES
 from tests.jobs.factories import make_job, make_worker
-from tests.jobs.test_every_call import WAYS, all_go_through, neighbours, run, show
+from tests.jobs.test_every_call import WAYS, all_go_through, neighbours, rarely, run, show
 from tests.sample_tasks import echo
 from tests.variants import examples
 
@@ -119,8 +119,7 @@ rows = st.sets(st.sampled_from(sorted(ROW)), max_size=5).flatmap(
     unreadable=st.dictionaries(st.sampled_from(JSON_COLUMNS), st.sampled_from(UNREADABLE), max_size=2),
     way=st.sampled_from(WAYS),
     has_flow=st.booleans(),
-    # It takes longer than all else.
-    is_shown=st.integers(0, 39).map(lambda number: number == 0),
+    is_shown=rarely,
 )
 @settings(
     max_examples=examples(share=0.1), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

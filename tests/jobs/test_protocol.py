@@ -582,7 +582,7 @@ def test_whatever_workers_dispatcher_and_operator_do_in_whatever_order_the_proto
         settings=settings(
             max_examples=count,
             # The default has as many steps in all as 50 examples of 40.
-            stateful_step_count=20 if count == 100 else 40,
+            stateful_step_count=20 if count <= 100 else 40,
             deadline=None,
             database=None,
             derandomize="CI" in os.environ,
