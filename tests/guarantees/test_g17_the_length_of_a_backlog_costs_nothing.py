@@ -24,6 +24,7 @@ from tests.guarantees.messages import messages_counted
 from tests.jobs.factories import make_job, make_worker
 from tests.jobs.plans import rows_read
 from tests.processes import Processes
+from tests.variants import variant
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -166,7 +167,7 @@ def test_jobs_start_in_the_order_of_their_priority_and_of_their_time(processes: 
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("limited_are_urgent", [True, False])
+@pytest.mark.parametrize("limited_are_urgent", [True, variant(False)])
 def test_jobs_start_in_the_order_of_their_priority_whether_they_have_limits_or_not(
     processes: Processes, limited_are_urgent: bool
 ) -> None:

@@ -15,7 +15,7 @@ from jobs.models import Job, Worker
 from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
-from tests.variants import POOLS
+from tests.variants import POOLS, variant
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -170,7 +170,7 @@ def test_a_pool_that_scales_by_itself(processes: Processes, tmp_path: Path) -> N
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize(("at_first", "then"), [(1, 4), (4, 1)])
+@pytest.mark.parametrize(("at_first", "then"), [(4, 1), variant(1, 4)])
 def test_a_pool_that_is_told_how_far_to_scale_takes_as_many_jobs_and_leaves_the_others(
     processes: Processes, tmp_path: Path, at_first: int, then: int
 ) -> None:
@@ -201,7 +201,7 @@ def test_a_pool_that_is_told_how_far_to_scale_takes_as_many_jobs_and_leaves_the_
     assert_ledger_consistent()
 
 
-@pytest.mark.parametrize("option", ["--max-tasks-per-child=2", "--max-memory-per-child=1000"])
+@pytest.mark.parametrize("option", ["--max-tasks-per-child=2", variant("--max-memory-per-child=1000")])
 def test_pool_processes_that_are_replaced_lose_nothing(processes: Processes, option: str) -> None:
     processes.start(
         "celery",
