@@ -22,9 +22,9 @@ def count_link(queue: QueueStatus, state: str) -> SafeString:
     url = f"{reverse('admin:jobs_job_changelist')}?{urlencode({'queue': queue.name, 'state': state})}"
     link = format_html('<a id="{}-{}" href="{}">{}</a>', queue.name, state, url, queue.words(state, separator=","))
     age_seconds = queue.counted_seconds_ago.get(state)
-    return (
-        link if age_seconds is None else format_html("{}<small>{} ago</small>", link, rendering.duration(age_seconds))
-    )
+    if age_seconds is None:
+        return link
+    return format_html('{} <small class="jobs-age">{} ago</small>', link, rendering.duration(age_seconds, units=1))
 
 
 @register.filter

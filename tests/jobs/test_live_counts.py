@@ -1,5 +1,6 @@
 """How many jobs are alive, where there are too many to count them at each question."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -102,6 +103,14 @@ def test_many_are_those_of_the_last_walk_with_its_age() -> None:
     assert (status.waiting, status.delayed) == (37, 40)
     assert status.counted_seconds_ago.keys() == {"waiting", "delayed"}
     assert health.check().statuses
+
+
+def test_the_page_tells_a_number_and_how_old_it_is_apart(admin_client: Client) -> None:
+    make(25)
+    walk_through()
+    LiveCount.objects.update(counted_at=Now() - timedelta(seconds=25))
+    page = admin_client.get("/admin/queues/").content.decode()
+    assert re.search(r'>25</a> <small class="jobs-age">2\d s ago</small>', page)
 
 
 def test_where_many_are_delayed_each_queue_has_its_own_number() -> None:
