@@ -105,6 +105,7 @@ def test_many_are_those_of_the_last_walk_with_its_age() -> None:
     assert health.check().statuses
 
 
+@pytest.mark.django_db(transaction=True)
 def test_the_page_tells_a_number_and_how_old_it_is_apart(admin_client: Client) -> None:
     make(25)
     walk_through()
