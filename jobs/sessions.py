@@ -8,6 +8,7 @@ of transactions, that would be somebody else's.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ _SET_BACK = """
 SELECT set_config(name, reset_val, true) FROM pg_catalog.pg_settings
 WHERE source = 'session' AND context = 'user' AND setting IS DISTINCT FROM reset_val AND name NOT LIKE 'transaction%'
 """
+_ENDED = "The body has tried to end the transaction of its atomic task: nothing that it wrote is kept."
 # Attributes of a psycopg connection that may be set inside a transaction as well.
 _FACTORIES = ("row_factory", "cursor_factory", "server_cursor_factory")
 
@@ -62,6 +64,14 @@ class Session:
     is_changed: bool = False
     is_changed_locally: bool = False
     is_ended: bool = False
+    # Its transaction is that of an atomic task, whose body may not end it.
+    is_guarded: bool = False
+
+    def end(self) -> None:
+        """Somebody is about to end its transaction. Raises TransactionBroken, before that is done, where nobody may."""
+        self.is_ended = True
+        if self.is_guarded:
+            raise TransactionBroken(_ENDED)
 
 
 class _Noticing:
@@ -115,7 +125,8 @@ def _note(physical: Any, query: Any) -> None:
     change = change_by(str(query))
     session.is_changed |= change.session
     session.is_changed_locally |= change.local
-    session.is_ended |= change.ends
+    if change.ends:
+        session.end()
 
 
 @lru_cache(maxsize=1024)
@@ -149,6 +160,23 @@ def mark() -> dict[str, Mark]:
         connection.alias: Mark(len(connection.atomic_blocks), len(connection.execute_wrappers))
         for connection in _open_ones()
     }
+
+
+@contextmanager
+def guarded(connection: Any) -> Iterator[None]:
+    """In the block, nobody ends the transaction of this connection, neither by a statement nor below Django."""
+    physical = connection.connection
+    session = _session(physical)
+    if session is None:
+        yield
+        return
+    session.is_guarded = True
+    physical.commit = physical.rollback = session.end
+    try:
+        yield
+    finally:
+        session.is_guarded = False
+        del physical.commit, physical.rollback
 
 
 def clean(before: dict[str, Mark]) -> list[str]:
@@ -226,7 +254,7 @@ def whole(connection: Any, *, depth: int, before: dict[str, Mark]) -> None:
     for name, value in zip(_FACTORIES, session.attributes, strict=False):
         setattr(connection.connection, name, value)
     if session.is_ended:
-        raise TransactionBroken("The body has ended the transaction of its atomic task by a statement of its own.")
+        raise TransactionBroken(_ENDED)
     if connection.connection.info.transaction_status is TransactionStatus.ACTIVE:
         raise TransactionBroken(
             "The body has gone on after its time limit had interrupted a query: nothing that it wrote is kept."

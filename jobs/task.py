@@ -232,7 +232,8 @@ class JobTask(DjangoTask):
         try:
             with settle.atomic():
                 try:
-                    result = edge.enter(request, body)
+                    with sessions.guarded(connections[settle.ledger()]):
+                        result = edge.enter(request, body)
                     sessions.whole(connections[settle.ledger()], depth=depth, before=before)
                 except BaseException as error:
                     if not isinstance(error, Ignore) or getattr(request, "replacement", None) is None:
