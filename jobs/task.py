@@ -127,6 +127,23 @@ class JobTask(DjangoTask):
             self._declare("max_retries", value)
 
     @property
+    def override_max_retries(self) -> int | None:
+        """What the body has said by `retry(max_retries=…)`: Celery notes it in the task, here it is the run's own."""
+        try:
+            said: int | None = vars(self.request)["override_max_retries"]
+        except KeyError:
+            raise AttributeError("override_max_retries") from None
+        return said
+
+    @override_max_retries.setter
+    def override_max_retries(self, value: int | None) -> None:
+        self.request.override_max_retries = value
+
+    @override_max_retries.deleter
+    def override_max_retries(self) -> None:
+        del self.request.override_max_retries
+
+    @property
     def retry_backoff(self) -> Any:
         """Seconds before the first automatic retry: the task's, else the queue's. Doubles with each retry.
 

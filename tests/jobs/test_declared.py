@@ -47,6 +47,13 @@ def sets_its_retries(self: Any) -> None:
     raise self.retry(countdown=0)
 
 
+@shared_task(bind=True, queue="default", autoretry_for=(ValueError,), max_retries=1)
+def asks_for_more(self: Any, more: bool) -> None:
+    if more and self.request.retries < 2:
+        raise self.retry(countdown=0, max_retries=5)
+    raise ValueError
+
+
 class CannotBePickled(Exception):
     """It is made of two arguments, and remembers one."""
 
@@ -87,6 +94,12 @@ def test_a_body_may_set_its_retries_as_celerys_tasks_do() -> None:
     run_due_jobs(ahead=timedelta(days=1))
     job = Job.objects.get(pk=result.id)
     assert (job.state, job.attempt) == ("failed", 2), job.error
+
+
+def test_what_one_run_says_of_its_retries_holds_for_no_other_job() -> None:
+    more, usual = asks_for_more.delay(True), asks_for_more.delay(False)
+    run_due_jobs(ahead=timedelta(days=1))
+    assert {str(pk): attempt for pk, attempt in Job.objects.values_list("pk", "attempt")} == {more.id: 3, usual.id: 2}
 
 
 def test_the_type_of_an_error_that_cannot_be_pickled_is_told() -> None:
