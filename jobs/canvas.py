@@ -21,6 +21,8 @@ from jobs.options import InvalidOption, NotSupported
 
 # Stands among the arguments of a job that is held, for the results of the flow that it waits for.
 _RESULTS = "__results_of_flow__"
+# How Celery is to ask whether the parts of a chord have ended.
+_OF_POLLING = ("interval", "max_retries")
 
 
 class Place(NamedTuple):
@@ -128,9 +130,14 @@ def as_one(signature: Any, app: Any) -> Any:
     return signature
 
 
-def _in_one_piece(apply: Callable[..., Any], *, first: Callable[[Any], None] = lambda _: None) -> Callable[..., Any]:
+def _in_one_piece(
+    apply: Callable[..., Any], *, first: Callable[[Any], None], without: Iterable[str] = ()
+) -> Callable[..., Any]:
     @wraps(apply)
     def apply_in_one_piece(canvas: Any, *args: Any, **kwargs: Any) -> Any:
+        for name in without:
+            kwargs.pop(name, None)
+            canvas.options.pop(name, None)
         if canvas.app.conf.task_always_eager:
             return apply(canvas, *args, **kwargs)
         first(canvas)
@@ -220,6 +227,6 @@ def mend() -> None:
     they stand for, a group, wherever they are.
     """
     group.apply_async = _in_one_piece(group.apply_async, first=_refuse_the_same_id_twice)
-    _chord.apply_async = _in_one_piece(_chord.apply_async, first=_refuse_foreign_tasks)
+    _chord.apply_async = _in_one_piece(_chord.apply_async, first=_refuse_foreign_tasks, without=_OF_POLLING)
     group._freeze_group_tasks = _freeze_in_order(group._freeze_group_tasks)
     _chain.run = _run_as_often_as_called(_chain.run)

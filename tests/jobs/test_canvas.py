@@ -1,6 +1,7 @@
 """Canvases as people write them: called again, with ids of their own, with large results, with what cannot follow."""
 
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -148,6 +149,17 @@ def test_a_step_whose_id_is_another_jobs_fails_in_words_and_what_comes_after_it_
     assert "is there already" in Job.objects.get(task=add.name, args=[1, 2]).error
     assert last.state == "REVOKED"
     assert Job.objects.get(pk=taken.id).result == 10
+
+
+@pytest.mark.parametrize("options", [{"interval": 3600}, {"max_retries": 0}, {"interval": 0.1, "max_retries": 1}])
+def test_the_options_of_a_chord_that_speak_of_polling_mean_nothing(options: dict[str, Any]) -> None:
+    later = chord([echo.s(1), echo.s(2).set(countdown=60)], echo.s(), **options).apply_async()
+    at_call = chord([echo.s(3), echo.s(4)], echo.s()).apply_async(**options)
+    in_a_chain = (echo.s(5) | chord([echo.s(), echo.si(6)], echo.s(), **options) | echo.s()).apply_async()
+    run_due_jobs()
+    assert (later.state, at_call.get(timeout=1), in_a_chain.get(timeout=1)) == ("PENDING", [3, 4], [5, 6])
+    run_due_jobs(ahead=timedelta(minutes=2))
+    assert later.get(timeout=1) == [1, 2]
 
 
 @pytest.mark.parametrize("count", [300_000, 1_000_000])
