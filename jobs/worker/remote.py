@@ -1,11 +1,14 @@
-"""Celery's remote commands `revoke` and `terminate`, from a terminal or Flower: they act on the ledger's jobs.
+"""Celery's remote commands, from a terminal or Flower: `revoke` and `terminate` act on the ledger's jobs, and those
+that would change the limits of a task in one worker alone are refused.
 
-Celery's own remember the id in each worker's memory for hours, and would discard every later run of the job. Only of
-what is no job of the ledger they do so: a message of another producer, or a job that is not committed yet. Once that is
-there, it is cancelled, and its id forgotten.
+Celery's own revocations remember the id in each worker's memory for hours, and would discard every later run of the
+job. Only of what is no job of the ledger they do so: a message of another producer, or a job that is not committed yet.
+Once that is there, it is cancelled, and its id forgotten.
 """
 
 import logging
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +23,7 @@ from jobs.ids import id_of_message
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY, what_happened
 from jobs.settle import Run
+from jobs.task import JobTask
 from jobs.worker.requests import started
 
 logger = logging.getLogger(__name__)
@@ -70,6 +74,23 @@ def terminate(state: Any, signal: str, task_id: Any, **options: Any) -> Any:
     return revoke(state, task_id, terminate=True, signal=signal, **options)
 
 
+def _refused_for_jobs(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery's command, for tasks whose runs are no jobs. Of others, it would change those jobs that this process
+    enqueues, and no more."""
+
+    @wraps(command)
+    def refuse(state: Any, task_name: Any = None, **options: Any) -> Any:
+        if not isinstance(state.app.tasks.get(task_name), JobTask):
+            return command(state, task_name=task_name, **options)
+        return {"error": f"{task_name}: limits hold over all workers. Declare them, or give them with a call."}
+
+    return refuse
+
+
+rate_limit = _refused_for_jobs(control.rate_limit)
+time_limit = _refused_for_jobs(control.time_limit)
+
+
 class LateRevocations:
     """Cancels jobs that are there by now and were revoked before, whoever runs them, and forgets their ids."""
 
@@ -117,4 +138,4 @@ def may_start(claim: Claim) -> bool:
 
 def install() -> None:
     """Takes the place of Celery's commands in this worker."""
-    control.Panel.data.update(revoke=revoke, terminate=terminate)
+    control.Panel.data.update(revoke=revoke, terminate=terminate, rate_limit=rate_limit, time_limit=time_limit)

@@ -113,6 +113,21 @@ def test_whatever_state_a_job_is_in_the_command_revoke_leaves_it_cancelled_or_as
     assert_ledger_consistent()
 
 
+def test_commands_that_would_change_limits_of_a_task_in_one_worker_are_refused(processes: Processes) -> None:
+    processes.worker("default", pool="threads", concurrency=1)
+    task = sample_tasks.enqueue_child
+    said: dict[str, dict[str, Any]] = {"rate_limit": {"rate_limit": "1/h"}, "time_limit": {"soft": 7, "hard": 8}}
+    for command, limits in said.items():
+        arguments = {"task_name": task.name, **limits}
+        [answer] = current_app.control.broadcast(command, arguments=arguments, reply=True, timeout=5, limit=1)
+        assert "limits hold over all workers" in str([one["error"] for one in answer.values()])
+    made_here = task.delay(1)
+    wait_until(lambda: Job.objects.filter(parent_id=made_here.id, state="completed").exists())
+    columns = ("rate_limit", "soft_time_limit_seconds", "time_limit_seconds", "lane")
+    assert Job.objects.values(*columns).distinct().count() == 1
+    assert_ledger_consistent()
+
+
 def test_terminate_ends_the_run_and_no_neighbour(processes: Processes, tmp_path: Path) -> None:
     processes.worker("default", concurrency=2)
     ended, neighbour = running(tmp_path / "one"), running(tmp_path / "other")
