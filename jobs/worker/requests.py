@@ -118,6 +118,16 @@ class JobRequest(Request):
     They are read only where somebody looks, and one that cannot be shown keeps nobody from running.
     """
 
+    time_limits: tuple[float | None, float | None]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        hard_seconds, soft_seconds = self.time_limits
+        if soft_seconds == hard_seconds and self._task.soft_time_limit is None:
+            # Nobody has set a soft one. Both would strike at the same moment, and what becomes of the job would be a
+            # matter of chance.
+            self.time_limits = (hard_seconds, None)
+
     @cached_property
     def _texts(self) -> tuple[str, str]:
         claim = self._request_dict.get("claimed")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,16 @@ def test_a_soft_limit_of_the_row_or_of_the_task_fails_its_job_and_not_the_next_o
         assert (job.state, job.error, job.attempt, job.stalled_count) == ("failed", STRUCK, 1, 0)
     assert {Job.objects.get(pk=job.id).state for job in (longer, unlimited)} == {"completed"}
     assert worker.children() == [pid]
+    assert_ledger_consistent()
+
+
+def test_where_nobody_has_set_a_soft_limit_the_hard_one_alone_strikes(processes: Processes, tmp_path: Path) -> None:
+    processes.worker("default", concurrency=2, include=INCLUDE, env=ENV)
+    # Each is retried after its hard limit; a soft one would be a failure.
+    for _ in range(12):
+        sample_tasks.wait_for_file_at_first.apply_async((str(tmp_path / "never"),), time_limit=0.3)
+    wait_until(no_job_is_left, timeout=90)
+    assert set(Job.objects.values_list("state", "attempt", "result")) == {("completed", 2, 1)}
     assert_ledger_consistent()
 
 
