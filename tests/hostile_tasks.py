@@ -2,11 +2,15 @@
 
 import asyncio
 import gc
+import importlib
 import logging
+import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -191,6 +195,33 @@ def changes_its_surroundings() -> dict[str, Any]:
     except ValueError:
         pass  # not the main thread: out of reach of this body
     return _surroundings()
+
+
+@shared_task(queue="default")
+def process_seen() -> dict[str, Any]:
+    """What a body finds in its process that is not set back."""
+    return {
+        "environment": os.environ.get("LEFT_BEHIND"),
+        "threads": sorted(thread.name for thread in threading.enumerate() if thread.name == "left behind"),
+        "modules": "wave" in sys.modules,
+        "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
+    }
+
+
+@shared_task(queue="default")
+def changes_its_process() -> None:
+    os.environ["LEFT_BEHIND"] = "by a body"
+    threading.Thread(target=time.sleep, args=(600,), name="left behind", daemon=True).start()
+    importlib.import_module("wave")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+
+
+@shared_task(queue="default")
+def forks() -> list[int]:
+    """Has other processes do its work."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
 
 
 def _time_out() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from celery import chain
 from django.conf import settings
 from django.db import connections
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
@@ -146,6 +147,8 @@ def test_a_wiped_redis_is_refilled(processes: Processes, count: int) -> None:
 def test_redis_holds_neither_arguments_nor_names_of_jobs(empty_redis: None) -> None:
     for _ in range(50):
         sample_tasks.append_line.delay("/nowhere", "a line that is nobody's business")
+    line = sample_tasks.append_line.si("/nowhere", "another one")
+    chain(line.set(link=[line.clone()], expires=600), line.clone()).apply_async()
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         assert client.keys() == [key_of("default").encode()]
         assert client.zrange(key_of("default"), 0, -1) == [b"ring"]

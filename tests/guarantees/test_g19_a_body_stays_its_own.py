@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group
 
-from jobs.models import Job
+from jobs.models import Job, Worker
 from tests import hostile_tasks, sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.processes import Processes
@@ -139,6 +139,41 @@ def test_what_a_body_changes_in_its_process_is_set_back(processes: Processes, po
     assert job_of(later).state == "completed"
     assert f"completed id={changed.id}" in process.output
     assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("options", [(), ("--max-tasks-per-child=1",)], ids=["as usual", "a process for each job"])
+def test_what_is_not_set_back_goes_with_its_process(processes: Processes, options: tuple[str, ...]) -> None:
+    include = "--include=tests.hostile_tasks"
+    processes.start("celery", "-A", "config", "worker", "--queues=default", "--concurrency=1", *options, include)
+    before = hostile_tasks.process_seen.delay()
+    hostile_tasks.changes_its_process.delay()
+    after = hostile_tasks.process_seen.delay()
+    wait_until(all_have_ended)
+    first, second = job_of(before).result, job_of(after).result
+    differing = {name for name, value in first.items() if second[name] != value}
+    assert differing == (set() if options else set(first))
+    assert_ledger_consistent()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_body_that_forks_by_multiprocessing_needs_a_pool_of_threads(processes: Processes, pool: str) -> None:
+    worker(processes, pool)
+    job = job_of(hostile_tasks.forks.delay())
+    wait_until(all_have_ended)
+    job.refresh_from_db()
+    if pool == "threads":
+        assert (job.state, job.result) == ("completed", [1, 2])
+    else:
+        assert (job.state, "not allowed to have children" in job.error) == ("failed", True), job.error
+    assert_ledger_consistent()
+
+
+def test_a_pool_of_greenlets_is_refused_at_the_start(processes: Processes) -> None:
+    pytest.importorskip("gevent")
+    process = processes.worker("default", pool="gevent", waits=False)
+    assert process.wait() != 0
+    assert "celery.concurrency.gevent is no pool for the ledger: start the worker with --pool=prefork" in process.output
+    assert not Worker.objects.exists()
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.variant)])

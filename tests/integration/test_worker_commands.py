@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import current_app
+from celery import current_app, shared_task
 from django.conf import settings
 from django.db import transaction
 
@@ -19,6 +19,12 @@ from tests.variants import POOLS, variant
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@shared_task(queue="default")
+def wait_for_file_with(path: str, password: Any, text: Any) -> None:
+    while not Path(path).exists():
+        time.sleep(0.05)
 
 
 def inspect(method: str) -> dict[str, Any]:
@@ -113,6 +119,24 @@ def test_whatever_state_a_job_is_in_the_command_revoke_leaves_it_cancelled_or_as
     assert_ledger_consistent()
 
 
+@POOLS
+def test_a_command_to_revoke_by_stamps_knows_no_job(processes: Processes, tmp_path: Path, pool: str) -> None:
+    processes.worker("default", pool=pool, concurrency=1)
+    stamped = sample_tasks.wait_for_file.s(str(tmp_path / "gate"))
+    stamped.stamp(tenant="north")
+    first, second = stamped.delay().id, stamped.delay().id
+    wait_until(lambda: Job.objects.get(pk=first).progress_percent == 10)
+    arguments = {"headers": {"tenant": ["north"]}, "terminate": True, "signal": "KILL"}
+    [answer] = current_app.control.broadcast(
+        "revoke_by_stamped_headers", arguments=arguments, reply=True, timeout=5, limit=1
+    )
+    assert "were not terminated" in str(answer)
+    (tmp_path / "gate").touch()
+    wait_until(lambda: [state_of(one) for one in (first, second)] == ["completed", "completed"])
+    assert set(Job.objects.values_list("attempt", "stalled_count")) == {(1, 0)}
+    assert_ledger_consistent()
+
+
 def test_commands_that_would_change_limits_of_a_task_in_one_worker_are_refused(processes: Processes) -> None:
     processes.worker("default", pool="threads", concurrency=1)
     task = sample_tasks.enqueue_child
@@ -125,6 +149,27 @@ def test_commands_that_would_change_limits_of_a_task_in_one_worker_are_refused(p
     wait_until(lambda: Job.objects.filter(parent_id=made_here.id, state="completed").exists())
     columns = ("rate_limit", "soft_time_limit_seconds", "time_limit_seconds", "lane")
     assert Job.objects.values(*columns).distinct().count() == 1
+    assert_ledger_consistent()
+
+
+def test_workers_show_arguments_shortened_and_without_secrets_and_nothing_as_scheduled(
+    processes: Processes, tmp_path: Path
+) -> None:
+    processes.worker("default", concurrency=2, include=("tests.sample_tasks", "tests.integration.test_worker_commands"))
+    wait_for_file_with.apply_async(kwargs={"path": str(tmp_path / "gate"), "password": "hunter2", "text": "x" * 9000})
+    wait_for_file_with.delay(str(tmp_path / "gate"), {"api_key": "hunter2"}, ["y" * 9000])
+    sample_tasks.add.apply_async((1, 2), countdown=3600)
+
+    def active() -> list[dict[str, Any]]:
+        return [one for found in inspect("active").values() for one in found]
+
+    shown = wait_until(lambda: found if len(found := active()) == 2 else None)
+    assert "hunter2" not in str(shown)
+    for one in shown:
+        assert max(len(one["args"]), len(one["kwargs"])) == 200
+    assert [found for found in inspect("scheduled").values() if found] == []
+    (tmp_path / "gate").touch()
+    wait_until(lambda: Job.objects.filter(state="completed").count() == 2)
     assert_ledger_consistent()
 
 

@@ -30,7 +30,11 @@ async def enqueue_in_a_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"ids": [plain.id, result.id]})
 
 
-urlpatterns = [path("enqueue", enqueue_in_a_view), path("wait", lambda request: enqueue_and_wait(request))]
+urlpatterns = [
+    path("enqueue", enqueue_in_a_view),
+    path("wait", lambda request: enqueue_and_wait(request)),
+    path("wait-outside", transaction.non_atomic_requests(lambda request: enqueue_and_wait(request, timeout=0))),
+]
 
 
 @pytest.fixture
@@ -192,8 +196,8 @@ def test_a_caller_whose_search_path_hides_the_ledger_is_told_and_its_transaction
 
 
 # -- Waiting for a result ----------------------------------------------------------------------------------------------
-def enqueue_and_wait(request: HttpRequest) -> JsonResponse:
-    return JsonResponse({"sum": sample_tasks.add.delay(1, 2).get()})
+def enqueue_and_wait(request: HttpRequest, timeout: float | None = None) -> JsonResponse:
+    return JsonResponse({"sum": sample_tasks.add.delay(1, 2).get(timeout=timeout)})
 
 
 @pytest.mark.urls(__name__)
@@ -204,6 +208,9 @@ def test_a_view_that_waits_for_a_job_of_its_own_transaction_is_told_so_at_once(
     with pytest.raises(NotCommitted, match="non_atomic_requests"):
         client.get("/wait")
     assert not Job.objects.exists()
+    with pytest.raises(TimeoutError, match="timed out"):
+        client.get("/wait-outside")
+    assert Job.objects.get().state == "waiting"
 
 
 @pytest.mark.parametrize("has_savepoint", [False, True])

@@ -5,13 +5,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from celery import Task, chain, chord, group, shared_task
+from celery import Celery, Task, chain, chord, group, shared_task
+from celery.app.task import Context
+from celery.app.trace import build_tracer
+from celery.exceptions import Ignore
 from django.db import connection, transaction
 
 from jobs import enqueue
 from jobs.app import UnknownTask
 from jobs.ids import new_id
-from jobs.models import Job
+from jobs.models import Flow, Job
 from jobs.options import InvalidOption
 from jobs.signals import job_failed
 from jobs.testing import run_due_jobs
@@ -151,6 +154,31 @@ def test_a_step_whose_id_is_another_jobs_fails_in_words_and_what_comes_after_it_
     assert Job.objects.get(pk=taken.id).result == 10
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "canvas",
+    [
+        lambda: group(add.s(1, 2), add.s(1)),
+        lambda: group(add.s(1, 2), group(add.s(3, 4), add.s(5, 6) | add.s(1, 2))),
+        lambda: chord([add.s(1, 2), add.s(1)], echo.s()),
+        lambda: chord([add.s(1, 2), add.s(3, 4)], add.s(1, 2)),
+    ],
+    ids=["a group", "a group in a group", "a chord", "a chord's body"],
+)
+def test_of_a_canvas_with_a_wrong_member_nothing_is_written(canvas: Any) -> None:
+    with pytest.raises(TypeError):
+        canvas().apply_async()
+    assert not Job.objects.exists()
+    assert not Flow.objects.exists()
+
+
+def test_groups_inside_of_a_group_keep_their_order() -> None:
+    inner = group(echo.s(4), group(echo.s(5), echo.s(6)))
+    result = group(group(echo.s(1), echo.s(2)), echo.s(3), inner, echo.s(7)).apply_async()
+    run_due_jobs()
+    assert result.get(timeout=1) == [1, 2, 3, 4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("options", [{"interval": 3600}, {"max_retries": 0}, {"interval": 0.1, "max_retries": 1}])
 def test_the_options_of_a_chord_that_speak_of_polling_mean_nothing(options: dict[str, Any]) -> None:
     later = chord([echo.s(1), echo.s(2).set(countdown=60)], echo.s(), **options).apply_async()
@@ -203,6 +231,24 @@ def test_a_chord_with_a_task_that_is_no_job_is_refused(canvas: Any) -> None:
     with pytest.raises(enqueue.NotSupported, match=r"foreign has a base class of its own"):
         canvas().apply_async()
     assert not Job.objects.exists()
+
+
+def test_celery_itself_leaves_the_rest_of_a_chain_pending_where_a_step_is_ignored_or_revoked() -> None:
+    app = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    @app.task(name="ignores")
+    def ignores() -> None:
+        raise Ignore
+
+    for end in ("ignored", "revoked"):
+        whole = chain(ignores.s(), ignores.si()).apply_async()
+        first = whole.parent.id
+        request = {"id": first, "chain": [dict(ignores.si().set(task_id=whole.id))]}
+        if end == "ignored":
+            build_tracer(ignores.name, ignores, app=app)(first, (), {}, request)
+        else:
+            app.backend.mark_as_revoked(first, request=Context(request))
+        assert (end, whole.state) == (end, "PENDING")
 
 
 def test_a_job_that_goes_on_as_a_chain_fails_as_that_did() -> None:

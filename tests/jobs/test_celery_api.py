@@ -2,14 +2,20 @@
 
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Task, chain, current_app, group, shared_task, signature
+from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, GroupResult
+from celery.signals import after_task_publish, before_task_publish
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from django.db import connection
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from accounts.models import User
 from jobs import publish, services
@@ -19,9 +25,11 @@ from tests import sample_tasks
 from tests.guarantees.ledger import assert_ledger_consistent
 from tests.jobs.factories import make_job, state_of
 from tests.processes import Processes
+from tests.third_party.tasks import clean_up
 from tests.waiting import wait_until
 
 CALLED: list[Any] = []
+DAY = 86400
 
 
 class Recording(Task):
@@ -43,6 +51,11 @@ def retry_and_ignore_the_result(self: Any) -> int:
 @shared_task(queue="default", autoretry_for=(Exception,), dont_autoretry_for=(KeyError,), retry_backoff=1)
 def fail_by_kind(kind: str) -> None:
     raise {"key": KeyError("k"), "value": ValueError("v")}[kind]
+
+
+@shared_task(bind=True, queue="default")
+def look_at_its_own_state(self: Any) -> str:
+    return str(AsyncResult(self.request.id).state)
 
 
 @shared_task(base=Recording)
@@ -153,6 +166,132 @@ def test_a_retry_moves_a_job_in_time_and_changes_its_arguments_and_nothing_else(
 
 
 @pytest.mark.django_db
+def test_a_job_may_lie_for_a_month_and_expires_where_it_lies() -> None:
+    soon, late, too_late = (
+        sample_tasks.add.apply_async((1, 2), countdown=30 * DAY),
+        sample_tasks.add.apply_async((3, 4), eta=timezone.now() + timedelta(days=400), expires=401 * DAY),
+        sample_tasks.add.apply_async((5, 6), countdown=30 * DAY, expires=29 * DAY),
+    )
+    assert run_due_jobs(ahead=timedelta(days=29)) == []
+    assert [job.result for job in run_due_jobs(ahead=timedelta(days=500))] == [3, 7]
+    assert [one.state for one in (soon, late, too_late)] == ["SUCCESS", "SUCCESS", "REVOKED"]
+
+
+@pytest.mark.django_db
+def test_stamps_are_headers_of_their_job() -> None:
+    stamped = sample_tasks.headers_seen.s()
+    stamped.stamp(tenant="north")
+    whole = chain(stamped, sample_tasks.echo.s()).apply_async()
+    run_due_jobs()
+    assert whole.get(timeout=1) == Job.objects.get(task=sample_tasks.headers_seen.name).headers == {"tenant": "north"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("empty_redis")
+def test_no_signal_tells_of_a_message_where_a_job_is_enqueued() -> None:
+    told: list[Any] = []
+
+    def receive(sender: Any = None, **_: Any) -> None:
+        told.append(sender)
+
+    for signal in (before_task_publish, after_task_publish):
+        signal.connect(receive)
+    try:
+        for options in ({}, {"queue": "email"}, {"countdown": 60}, {"link": sample_tasks.ignore.si()}):
+            sample_tasks.add.apply_async((1, 2), **options)
+        group(sample_tasks.add.s(1, 2), sample_tasks.add.s(3, 4)).apply_async()
+        run_due_jobs()
+        assert told == []
+        stay_plain.delay("nowhere")
+    finally:
+        for signal in (before_task_publish, after_task_publish):
+            signal.disconnect(receive)
+    assert told == [stay_plain.name, stay_plain.name]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("empty_redis")
+def test_a_purge_removes_messages_of_other_producers_and_no_jobs() -> None:
+    results = [sample_tasks.add.apply_async((1, 2), **options) for options in ({}, {"queue": "email"})]
+    delayed = sample_tasks.add.apply_async((1, 2), countdown=60)
+    for _ in range(3):
+        stay_plain.delay("nowhere")
+    assert current_app.control.purge() == 3
+    run_due_jobs()
+    assert [result.state for result in (*results, delayed)] == ["SUCCESS", "SUCCESS", "PENDING"]
+
+
+@pytest.mark.django_db
+def test_a_job_that_runs_has_started() -> None:
+    result = look_at_its_own_state.delay()
+    assert result.state == "PENDING"
+    run_due_jobs()
+    assert (result.state, result.result) == ("SUCCESS", "STARTED")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("empty_redis")
+def test_whoever_waits_for_a_result_asks_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = sample_tasks.add.delay(1, 2)
+    naps: list[float] = []
+    monkeypatch.setattr("celery.backends.base.time", SimpleNamespace(sleep=naps.append))
+    with CaptureQueriesContext(connection) as queries, pytest.raises(TimeoutError):
+        result.get(timeout=2)
+    assert (naps, len(queries)) == ([0.5] * 4, 5)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("task_id", ["01a20b67-9a24-7497-ab53-2dd40b9ada34", "no id at all", ""])
+def test_what_no_job_has_as_its_id_is_pending(task_id: str) -> None:
+    assert AsyncResult(task_id).state == "PENDING"
+    assert AsyncResult(task_id).result is None
+
+
+@pytest.mark.django_db
+def test_a_result_does_not_expire_by_itself_and_knows_no_other_job() -> None:
+    result = sample_tasks.enqueue_child.apply_async((1,), link=sample_tasks.echo.s())
+    run_due_jobs()
+    Job.objects.update(finished_at=Now() - timedelta(days=365))
+    current_app.tasks["celery.backend_cleanup"]()
+    current_app.backend.cleanup()
+    found = AsyncResult(result.id)
+    assert (found.state, found.result) == ("SUCCESS", Job.objects.get(pk=result.id).result)
+    assert not found.children
+    assert list(found.collect()) == [(found, found.result)]
+    assert list(found.graph.items()) == [(found, [])]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("end", ["SUCCESS", "FAILURE"])
+def test_a_call_that_wants_no_result_has_a_state_and_an_error_all_the_same(end: str) -> None:
+    task = sample_tasks.echo if end == "SUCCESS" else sample_tasks.raise_error
+    result = task.apply_async((7,), ignore_result=True)
+    run_due_jobs()
+    found = AsyncResult(result.id)
+    assert found.state == end
+    assert str(found.result) == ("None" if end == "SUCCESS" else "7")
+    assert Job.objects.get().result is None
+
+
+@pytest.mark.django_db
+def test_where_all_is_eager_nothing_is_a_job() -> None:
+    current_app.conf.task_always_eager = True
+    try:
+        assert sample_tasks.add.delay(1, 2).get() == 3
+        assert chain(sample_tasks.add.s(1, 2), sample_tasks.add.s(10)).apply_async().get() == 13
+        assert group(sample_tasks.add.s(1, 2), sample_tasks.add.s(3, 4)).apply_async().get() == [3, 7]
+    finally:
+        current_app.conf.task_always_eager = False
+    assert not Job.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_shared_task_of_a_third_party_is_a_job_of_the_default_queue() -> None:
+    clean_up.delay(days=3)
+    assert [(job.queue, job.result) for job in run_due_jobs()] == [("default", "removed what is older than 3 days")]
+
+
+@pytest.mark.django_db
 def test_a_task_id_of_the_caller_finds_the_result() -> None:
     task_id = "01a20b67-9a24-7497-ab53-2dd40b9ada34"
     sample_tasks.add.apply_async((1, 2), task_id=task_id)
@@ -249,13 +388,14 @@ def test_celery_call_enqueues_a_task_of_the_project(processes: Processes) -> Non
 @pytest.mark.django_db(transaction=True)
 def test_a_task_with_a_foreign_base_class_stays_plain_celery(processes: Processes, tmp_path: Path) -> None:
     worker = processes.worker("default", include=("tests.sample_tasks", "tests.jobs.test_celery_api"))
-    stay_plain.delay(str(tmp_path / "ran"))
+    plain = stay_plain.delay(str(tmp_path / "ran"))
     wait_until((tmp_path / "ran").exists)
     assert not Job.objects.exists()
     result = sample_tasks.add.delay(1, 2)
     assert result.get(timeout=30) == 3
     assert "Traceback" not in worker.output
     assert stay_plain.name not in worker.output
+    assert plain.state == "PENDING"
 
 
 @pytest.mark.django_db(transaction=True)

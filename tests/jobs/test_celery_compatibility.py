@@ -1,11 +1,13 @@
 """What Celery's users know, on the ledger, with a real worker."""
 
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import chain
+from celery import chain, shared_task
 from celery.exceptions import TaskRevokedError
 from django.db.models.functions import Now
 
@@ -16,6 +18,41 @@ from tests.processes import Processes
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+INCLUDE = ("tests.sample_tasks", "tests.jobs.test_celery_compatibility")
+
+
+def end_so(self: Any, how: str) -> str:
+    if how == "fails":
+        raise ValueError(how)
+    if how == "is killed" and Job.objects.get(pk=self.request.id).stalled_count == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return how
+
+
+plain = shared_task(bind=True, queue="default", name="tests.says_nothing")(end_so)
+otherwise = shared_task(
+    bind=True,
+    queue="default",
+    name="tests.says_otherwise",
+    acks_late=False,
+    acks_on_failure_or_timeout=False,
+    reject_on_worker_lost=True,
+    track_started=True,
+    store_errors_even_if_ignored=False,
+)(end_so)
+
+
+def leave_a_mark(self: Any, error: Any, task_id: str, args: Any, kwargs: Any, info: Any) -> None:
+    Path(kwargs["mark"]).touch()
+
+
+@shared_task(bind=True, queue="default", on_failure=leave_a_mark)
+def dies_or_fails(self: Any, how: str, *, mark: str) -> None:
+    if how == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError(how)
 
 
 def ended(result: Any) -> Job:
@@ -96,6 +133,42 @@ def test_a_hard_time_limit_fails_the_job_once(processes: Processes) -> None:
     assert (job.state, job.error) == ("failed", "It ran longer than its time limit of 2 seconds, and was ended.")
     assert [attempt.outcome for attempt in job.attempts.all()] == ["failed"]
     assert ended(sample_tasks.add.delay(1, 2)).result == 3
+    assert_ledger_consistent()
+
+
+def test_a_task_that_retries_by_itself_is_retried_after_a_hard_time_limit_too(
+    processes: Processes, tmp_path: Path
+) -> None:
+    processes.worker("default")
+    job = ended(sample_tasks.wait_for_file_at_first.apply_async((str(tmp_path / "never"),), time_limit=1))
+    assert (job.state, job.attempt, job.result) == ("completed", 2, 1)
+    assert "longer than its time limit" in job.attempts.get().error
+    assert_ledger_consistent()
+
+
+def test_what_a_task_says_of_its_message_changes_nothing(processes: Processes) -> None:
+    worker = processes.worker("default", include=INCLUDE)
+    jobs = {}
+    for task in (plain, otherwise):
+        for how in ("returns", "fails", "is killed"):
+            for ignore_result in (False, True):
+                job = ended(task.apply_async((how,), ignore_result=ignore_result))
+                jobs[task, how, ignore_result] = (job.state, job.attempt, job.stalled_count, job.result, job.error)
+    for (_, how, ignore_result), found in jobs.items():
+        assert found == jobs[plain, how, ignore_result]
+    assert worker.output.count("started id=") == len(jobs) + 4
+    assert_ledger_consistent()
+
+
+def test_the_handler_for_failures_is_not_called_for_a_job_that_was_lost_with_its_process(
+    processes: Processes, tmp_path: Path
+) -> None:
+    processes.worker("default", include=INCLUDE)
+    marks = {how: tmp_path / how for how in ("dies", "fails")}
+    for how, mark in marks.items():
+        assert ended(dies_or_fails.delay(how, mark=str(mark))).state == "failed"
+    wait_until(marks["fails"].exists)
+    assert not marks["dies"].exists()
     assert_ledger_consistent()
 
 

@@ -1,5 +1,6 @@
 """What a task declares, or its body says, about retries and priority, in the words that Celery has for it."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,9 @@ from celery import current_app, shared_task
 from celery.app.routes import Router, prepare
 from django.db.models import F
 from django.db.models.functions import Now
+from django.utils import timezone
 
+from jobs.errors import Permanent
 from jobs.models import Job
 from jobs.testing import run_due_jobs
 from tests.jobs.factories import state_of
@@ -54,6 +57,33 @@ def asks_for_more(self: Any, more: bool) -> None:
     raise ValueError
 
 
+RAISED: dict[str, BaseException] = {
+    "ValueError": ValueError("nothing special"),
+    "SystemExit": SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "CancelledError": asyncio.CancelledError(),
+    "Permanent": Permanent("it cannot succeed"),
+}
+
+
+@shared_task(queue="default", autoretry_for=(Exception,), max_retries=3)
+def retries_whatever(name: str) -> None:
+    raise RAISED[name]
+
+
+@shared_task(queue="default", autoretry_for=(ValueError,), retry_backoff=600)
+def waits_long() -> None:
+    raise ValueError
+
+
+@shared_task(queue="default", autoretry_for=(ValueError,), retry_backoff=600, retry_jitter=True)
+def asks_for_jitter() -> None:
+    raise ValueError
+
+
+JITTER = {"off": waits_long, "on": asks_for_jitter}
+
+
 class CannotBePickled(Exception):
     """It is made of two arguments, and remembers one."""
 
@@ -87,6 +117,25 @@ def test_the_retries_of_retry_kwargs_count() -> None:
     result = counts_by_its_arguments.delay()
     run_due_jobs(ahead=timedelta(days=1))
     assert (state_of(result.id), Job.objects.get(pk=result.id).attempt) == ("failed", 2)
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_a_task_that_retries_every_exception_retries_those_that_derive_from_it_and_nothing_permanent(name: str) -> None:
+    result = retries_whatever.delay(name)
+    run_due_jobs()
+    job = Job.objects.get(pk=result.id)
+    is_retried = name == "ValueError"
+    assert (job.state, job.attempt) == (("delayed", 2) if is_retried else ("failed", 1)), job.error
+
+
+def test_waits_vary_only_where_a_task_asks_for_it() -> None:
+    tasks = {name: [task.delay() for _ in range(8)] for name, task in JITTER.items()}
+    run_due_jobs()
+    now = timezone.now()
+    for name, results in tasks.items():
+        found = Job.objects.filter(pk__in=[result.id for result in results]).values_list("run_at", flat=True)
+        waits = [(moment - now).total_seconds() for moment in found]
+        assert (name, min(waits) > 590) == (name, name == "off"), waits
 
 
 def test_a_body_may_set_its_retries_as_celerys_tasks_do() -> None:

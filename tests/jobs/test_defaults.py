@@ -111,6 +111,37 @@ def test_a_connection_that_the_ledger_cannot_use_is_refused_at_the_start(
     assert [error.id for error in checks.check_connection()] == ["jobs.E009"]
 
 
+OTHERWISE = {
+    "result_backend": "django-db",
+    "task_acks_late": False,
+    "worker_prefetch_multiplier": 4,
+    "worker_consumer": "celery.worker.consumer:Consumer",
+    "worker_disable_rate_limits": False,
+    "task_reject_on_worker_lost": True,
+    "task_retry_on_worker_lost": True,
+    "task_ignore_result": True,
+    "task_store_errors_even_if_ignored": False,
+    "task_create_missing_queues": True,
+    "broker_connection_retry": False,
+    "broker_connection_retry_on_startup": False,
+    "broker_connection_max_retries": 100,
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_setting_of_celerys_that_the_ledger_relies_on_is_held(name: str) -> None:
+    conf = current_app.conf
+    before = conf[name]
+    setattr(conf, name, OTHERWISE[name])
+    try:
+        [error] = checks.check_delivery()
+    finally:
+        setattr(conf, name, before)
+    assert error.id == "jobs.E002"
+    assert error.msg.startswith(f"CELERY_{name.upper()} is {OTHERWISE[name]!r}; the ledger needs ")
+    assert checks.check_delivery() == []
+
+
 def test_hints_that_would_be_elsewhere_are_refused_at_the_start() -> None:
     assert checks.check_delivery() == []
     conf = current_app.conf

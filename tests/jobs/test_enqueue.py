@@ -12,6 +12,7 @@ from celery import current_app
 from django.db import connections, transaction
 from django.utils import timezone
 
+from jobs import options
 from jobs.app import LedgerCelery, UnknownTask
 from jobs.enqueue import NotSupported, PayloadNotJSON, PayloadTooLarge
 from jobs.ids import InvalidJobId
@@ -75,6 +76,8 @@ def test_a_rolled_back_transaction_leaves_no_job() -> None:
         (lambda: sample_tasks.add.apply_async((1, 2), dedupkey="x"), TypeError, "unknown options dedupkey"),
         (lambda: sample_tasks.add.apply_async((1, 2), dedup_key=""), ValueError, "dedup_key=''"),
         (lambda: sample_tasks.add.apply_async((1, 2), routing_key="a.b"), NotSupported, "routing_key"),
+        (lambda: sample_tasks.add.apply_async((1, 2), exchange="a"), NotSupported, "exchange.*by queue="),
+        (lambda: sample_tasks.add.apply_async((1, {1}), serializer="pickle"), PayloadNotJSON, "not JSON"),
         (lambda: sample_tasks.add.apply_async((1, 2), time_limit=1, soft_time_limit=2), ValueError, "longer than"),
         (lambda: current_app.send_task("tests.sample_tasks.ad", (1, 2)), UnknownTask, "tests.sample_tasks.add"),
         (lambda: current_app.send_task("tests.sample_tasks.add", (1,)), TypeError, "'y'"),
@@ -96,6 +99,16 @@ def test_a_delay_is_a_time_in_the_row() -> None:
         assert job.state == "delayed"
         assert timedelta(seconds=50) < job.run_at - timezone.now() < timedelta(seconds=70)
     assert state_of(past.id) == "waiting"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("option", sorted(options.IRRELEVANT - {"result_cls"}))
+def test_what_says_how_a_message_is_to_travel_means_nothing(option: str) -> None:
+    plain, said = sample_tasks.add.delay(1, 2), sample_tasks.add.apply_async((1, 2), **{option: "anything"})
+    rows: dict[str, dict[str, Any]] = {str(row["id"]): {**row} for row in Job.objects.values()}
+    # What each job has for itself.
+    own = {"id", "created_at", "run_at", "correlation_id"}
+    assert {name for name, value in rows[said.id].items() if value != rows[plain.id][name]} == own
 
 
 @pytest.mark.django_db

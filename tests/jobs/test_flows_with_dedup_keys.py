@@ -6,7 +6,7 @@ import pytest
 from celery import chord, shared_task
 
 from jobs.enqueue import NotSupported
-from jobs.flows import fan_out
+from jobs.flows import ChildRefused, fan_out
 from jobs.models import Flow, Job
 from jobs.testing import run_due_jobs
 from tests.jobs.test_flows import listed, same
@@ -32,6 +32,18 @@ def test_a_second_flow_under_a_key_is_refused_and_the_first_one_stays_whole(firs
     run_due_jobs()
     assert Job.objects.get(pk=result.id).result == [1, 2, "first"]
     assert set(Job.objects.values_list("state", flat=True)) == {"completed"}
+
+
+def test_a_child_may_have_no_key_and_a_part_of_a_chord_one_that_is_free() -> None:
+    with pytest.raises(ChildRefused, match="may have no dedup_key"):
+        fan_out(None, [same.s(1).set(dedup_key="free")], then=listed.s())
+    alone = same.apply_async((7,), countdown=60, dedup_key="taken")
+    with pytest.raises(NotSupported, match=alone.id):
+        chord([same.s(1), same.s(2).set(dedup_key="taken")], listed.s()).delay()
+    assert Job.objects.count() == 1
+    result = chord([same.s(1), same.s(2).set(dedup_key="free")], listed.s()).delay()
+    run_due_jobs()
+    assert Job.objects.get(pk=result.id).result == [1, 2]
 
 
 def test_a_flow_takes_no_place_of_a_job_that_waits_alone() -> None:

@@ -46,6 +46,19 @@ def expire(run: Run) -> None:
     due.run_once()
 
 
+def test_what_follows_a_job_is_written_in_the_transaction_that_completes_it() -> None:
+    first = sample_tasks.add.s(1, 2).set(link=[sample_tasks.add.s(20)])
+    whole = chain(first, sample_tasks.add.s(10)).apply_async()
+    run, claim = started(whole.parent.id)
+    with transaction.atomic():
+        assert settle.complete(run, result=3, claim=claim)
+        assert sorted(job.args for job in Job.objects.exclude(pk=run.job_id)) == [[3, 10], [3, 20]]
+        transaction.set_rollback(True)
+    assert [job.state for job in Job.objects.all()] == ["active"]
+    assert settle.complete(run, result=3, claim=claim)
+    assert Job.objects.count() == 3
+
+
 BAD_ENDS: dict[str, Callable[[Run], Any]] = {
     "failed": lambda run: settle.fail(run, error="broken"),
     "lost too often": lose,

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from devstack.throwaway import Server
 from jobs.models import Job
 from tests.processes import Processes
-from tests.sample_tasks import add, fail_for_good, retry_in, wait_for_file
+from tests.sample_tasks import add, count_for_ever, fail_for_good, go_on_at_first, retry_in, wait_for_file
 from tests.waiting import wait_until
 
 
@@ -107,6 +107,28 @@ def test_events_and_signals_of_every_end_carry_the_jobs_own_id(processes: Proces
             name for event in events if event in ends for name in ("task_prerun", ends[event], "task_postrun")
         ]
         assert [line["signal"] for line in told if line["id"] == job_id] == wanted_signals
+
+
+def test_monitors_see_a_run_that_was_told_of_its_revocation_as_failed_and_one_that_was_ended_as_revoked(
+    processes: Processes, tmp_path: Path
+) -> None:
+    processes.worker("default", concurrency=2, env={"JOBS_CANCEL_GRACE_SECONDS": "2"})
+    ask_for_events()
+    files = {"told": tmp_path / "told", "ended": tmp_path / "ended"}
+    with monitor() as heard:
+        told = count_for_ever.delay(str(files["told"]), "progress")
+        ended = go_on_at_first.delay(str(files["ended"]), str(tmp_path / "never"))
+        wait_until(lambda: all(file.exists() for file in files.values()))
+        for result in (told, ended):
+            result.revoke(terminate=True, signal="KILL")
+        wanted = {(told.id, "task-failed"), (ended.id, "task-revoked")}
+        wait_until(lambda: wanted <= {(event.get("uuid"), event["type"]) for event in heard})
+    # It had the time to hear of it.
+    assert [line.split()[0] for line in files["told"].read_text().splitlines()] == ["begin", "JobCancelled"]
+    [failure] = [event for event in heard if event["type"] == "task-failed"]
+    assert failure["exception"].startswith("JobCancelled(")
+    assert [told.state, ended.state] == ["REVOKED", "REVOKED"]
+    assert not any(event["type"] == "task-revoked" for event in heard if event.get("uuid") == told.id)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

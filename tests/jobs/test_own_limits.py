@@ -1,5 +1,6 @@
 """The limits of one job: what its call and its task say."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from celery import current_app, shared_task
 from django.core.exceptions import ImproperlyConfigured
 
 from jobs import bulk, checks
+from jobs.app import LedgerCelery
 from jobs.limits import COLUMNS
 from jobs.models import Job
 from jobs.options import InvalidOption
@@ -56,6 +58,23 @@ def test_a_call_comes_before_its_task() -> None:
 def test_a_limit_without_a_key_holds_for_all_jobs_of_the_task() -> None:
     key = f"task:{be_quiet.name}"
     assert limits_of(be_quiet.delay()) == (key, "2/s", key, 3, "22:00-07:00 Europe/Berlin")
+
+
+def test_the_rate_that_a_project_sets_for_all_of_its_tasks_is_one_for_each_of_them() -> None:
+    app = LedgerCelery("limited", set_as_current=False)
+    app.config_from_object(SimpleNamespace(CELERY_TASK_DEFAULT_RATE_LIMIT="5/m"), namespace="CELERY")
+
+    @app.task(name="says nothing")
+    def says_nothing() -> None:
+        """Nothing."""
+
+    @app.task(name="has its own", rate_limit="1/h")
+    def has_its_own() -> None:
+        """Nothing."""
+
+    app.finalize()
+    assert limits_of(says_nothing.delay())[:2] == ("task:says nothing", "5/m")
+    assert limits_of(has_its_own.delay())[:2] == ("task:has its own", "1/h")
 
 
 def test_a_rate_key_without_a_rate_may_be_paused_alone() -> None:

@@ -4,13 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from celery import group, shared_task
+from celery import chain, chord, group, shared_task
 from django.utils import timezone
 
 from jobs.flows import fan_out
 from jobs.limits import COLUMNS
 from jobs.models import Job
 from jobs.testing import run_due_jobs
+from tests.jobs.test_flows import total
 from tests.sample_tasks import add, remember_failed_id
 
 pytestmark = pytest.mark.django_db
@@ -117,10 +118,28 @@ def test_what_a_running_job_has_once_and_for_all_is_refused(option: str, value: 
     assert f"{option}= cannot be given to a job that is running" in job.error
 
 
-def test_a_job_that_is_replaced_at_once_cannot_be_told_to_wait() -> None:
-    result = become.delay(add.si(1, 2).set(countdown=60))
+@pytest.mark.parametrize(("option", "value"), [("countdown", 60), ("eta", "2222-02-22T22:22:22Z")])
+def test_a_job_that_is_replaced_at_once_cannot_be_told_to_wait(option: str, value: Any) -> None:
+    result = become.delay(add.si(1, 2).set(**{option: value}))
     run_due_jobs()
-    assert "countdown= cannot be given" in values(result.id, "error")["error"]
+    assert f"{option}= cannot be given" in values(result.id, "error")["error"]
+
+
+@pytest.mark.parametrize(
+    ("canvas", "expected"),
+    [
+        (chain(add.si(1, 2).set(countdown=60), add.s(3)), 6),
+        (group(add.si(1, 2), add.si(3, 4).set(countdown=60)), [3, 7]),
+        (chord([add.si(1, 2), add.si(3, 4).set(countdown=60)], total.s()), 10),
+    ],
+    ids=["a chain", "a group", "a chord"],
+)
+def test_a_job_that_goes_on_as_a_canvas_is_held_until_that_has_ended(canvas: Any, expected: Any) -> None:
+    result = become.delay(canvas)
+    run_due_jobs()
+    assert values(result.id, "state", "is_held") == {"state": "delayed", "is_held": True}
+    run_due_jobs(ahead=timedelta(minutes=2))
+    assert values(result.id, "state", "result") == {"state": "completed", "result": expected}
 
 
 @pytest.mark.parametrize(

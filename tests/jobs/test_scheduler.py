@@ -12,6 +12,7 @@ from django.db import connection, connections
 from django.db.models.functions import Now
 from django.test import Client
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
+from django_celery_beat.schedulers import DatabaseScheduler
 
 from devstack.throwaway import Server
 from jobs import health
@@ -94,6 +95,37 @@ def test_while_a_thousand_are_due_at_once_the_looks_go_on(
     for count in (1, 2, 3):
         assert beat.tick() <= 0.01
         assert Job.objects.count() == count
+
+
+def test_when_a_schedule_ran_last_decides_nothing(beat: LedgerScheduler) -> None:
+    schedule = make_schedule(interval=every(24, IntervalSchedule.HOURS))
+    PeriodicTask.objects.update(last_run_at=now() - timedelta(days=30))
+    pass_time(hours=23)
+    # Celery would run it at once.
+    assert DatabaseScheduler.Entry(PeriodicTask.objects.get(), app=current_app).is_due().is_due
+    beat.tick()
+    assert outcomes(schedule) == []
+    PeriodicTask.objects.update(last_run_at=now())
+    pass_time(hours=1)
+    beat.tick()
+    assert outcomes(schedule) == ["enqueued"]
+
+
+def test_a_crontab_that_was_missed_runs_at_the_next_look_whatever_celerys_settings_say(beat: LedgerScheduler) -> None:
+    three_hours_ago = now() - timedelta(hours=3)
+    daily = crontab(minute=str(three_hours_ago.minute), hour=str(three_hours_ago.hour))
+    schedule = make_schedule(crontab=daily)
+    pass_time(hours=20)
+    # django-celery-beat does not even read it until tomorrow.
+    assert not DatabaseScheduler(app=current_app, lazy=True).enabled_models_qs().filter(pk=schedule.pk).exists()
+    said = {"beat_cron_starting_deadline": 60, "beat_sync_every": 1}
+    before = {name: current_app.conf[name] for name in said}
+    current_app.conf.update(said)
+    try:
+        LedgerScheduler(app=current_app).tick()
+    finally:
+        current_app.conf.update(before)
+    assert outcomes(schedule) == ["enqueued"]
 
 
 # -- Broken schedules --------------------------------------------------------------------------------------------------
@@ -190,6 +222,27 @@ def test_a_schedule_that_cannot_tick_is_reported_and_the_others_tick(
     assert expected in error_of(broken)
     assert (outcomes(whole), outcomes(broken)) == (["enqueued"], [])
     assert PeriodicTask.objects.get(pk=broken.pk).enabled
+
+
+@pytest.mark.parametrize(
+    ("fields", "becomes"),
+    [({"args": "[1,"}, "disabled"), ({"headers": "x"}, "ignored"), ({"interval": None}, "the end of beat")],
+)
+def test_a_schedule_that_django_celery_beat_disables_ignores_or_dies_of_stays_and_is_reported(
+    beat: LedgerScheduler, fields: dict[str, Any], becomes: str
+) -> None:
+    schedule = make_schedule("b")
+    PeriodicTask.objects.update(**fields)
+    beat.tick()
+    assert error_of(schedule) != ""
+    assert PeriodicTask.objects.get().enabled
+    theirs = DatabaseScheduler(app=current_app, lazy=True)
+    if becomes == "the end of beat":
+        with pytest.raises(AttributeError):
+            theirs.tick()
+    else:
+        assert ("b" in theirs.all_as_schedule()) == (becomes == "disabled")
+        assert PeriodicTask.objects.get().enabled == (becomes == "ignored")
 
 
 def test_a_tick_that_cannot_be_decided_is_reported_and_tried_again(

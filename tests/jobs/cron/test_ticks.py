@@ -339,6 +339,15 @@ def test_a_moment_that_had_passed_when_its_schedule_was_made_is_seen_to_be_skipp
     assert not Job.objects.exists()
 
 
+def test_a_moment_that_passes_while_no_beat_runs_is_made_up_for_as_any_tick() -> None:
+    moment = now() - timedelta(minutes=5)
+    schedule = make_schedule(**clocked(moment))
+    ScheduleState.objects.update(since_at=moment - timedelta(minutes=5))
+    decide(schedule)
+    assert outcomes(schedule) == ["enqueued"]
+    assert Tick.objects.get().note.startswith("5 min")
+
+
 # -- What people see ---------------------------------------------------------------------------------------------------
 def test_the_next_tick_is_told_and_none_of_a_schedule_that_is_disabled_or_broken() -> None:
     schedule = make_schedule()
