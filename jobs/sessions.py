@@ -39,7 +39,7 @@ _SET_BACK = """
 SELECT set_config(name, reset_val, true) FROM pg_catalog.pg_settings
 WHERE source = 'session' AND context = 'user' AND setting IS DISTINCT FROM reset_val AND name NOT LIKE 'transaction%'
 """
-_ENDED = "The body has tried to end the transaction of its atomic task: nothing that it wrote is kept."
+_ENDED = "The body has tried to end the transaction around it: nothing that it wrote is kept."
 # Attributes of a psycopg connection that may be set inside a transaction as well.
 _FACTORIES = ("row_factory", "cursor_factory", "server_cursor_factory")
 
@@ -64,7 +64,7 @@ class Session:
     is_changed: bool = False
     is_changed_locally: bool = False
     is_ended: bool = False
-    # Its transaction is that of an atomic task, whose body may not end it.
+    # Its transaction is the ledger's, and the body inside of it may not end it.
     is_guarded: bool = False
 
     def end(self) -> None:
@@ -167,7 +167,7 @@ def guarded(connection: Any) -> Iterator[None]:
     """In the block, nobody ends the transaction of this connection, neither by a statement nor below Django."""
     physical = connection.connection
     session = _session(physical)
-    if session is None:
+    if session is None or session.is_guarded:
         yield
         return
     session.is_guarded = True

@@ -9,6 +9,7 @@ from celery import shared_task
 from django.contrib.auth.models import Group
 from django.db import connection, transaction
 
+from jobs import fenced
 from jobs.models import Job
 from jobs.testing import run_due_jobs
 from tests.sample_tasks import add
@@ -130,6 +131,37 @@ def test_an_atomic_task_whose_body_ends_its_transaction_fails_with_nothing_kept(
     run_due_jobs()
     job = Job.objects.get(task=ends_its_transaction.name)
     assert (job.state, job.attempt, job.stalled_count) == ("failed", 1, 0)
-    assert "has tried to end the transaction of its atomic task" in job.error
+    assert "has tried to end the transaction around it" in job.error
     assert not Group.objects.exists()
     assert Job.objects.get(task=add.name).result == 3
+
+
+@shared_task(queue="default")
+def ends_its_fence(how: str) -> None:
+    with fenced():
+        Group.objects.create(name="before")
+        ENDS[how]()
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_fenced_block_that_ends_its_transaction_is_rolled_back(how: str) -> None:
+    ends_its_fence.delay(how)
+    run_due_jobs()
+    job = Job.objects.get()
+    assert job.state == "failed"
+    assert "has tried to end the transaction around it" in job.error
+    assert not Group.objects.exists()
+
+
+@shared_task(queue="default", atomic=True)
+def ends_its_transaction_behind_a_fence() -> None:
+    with fenced():
+        Group.objects.create(name="before")
+    executed("COMMIT")
+
+
+def test_an_atomic_task_is_guarded_behind_its_fenced_blocks_too() -> None:
+    ends_its_transaction_behind_a_fence.delay()
+    run_due_jobs()
+    assert Job.objects.get().state == "failed"
+    assert not Group.objects.exists()
