@@ -97,9 +97,15 @@ def after_failure(job: Job, *, error: str, traceback: str, exception: Any, cause
             raised = cause or backend.exception_to_python(exception) or RuntimeError(error)
             commits.then(partial(_call_in_place, signature, job, raised, traceback))
         else:
-            # A fresh id: the failure is written once, and the next one, after an operator's retry, is another.
-            own = {"task_id": str(new_id()), "correlation_id": job.correlation_id}
+            own = {"task_id": str(_id_of_errback(errback)), "correlation_id": job.correlation_id}
             _enqueue(job.pk, job.root_id, errback, (str(job.pk),), own)
+
+
+def _id_of_errback(errback: Mapping[str, Any]) -> Any:
+    """The id that its caller has given it. Without one, or where the failure before an operator's retry has used it, a
+    fresh one: each failure is written once, and the next is another."""
+    own_id = _own_id(errback)
+    return new_id() if own_id is None or Job.objects.filter(pk=parse_id(own_id)).exists() else own_id
 
 
 def after_stop(job: Job) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery, Task, chain, chord, group, shared_task
@@ -11,7 +12,7 @@ from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 from django.db import connection, transaction
 
-from jobs import enqueue
+from jobs import enqueue, services
 from jobs.app import UnknownTask
 from jobs.ids import new_id
 from jobs.models import Flow, Job
@@ -94,6 +95,20 @@ def test_an_id_that_the_caller_gives_is_one_job_however_often_it_is_sent() -> No
     for _ in range(3):
         named.delay()
     assert what_ran()[f"{add.name}[3, 10]=13"] == 1
+
+
+@pytest.mark.parametrize(("name", "begins"), [("link", add.si(1, 2)), ("link_error", fail_for_good.si())])
+def test_what_follows_has_the_id_that_it_was_given(name: str, begins: Any) -> None:
+    step = remember_failed_id.s()
+    result = step.freeze()
+    first = begins.apply_async(**{name: step})
+    run_due_jobs()
+    assert result.state == "SUCCESS"
+    if name == "link_error":
+        # An operator runs it again: it fails again, and its errback has run under that id already.
+        services.retry_job(job_id=UUID(first.id), actor="ann")
+        run_due_jobs()
+        assert Job.objects.filter(task=step.task, args=[first.id]).count() == 2
 
 
 def same_id(make: Any) -> Any:
