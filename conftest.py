@@ -33,7 +33,7 @@ _SLOW_FOLDERS = ("guarantees", "integration", "containers", "devstack", "embeddi
 # Long ones that start no process: another process may take each of their tests.
 _LONG_FILES = (
     *("test_claimer.py", "test_pacing.py", "test_floors.py", "test_scheduler.py"),
-    *("test_every_call.py", "test_every_row.py"),
+    *("test_every_call.py", "test_every_row.py", "test_every_canvas.py"),
 )
 # Their fixtures are made once for a file: a browser, a stack.
 _SHARING_FILES = ("browser", "devstack")

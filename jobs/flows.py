@@ -365,7 +365,8 @@ def fail_held(job: Job, error: str, cause: ChordError, *, instead: Job | None = 
     """Fails a held job, in the transaction that closes its flow. One that stands in the place of a single other job
     fails as that did: `instead`."""
     backend: Any = current_app.backend
+    raised: ChordError | None = cause
     exception = backend.prepare_exception(cause)
     if instead is not None and instead.state == State.FAILED and instead.exception:
-        error, exception = instead.error, instead.exception
-    end(job, Cause.MEMBER_FAILED, error=error, exception=exception, raised=cause)
+        error, exception, raised = instead.error, instead.exception, None
+    end(job, Cause.MEMBER_FAILED, error=error, exception=exception, raised=raised)
