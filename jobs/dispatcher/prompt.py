@@ -51,6 +51,11 @@ class PromptThread(DutyThread):
         super().stop()
         self.bells.stop()
 
+    def join(self, timeout: float | None = None) -> None:
+        """Waits for both."""
+        super().join(timeout)
+        self.bells.join(timeout)
+
     def run_once(self) -> None:
         """What is to be done now, then a pause until there is something again."""
         longest = settings.JOBS_DISPATCH_SECONDS

@@ -73,8 +73,14 @@ def resign() -> None:
         logger.warning("Handed back %d jobs that were still running.", count)
 
 
+def end_the_process() -> None:
+    """With all its children: whatever they still run belongs to others now."""
+    logger.critical("This worker was given up for dead while it was silent; its jobs run elsewhere. Ending.")
+    os._exit(70)
+
+
 class LeaseThread(DutyThread):
-    """Renews the lease. A worker that was given up ends itself: whatever it still ran belongs to others now."""
+    """Renews the lease. A worker that was given up ends itself, or does what `given_up` does."""
 
     def __init__(
         self,
@@ -82,15 +88,18 @@ class LeaseThread(DutyThread):
         slot_count: Callable[[], int],
         idle_seconds: Callable[[], float],
         deaf_seconds: Callable[[], float | None],
+        pause_seconds: float | None = None,
+        given_up: Callable[[], None] = end_the_process,
     ) -> None:
-        super().__init__("jobs-lease", settings.JOBS_HEARTBEAT_SECONDS)
+        super().__init__("jobs-lease", pause_seconds or settings.JOBS_HEARTBEAT_SECONDS)
+        self._given_up = given_up
         self._slot_count = slot_count
         self._idle_seconds = idle_seconds
         self._deaf_seconds = deaf_seconds
         self._was_answered = False
 
     def run_once(self) -> None:
-        """Renews, or ends the process with all its children."""
+        """Renews the lease, unless the worker was given up."""
         facts: dict[str, Any] = {"looked_at": _ago(self._idle_seconds()), "deaf_since": _ago(self._deaf_seconds())}
         if not self._was_answered:
             facts["answered_since"] = Now()
@@ -99,5 +108,4 @@ class LeaseThread(DutyThread):
         is_renewed = renew(concurrency=self._slot_count(), **facts)
         self._was_answered = True
         if not is_renewed:
-            logger.critical("This worker was given up for dead while it was silent; its jobs run elsewhere. Ending.")
-            os._exit(70)
+            self._given_up()
