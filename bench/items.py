@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench import backlog, before, drain, due, growth, idle, paced, snapshots
+from bench import backlog, before, canvas, drain, due, growth, idle, paced, snapshots
 from bench.result import Result
 from bench.stand import Stand
 from bench.statements import load_extension
@@ -42,6 +42,7 @@ ITEMS = {
     "before": Item(title="no-op jobs beside an earlier commit", measure=before.measure, sizes=_sizes(before)),
     "paced": Item(title="how much of a rate is used", measure=paced.measure, sizes=_sizes(paced)),
     "due": Item(title="how soon jobs begin on an idle machine", measure=due.measure, sizes=_sizes(due)),
+    "canvas": Item(title="canvases of a thousand jobs", measure=canvas.measure, sizes=_sizes(canvas)),
     "idle": Item(title="the whole stack with nothing to do", measure=idle.measure, sizes=_sizes(idle)),
     **{
         f"backlog-{pool}-{limits}": Item(

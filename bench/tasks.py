@@ -22,3 +22,21 @@ def nap() -> None:
 def moment() -> float:
     """When the body of the task began, in seconds of this machine's clock."""
     return time.time()
+
+
+@shared_task
+def give(value: int) -> int:
+    """A member of a canvas."""
+    return value
+
+
+@shared_task
+def one_more(number: int) -> int:
+    """A step of a chain."""
+    return number + 1
+
+
+@shared_task
+def sum_up(numbers: list[int]) -> int:
+    """The body of a chord."""
+    return sum(numbers)

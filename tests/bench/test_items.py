@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(300)
     ("item", "rows"),
     [
         variant("due", ["enqueued → begun, p50", "due → begun, p99"]),
+        variant("canvas", ["group, until it is called", "chord, until its result is there", "chain, until its result"]),
         variant("idle", ["web", "worker-email", "beat", "flower", "the project", "postgres", "all of it"]),
         variant("backlog-prefork-keys", ["20", "50", "400, first window", "400, later window"]),
         variant("growth-ended", ["jobs drained a second", "claim one, p50, ms", "/health, p99, ms"]),
@@ -42,7 +43,7 @@ def test_an_item_that_is_not_there_is_refused_with_the_names_of_those_that_are()
     done = bench("backlog")
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "There is no item 'backlog'. Items: drain, before, paced, due, idle, backlog-prefork-unpaced, "
+        "There is no item 'backlog'. Items: drain, before, paced, due, canvas, idle, backlog-prefork-unpaced, "
     )
     assert done.stdout == ""
 

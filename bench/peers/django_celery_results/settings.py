@@ -19,4 +19,4 @@ DATABASES = {
     }
 }
 CELERY_BROKER_URL = os.environ["REDIS_URL"]
-CELERY_RESULT_BACKEND = "django-db"
+CELERY_RESULT_BACKEND = os.environ.get("PEER_RESULTS", "django-db")
