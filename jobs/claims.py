@@ -288,6 +288,12 @@ class Claim:
     parent_id: UUID | None
     flow_id: UUID | None
     group_id: str
+    created_at: datetime
+
+    @property
+    def eta(self) -> str | None:
+        """When it was due, as Celery writes it, where that was later than its call."""
+        return self.run_at.isoformat() if self.run_at > self.created_at else None
 
     @cached_property
     def args(self) -> list[Any]:

@@ -109,8 +109,7 @@ def job_of(
     follows = options.pop("follows", False)
     place_in_flow = canvas.take_place(options)
     awaited_flow_id = options.pop("awaited_flow_id", None)
-    stamps = options.pop("stamped_headers", None) or []
-    headers = {**(options.pop("headers", None) or {}), **{name: options.pop(name, None) for name in stamps}}
+    headers = _headers(options)
     queue = _queue(app, task, options, args, kwargs)
     soft_seconds, hard_seconds = _time_limits(task, queue, options)
     parent = app.current_worker_task
@@ -160,6 +159,18 @@ def job_of(
     if job.owner_id is not None:
         call_options.check_owner(task.name, job.owner_id, using=router.db_for_write(Job))
     return job
+
+
+def _headers(options: dict[str, Any]) -> dict[str, Any]:
+    """The call's own headers, and those of Celery's message that the call says: its stamps, and how its arguments are
+    to be shown."""
+    headers = dict(options.pop("headers", None) or {})
+    shown = {name: options.pop(name, None) for name in ("argsrepr", "kwargsrepr")}
+    headers.update((name, text) for name, text in shown.items() if text is not None)
+    stamps = options.pop("stamped_headers", None)
+    if stamps:
+        headers.update({name: options.pop(name, None) for name in stamps}, stamped_headers=list(stamps))
+    return headers
 
 
 def over_declared(task: "JobTask", options: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from jobs.ids import InvalidJobId, is_id
 IRRELEVANT = frozenset(
     [
         "add_to_parent",
-        "argsrepr",
         "callbacks",
         "compression",
         "confirm_timeout",
@@ -34,7 +33,6 @@ IRRELEVANT = frozenset(
         "errbacks",
         "expiration",
         "immediate",
-        "kwargsrepr",
         "mandatory",
         "origin",
         "producer",
@@ -54,6 +52,8 @@ IRRELEVANT = frozenset(
 )
 _YEARS = round(LONGEST_DELAY.days / 365)
 _LONGEST_SHOWN = 100
+# As long as Celery makes it.
+_LONGEST_REPR = 1024
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = _LONGEST_SHOWN
 
@@ -177,6 +177,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "soft_time_limit": (_is_length, f"seconds, at most {_YEARS} years"),
     "time_limit": (_is_length, f"seconds, at most {_YEARS} years"),
     "queue": (_is_queue, "the name of a queue"),
+    "argsrepr": (partial(is_text, longest=_LONGEST_REPR), f"a text of 1 to {_LONGEST_REPR} characters"),
+    "kwargsrepr": (partial(is_text, longest=_LONGEST_REPR), f"a text of 1 to {_LONGEST_REPR} characters"),
     "headers": (_is_headers, "a mapping of texts to JSON"),
     "link": (_are_steps, "a signature, or a list of them"),
     "link_error": (_are_steps, "a signature, or a list of them"),

@@ -14,6 +14,7 @@ from jobs.payloads import as_json, from_json
 from jobs.states import Cause
 from jobs.task import JobTask
 from jobs.transitions import transition
+from jobs.worker.requests import REPRS, nesting_of, stamps_of
 
 _CHANGED = ("task", "queue", "args", "kwargs", "soft_time_limit_seconds", "time_limit_seconds", *COLUMNS, "lane")
 # What a job has once and for all. It has an id as well: Celery gives one to signatures that it has looked at.
@@ -63,6 +64,7 @@ def changes(job: Job, signature: Signature, args: tuple[Any, ...], **options: An
         **{name: getattr(new, name) for name in _CHANGED},
         "priority": new.priority if says_priority else job.priority,
         "max_attempts": None if new.max_attempts is None else new.max_attempts + job.attempt - 1,
+        "headers": _headers(job.headers, new.headers),
         "follow_ups": _joined(job.follow_ups, new.follow_ups),
     }
 
@@ -85,6 +87,15 @@ def _refuse(signature: Signature, *names: str) -> None:
         raise enqueue.NotSupported(
             f"{signature.task}: {', '.join(given)}= cannot be given to a job that is running and goes on as this."
         )
+
+
+def _headers(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The headers of a job that goes on as another task: its own, but for what is said of arguments, and those of that,
+    with the stamps of both."""
+    stamps = {**stamps_of(before), **stamps_of(after)}
+    stamped = {**stamps, "stamped_headers": list(stamps)} if stamps else {}
+    kept = {name: value for name, value in before.items() if name not in REPRS}
+    return {**kept, **after, **stamped, "replaced_task_nesting": nesting_of(before) + 1}
 
 
 def _joined(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         run=run,
         run_started=time.monotonic(),
         retries=claim.attempt - 1,
+        eta=claim.eta,
         ignore_result=claim.ignore_result,
         correlation_id=claim.correlation_id or None,
         reported_at=0.0,

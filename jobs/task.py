@@ -340,6 +340,12 @@ class JobTask(DjangoTask):
             return super().replace(sig)
         if isinstance(sig, _chain) and not sig.tasks:
             raise ImproperlyConfigured("Cannot replace with an empty chain")
+        return self.on_replace(sig)
+
+    def on_replace(self, sig: Signature) -> Any:
+        """Celery's: what a class of tasks does to whatever replaces them."""
+        if getattr(self.request, "claim", None) is None:
+            return super().on_replace(sig)
         if type(sig) is Signature:
             as_json([sig.args, sig.kwargs], wrapped=2)
         self.request.replacement = sig if type(sig) is Signature else canvas.FanOut(children=[sig])

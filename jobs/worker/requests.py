@@ -1,6 +1,6 @@
 """What this worker has claimed and not yet settled, as Celery's requests."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any
@@ -17,6 +17,8 @@ from jobs.redaction import redacted_repr
 from jobs.worker import identity
 
 _UNREADABLE = "…"
+# What a call has said of how its arguments are to be shown.
+REPRS = ("argsrepr", "kwargsrepr")
 # What a run notes in its request, and what Celery's message says of itself.
 _TAKEN = frozenset(
     [
@@ -47,15 +49,17 @@ _TAKEN = frozenset(
 
 def headers_of(claim: Claim) -> dict[str, Any]:
     """What a claimed job looks like to Celery: the headers of the message that it would have been, and the claim."""
+    stamps = stamps_of(claim.headers)
     return {
         "shadow": None,
         "group": None,
         "group_index": None,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
+        "replaced_task_nesting": nesting_of(claim.headers),
+        "stamped_headers": list(stamps),
+        "stamps": stamps,
         # As attributes, too, but for names that mean something to Celery or to a run.
         **{name: value for name, value in claim.headers.items() if name not in _TAKEN and not hasattr(Context, name)},
+        **{name: claim.headers[name] for name in REPRS if isinstance(claim.headers.get(name), str)},
         "headers": claim.headers,
         # When it starts, the row has decided.
         "lang": "py",
@@ -63,7 +67,7 @@ def headers_of(claim: Claim) -> dict[str, Any]:
         "expires": None,
         "task": claim.task,
         "id": str(claim.job_id),
-        "root_id": claim.root_id and str(claim.root_id),
+        "root_id": str(claim.root_id or claim.job_id),
         "parent_id": claim.parent_id and str(claim.parent_id),
         "retries": claim.attempt - 1,
         "timelimit": [claim.time_limit_seconds, claim.soft_time_limit_seconds],
@@ -72,6 +76,19 @@ def headers_of(claim: Claim) -> dict[str, Any]:
         "claim_token": claim.token,
         "claimed": claim,
     }
+
+
+def nesting_of(headers: Mapping[str, Any]) -> int:
+    """How many times a job was replaced by another task so far. Somebody may have written its headers by hand."""
+    nesting = headers.get("replaced_task_nesting")
+    return nesting if isinstance(nesting, int) else 0
+
+
+def stamps_of(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The stamps among the headers of a job."""
+    names = headers.get("stamped_headers")
+    named = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return {name: headers.get(name) for name in named}
 
 
 def delivery_of(claim: Claim) -> dict[str, Any]:
@@ -134,7 +151,7 @@ class JobRequest(Request):
         if not isinstance(claim, Claim):
             return self._argsrepr, self._kwargsrepr
         try:
-            return redacted_repr(tuple(claim.args)), redacted_repr(claim.kwargs)
+            return self._argsrepr or redacted_repr(tuple(claim.args)), self._kwargsrepr or redacted_repr(claim.kwargs)
         except (ValueError, TypeError, RecursionError):
             return _UNREADABLE, _UNREADABLE
 

@@ -1,6 +1,6 @@
 """More of what Celery's users know: names, groups, callbacks, callers and messages that are not the ledger's."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,15 +145,25 @@ def test_map_starmap_and_chunks_are_jobs() -> None:
 def test_a_request_knows_its_run_and_its_callers_headers() -> None:
     CALLED.clear()
     parent = chain(sample_tasks.add.s(1, 1), look_at_the_request.s()).apply_async(headers={"tenant": "north"})
-    look_at_the_request.apply_async(
+    result = look_at_the_request.apply_async(
         (0,), headers={"tenant": "south"}, correlation_id="c-1", link=sample_tasks.add.si(1, 1)
     )
     run_due_jobs()
     (alone,) = [seen for seen in CALLED if seen["correlation_id"] == "c-1"]
     assert (alone["tenant"], alone["retries"], alone["args"]) == ("south", 0, [0])
+    assert (alone["root_id"], alone["parent_id"]) == (result.id, None)
     assert (alone["callbacks"], alone["eta"], alone["expires"], alone["group"]) == (None, None, None, None)
     (step,) = [seen for seen in CALLED if seen is not alone]
     assert step["parent_id"] == step["root_id"] == parent.parent.id
+
+
+@pytest.mark.django_db
+def test_a_request_knows_when_it_was_due_where_that_was_later_than_its_call() -> None:
+    CALLED.clear()
+    look_at_the_request.apply_async((0,), countdown=60)
+    run_due_jobs(ahead=timedelta(minutes=2))
+    (seen,) = CALLED
+    assert datetime.fromisoformat(seen["eta"]) == Job.objects.get().run_at
 
 
 @pytest.mark.django_db

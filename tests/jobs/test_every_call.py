@@ -69,6 +69,8 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "task_id": st.uuids().map(str) | texts | odd,
     "link": st.just([]) | odd,
     "shadow": odd,
+    "argsrepr": texts | odd,
+    "kwargsrepr": texts | odd,
     "stamped_headers": odd,
 }
 options = st.sets(st.sampled_from(sorted(OPTIONS)), max_size=3).flatmap(

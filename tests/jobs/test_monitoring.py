@@ -131,6 +131,13 @@ def test_monitors_see_a_run_that_was_told_of_its_revocation_as_failed_and_one_th
     assert not any(event["type"] == "task-revoked" for event in heard if event.get("uuid") == told.id)
 
 
+def active() -> list[dict[str, Any]]:
+    """What `inspect active` says of the runs of all workers."""
+    with current_app.connection_for_write() as connection:
+        asked = current_app.control.inspect(timeout=3, connection=connection).active() or {}
+    return [request for requests in asked.values() for request in requests]
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_job_that_has_run_for_half_a_second_is_among_the_active(
     processes: Processes, tmp_path: Path, pool: str
@@ -138,6 +145,11 @@ def test_a_job_that_has_run_for_half_a_second_is_among_the_active(
     processes.worker("default", pool=pool, concurrency=2)
     jobs = [wait_for_file.delay(str(tmp_path / "gate")).id for _ in range(2)]
     wait_until(lambda: Job.objects.filter(started_at__lt=Now() - timedelta(seconds=0.5)).count() == 2)
-    with current_app.connection_for_write() as connection:
-        asked = current_app.control.inspect(timeout=3, connection=connection).active() or {}
-    assert {request["id"] for requests in asked.values() for request in requests} == set(jobs)
+    assert {request["id"] for request in active()} == set(jobs)
+
+
+def test_monitors_are_told_of_arguments_what_the_call_has_said(processes: Processes, tmp_path: Path) -> None:
+    processes.worker("default")
+    wait_for_file.apply_async((str(tmp_path / "gate"),), argsrepr="(a path)", kwargsrepr="{nothing}")
+    wait_until(lambda: Job.objects.filter(started_at__lt=Now() - timedelta(seconds=0.5)).exists())
+    assert [(request["args"], request["kwargs"]) for request in active()] == [("(a path)", "{nothing}")]

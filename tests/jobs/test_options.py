@@ -37,6 +37,8 @@ REFUSED: dict[str, list[Any]] = {
     "correlation_id": ["x" * 65, "a\0b", "\ud800", "", 7],
     "group_id": ["x" * 65, "a\0b", "\ud800"],
     "group_index": [-1, 2**31, "1"],
+    "argsrepr": ["", "x" * 1025, "a\0b", "\ud800", 7],
+    "kwargsrepr": ["", "x" * 1025, {}],
     "headers": [7, "x", {1: 2}, {"a": object()}, {"a": math.nan}, {"a": "\0"}],
     "queue": [7, ["default"]],
     "owner_id": [0, -1, 10**30, "ann", "\0", [], math.nan],
