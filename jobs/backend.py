@@ -198,7 +198,7 @@ class LedgerBackend(DatabaseBackend):
         elif exc.requeue:
             written = self._written(lambda _: self._requeued(run, exc), request, "requeued")
         else:
-            written = self._written(lambda _: settle.fail(run, error=in_a_message(_in_words(exc))), request, "rejected")
+            written = self._written(lambda _: self._rejected(run, exc), request, "rejected")
         if written:
             log(logging.INFO, "left", request.task, request, _in_words(exc))
             flows.member_ended(request.claim.flow_id)
@@ -208,8 +208,11 @@ class LedgerBackend(DatabaseBackend):
         if job is None:
             return False
         if job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]:
-            return settle.fail(run, error=in_a_message(_in_words(exc)))
+            return self._rejected(run, exc)
         return settle.retry(run, delay=0, error=in_a_message(_in_words(exc)))
+
+    def _rejected(self, run: settle.Run, exc: Reject) -> bool:
+        return settle.fail(run, error=in_a_message(_in_words(exc)), exception=self._kept(exc), cause=exc)
 
     def replace(self, run: settle.Run, replacement: Any) -> bool:
         """Lets a running job go on as another task, or as a flow; False where the run does not own it any more.
@@ -372,10 +375,17 @@ class LedgerBackend(DatabaseBackend):
         )
 
     def wait_for(self, task_id: str, *args: Any, **options: Any) -> Any:
-        """What `get()` does. Raises NotCommitted at once for a job of the caller's own open transaction."""
+        """What `get()` does. Raises NotCommitted at once for a job of the caller's own open transaction.
+
+        Celery asks between two looks whether what came before has failed, and raises that. The body of a chord fails at
+        the moment of its header, so that is asked after the last look as well.
+        """
         with suppress(InvalidJobId):
             callers.refuse_to_wait(parse_id(task_id))
-        return super().wait_for(task_id, *args, **options)
+        meta = super().wait_for(task_id, *args, **options)
+        if options.get("on_interval") and meta["status"] in states.PROPAGATE_STATES:
+            options["on_interval"]()
+        return meta
 
     def _forget(self, task_id: str) -> None:
         """`AsyncResult.forget()` lets go of the result, not of the job."""

@@ -14,6 +14,7 @@ from django.db import connection, transaction
 
 from jobs import enqueue, services
 from jobs.app import UnknownTask
+from jobs.errors import Permanent
 from jobs.ids import new_id
 from jobs.models import Flow, Job
 from jobs.options import InvalidOption
@@ -301,3 +302,11 @@ def test_an_errback_that_raises_ends_nothing_that_comes_after_it(caplog: pytest.
     assert "the errback is broken as well" in caplog.text
     with transaction.atomic():
         assert Job.objects.get(pk=result.id).state == "failed"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("body", [echo.s(), echo.s() | echo.s()], ids=["task", "chain"])
+def test_whoever_waits_for_a_chord_is_told_the_error_of_its_header(body: Any) -> None:
+    result = chord([add.si(1, 2), fail_for_good.si()], body).delay()
+    with pytest.raises(Permanent, match="the mailbox does not exist"):
+        result.get(timeout=5, on_interval=lambda *_: run_due_jobs())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Task, chain, current_app, group, shared_task, signature
-from celery.exceptions import TimeoutError
+from celery.exceptions import Reject, TimeoutError
 from celery.result import AsyncResult, GroupResult
 from celery.signals import after_task_publish, before_task_publish
 from django.core.management import call_command
@@ -299,6 +299,15 @@ def test_where_all_is_eager_nothing_is_a_job() -> None:
 def test_a_shared_task_of_a_third_party_is_a_job_of_the_default_queue() -> None:
     clean_up.delay(days=3)
     assert [(job.queue, job.result) for job in run_due_jobs()] == [("default", "removed what is older than 3 days")]
+
+
+def test_a_rejected_job_raises_what_its_body_has_raised() -> None:
+    results = [sample_tasks.reject.delay(requeue) for requeue in (False, True)]
+    run_due_jobs()
+    for result, requeue in zip(results, (False, True), strict=True):
+        with pytest.raises(Reject) as raised:
+            result.get(timeout=1)
+        assert (result.state, raised.value.reason, raised.value.requeue) == ("FAILURE", "not mine", requeue)
 
 
 @pytest.mark.django_db
