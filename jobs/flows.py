@@ -178,6 +178,7 @@ def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
         waiting = list(held(flow).select_for_update())
         if not waiting:
             return set()
+        exception: Any = None
         if refused is not None:
             cause = ChordError(f"{type(refused).__name__}: {refused}")
             error = f"The results of the jobs that it waited for could not be handed to it: {cause}"
@@ -193,9 +194,13 @@ def _close(flow_id: UUID, refused: Exception | None = None) -> set[UUID] | None:
             cause = ChordError(f"Dependency {first.pk} raised {why}")
             many = f"{len(missing)} of the {len(outcomes)} jobs that it waited for did not complete"
             error = f"{many}. The first: {first}: {why}"
+            exception = first.exception if first.state == State.FAILED else None
         for job in waiting:
-            is_in_its_place = refused is None and canvas.is_in_place_of_one(job.args)
-            fail_held(job, error, cause, instead=missing[0] if is_in_its_place else None)
+            if exception and canvas.is_in_place_of_one(job.args):
+                fail_held(job, missing[0].error, cause, exception=exception)
+            else:
+                # As in Celery, the tasks of a group that is a body fail as the header did.
+                fail_held(job, error, cause, exception=exception if len(waiting) > 1 else None)
         return {job.flow_id for job in waiting if job.flow_id is not None}
 
 
@@ -361,12 +366,9 @@ def release(job: Job, results: list[Any]) -> None:
         publish.after_commit(publish.Ring.of(job))
 
 
-def fail_held(job: Job, error: str, cause: ChordError, *, instead: Job | None = None) -> None:
-    """Fails a held job, in the transaction that closes its flow. One that stands in the place of a single other job
-    fails as that did: `instead`."""
+def fail_held(job: Job, error: str, cause: ChordError, *, exception: Any = None) -> None:
+    """Fails a held job, in the transaction that closes its flow: with the exception of one that it waited for, where
+    that is given, else with the cause."""
     backend: Any = current_app.backend
-    raised: ChordError | None = cause
-    exception = backend.prepare_exception(cause)
-    if instead is not None and instead.state == State.FAILED and instead.exception:
-        error, exception, raised = instead.error, instead.exception, None
-    end(job, Cause.MEMBER_FAILED, error=error, exception=exception, raised=raised)
+    stored = exception or backend.prepare_exception(cause)
+    end(job, Cause.MEMBER_FAILED, error=error, exception=stored, raised=None if exception else cause)

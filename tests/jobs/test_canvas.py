@@ -305,8 +305,18 @@ def test_an_errback_that_raises_ends_nothing_that_comes_after_it(caplog: pytest.
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("body", [echo.s(), echo.s() | echo.s()], ids=["task", "chain"])
+@pytest.mark.parametrize(
+    "body", [echo.s(), echo.s() | echo.s(), group(echo.si(1), echo.s())], ids=["task", "chain", "group"]
+)
 def test_whoever_waits_for_a_chord_is_told_the_error_of_its_header(body: Any) -> None:
     result = chord([add.si(1, 2), fail_for_good.si()], body).delay()
     with pytest.raises(Permanent, match="the mailbox does not exist"):
         result.get(timeout=5, on_interval=lambda *_: run_due_jobs())
+
+
+def test_the_tasks_of_a_group_that_is_a_body_fail_as_the_header_did() -> None:
+    SEEN.clear()
+    result = chord([add.si(1, 2), fail_for_good.si()], group(echo.si(1).on_error(sees.s()), echo.s())).delay()
+    run_due_jobs()
+    assert [type(part.result) for part in result.results] == [Permanent, Permanent]
+    assert SEEN == ["the mailbox does not exist"]
