@@ -1,0 +1,1 @@
+"""`bin/celery-suite`: Celery's own integration tests, on the ledger and beside it."""

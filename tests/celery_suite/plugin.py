@@ -1,0 +1,57 @@
+"""What pytest loads to run Celery's tests: another application under them, and a note of each outcome.
+
+The tests make their applications by Celery's fixtures, and share a worker that runs in a thread of pytest's process.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from celery.contrib.testing import app as testing
+from celery.loaders.base import BaseLoader
+
+OUTCOMES = "CELERY_SUITE_OUTCOMES"
+RESULTS = "CELERY_SUITE_RESULTS"
+# The ledger's backend, by a name that begins as that of Redis does: most tests of errors and callbacks ask for that.
+LEDGER = "redis-or-rather-ledger"
+# The tests say five minutes: one that has not ended after this hangs.
+_TEST_SECONDS = 120
+
+
+def pytest_configure() -> None:
+    """Sets Django up, where results are in its database."""
+    if "DJANGO_SETTINGS_MODULE" in os.environ:
+        import django
+        from django.core.management import call_command
+
+        django.setup()
+        call_command("migrate", verbosity=0)
+    if os.environ[RESULTS] == "ledger":
+        from tests.celery_suite.app import SuiteCelery
+
+        testing.Celery = SuiteCelery
+        BaseLoader.override_backends = {LEDGER: "jobs.backend:LedgerBackend"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """No test takes longer than this, and each has a worker: some rely on one that another test has started."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(_TEST_SECONDS), append=False)
+        item.fixturenames.insert(0, "celery_session_worker")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is going to be run: of a test that its process does not outlive, nothing else is ever said."""
+    _note(("lost", item.nodeid) for item in session.items)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Of one test there are several: of its fixtures, of its parts, and of itself."""
+    if report.failed or report.skipped or report.when == "call":
+        _note([(report.outcome, report.nodeid)])
+
+
+def _note(outcomes: Iterable[tuple[str, str]]) -> None:
+    with Path(os.environ[OUTCOMES]).open("a") as file:
+        file.writelines(f"{outcome} {name}\n" for outcome, name in outcomes)
