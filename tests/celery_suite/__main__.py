@@ -24,6 +24,8 @@ from tests.celery_suite.sources import NotTheLocked, digest, sdist, unpack
 _ALL = ("django-db", "redis", "ledger")
 _MODULES = [f"t/integration/test_{name}.py" for name in ("canvas", "tasks", "inspect", "group_chains")]
 _PLUGINS = ["-p", "celery.contrib.pytest", "-p", "tests.celery_suite.plugin"]
+# As most of the tests say themselves.
+_TEST_SECONDS = 300
 # Of this project's own tests.
 _NO_PLUGINS = ["-p", "no:django", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cacheprovider"]
 
@@ -77,7 +79,8 @@ def _run_once(results: str, suite: Path, words: Sequence[str]) -> Outcomes:
     try:
         servers.start()
         env = {**os.environ, **servers.variables, **_variables(results, servers), OUTCOMES: str(noted)}
-        command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={suite}", *_PLUGINS, *_NO_PLUGINS, *words]
+        options = ["-q", f"--rootdir={suite}", f"--timeout={_TEST_SECONDS}", *_PLUGINS, *_NO_PLUGINS]
+        command = [sys.executable, "-m", "pytest", *options, *words]
         subprocess.run(command, check=False, cwd=suite, env=env)
         return outcomes.read(noted)
     finally:
