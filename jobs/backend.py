@@ -209,7 +209,7 @@ class LedgerBackend(DatabaseBackend):
             return False
         if job["max_attempts"] is not None and job["attempt"] >= job["max_attempts"]:
             return self._rejected(run, exc)
-        return settle.retry(run, delay=0, error=in_a_message(_in_words(exc)))
+        return settle.retry(run, delay=0, error=in_a_message(_in_words(exc)), redelivered=True)
 
     def _rejected(self, run: settle.Run, exc: Reject) -> bool:
         return settle.fail(run, error=in_a_message(_in_words(exc)), exception=self._kept(exc), cause=exc)

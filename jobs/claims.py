@@ -289,6 +289,7 @@ class Claim:
     flow_id: UUID | None
     group_id: str
     created_at: datetime
+    redelivered: bool
 
     @property
     def eta(self) -> str | None:

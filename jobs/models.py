@@ -46,6 +46,9 @@ class Job(models.Model):
     attempt = models.PositiveIntegerField(default=1, help_text="Number of the run that is due or running, from 1")
     max_attempts = models.PositiveIntegerField(null=True, blank=True, help_text="Runs allowed; empty: without end")
     stalled_count = models.PositiveIntegerField(default=0, help_text="Runs lost with their worker")
+    redelivered = models.BooleanField(
+        default=False, db_default=False, help_text="Its last run was lost, given back or rejected: it may have begun"
+    )
     run_alone = models.BooleanField(default=False, help_text="Never run in a batch with others")
     claim_token = models.CharField(max_length=120, blank=True, default="", help_text="Fences the writes of a run")
     worker_id = models.UUIDField(null=True, blank=True, help_text="The worker process that runs or ran it last")

@@ -64,6 +64,7 @@ def changes(job: Job, signature: Signature, args: tuple[Any, ...], **options: An
         **{name: getattr(new, name) for name in _CHANGED},
         "priority": new.priority if says_priority else job.priority,
         "max_attempts": None if new.max_attempts is None else new.max_attempts + job.attempt - 1,
+        "redelivered": False,
         "headers": _headers(job.headers, new.headers),
         "follow_ups": _joined(job.follow_ups, new.follow_ups),
     }

@@ -58,6 +58,7 @@ PROMOTED = "Promoted (was due {job.run_at:%Y-%m-%d %H:%M:%S} UTC)."
 BEFORE_THE_FIRST_RUN: dict[str, Any] = {
     "attempt": 1,
     "stalled_count": 0,
+    "redelivered": False,
     "worker_id": None,
     "started_at": None,
     "finished_at": None,

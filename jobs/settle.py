@@ -144,7 +144,7 @@ def retry(run: Run, *, delay: Any, error: str, exception: Any = None, traceback:
             error=error,
             exception=exception,
             traceback=traceback,
-            **changes,
+            **{"redelivered": False, **changes},
         )
         signals.announce(signals.job_retried, job, error=error, traceback=traceback)
     return True

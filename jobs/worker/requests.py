@@ -93,7 +93,12 @@ def stamps_of(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 def delivery_of(claim: Claim) -> dict[str, Any]:
     """Where Celery is told that it came from."""
-    return {"exchange": "", "routing_key": claim.queue, "priority": claim.priority, "redelivered": False}
+    return {
+        "exchange": "",
+        "routing_key": claim.queue,
+        "priority": claim.priority,
+        "redelivered": claim.redelivered,
+    }
 
 
 @dataclass
