@@ -193,7 +193,8 @@ def test_stamps_are_headers_of_their_job() -> None:
     stamped.stamp(tenant="north")
     whole = chain(stamped, sample_tasks.echo.s()).apply_async()
     run_due_jobs()
-    assert whole.get(timeout=1) == Job.objects.get(task=sample_tasks.headers_seen.name).headers == {"tenant": "north"}
+    kept = Job.objects.get(task=sample_tasks.headers_seen.name).headers
+    assert whole.get(timeout=1) == kept == {"tenant": "north", "stamped_headers": ["tenant"]}
 
 
 @pytest.mark.django_db(transaction=True)
@@ -301,6 +302,7 @@ def test_a_shared_task_of_a_third_party_is_a_job_of_the_default_queue() -> None:
     assert [(job.queue, job.result) for job in run_due_jobs()] == [("default", "removed what is older than 3 days")]
 
 
+@pytest.mark.django_db
 def test_a_rejected_job_raises_what_its_body_has_raised() -> None:
     results = [sample_tasks.reject.delay(requeue) for requeue in (False, True)]
     run_due_jobs()
