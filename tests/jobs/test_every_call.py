@@ -173,7 +173,8 @@ def all_go_through(delayed: Job, retried: Job, paced: Job) -> None:
     pacer = Pacer()
     try:
         for _ in range(3):
-            pacer.look()
+            if paced.pk not in pacer._granted:
+                pacer.look()
         assert paced.pk in pacer._granted
     finally:
         for job_id, grant in pacer._granted.items():
