@@ -95,6 +95,7 @@ def _set_row_factory() -> None:
 LEFT: dict[str, Any] = {
     "a block": _open_blocks,
     "BEGIN": _begin,
+    "COMMIT": lambda: _execute("COMMIT"),
     "no autocommit": _without_autocommit,
     "an aborted transaction": _aborted,
     "search_path": lambda: _execute("SET search_path TO pg_catalog"),

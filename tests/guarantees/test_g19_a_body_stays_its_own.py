@@ -96,7 +96,7 @@ def test_what_the_body_of_an_atomic_task_leaves_is_whole_or_nothing(processes: P
         assert (job.state, kept) in [("completed", 1), ("failed", 0)], (what, job.error)
     failed = {what for what, result in left.items() if job_of(result).state == "failed"}
     # The table hides the ledger's own.
-    assert failed == {"a block", "no autocommit", "an aborted transaction", "temporary table"}
+    assert failed == {"a block", "COMMIT", "no autocommit", "an aborted transaction", "temporary table"}
     assert process.output.count("started id=") == Job.objects.count()
     assert_ledger_consistent()
 
