@@ -67,7 +67,11 @@ SHOWN: Shown = {
     ),
     "Stamps are kept as headers": [
         *in_file("tests/jobs/test_celery_api.py", "test_stamps_are_headers_of_their_job"),
-        *in_file("tests/integration/test_worker_commands.py", "test_a_command_to_revoke_by_stamps_knows_no_job"),
+        *in_file("tests/jobs/test_stamps.py", "test_jobs_are_revoked_by_their_stamps"),
+        *in_file(
+            "tests/integration/test_worker_commands.py",
+            "test_a_command_to_revoke_by_stamps_cancels_what_has_them_and_no_neighbour",
+        ),
     ],
     "in an event loop is refused": in_file(
         "tests/jobs/test_callers.py",
@@ -164,10 +168,16 @@ SHOWN: Shown = {
             "test_no_base_class_switches_off_what_the_ledger_does_around_a_body",
         ),
     ],
-    "`self.request` holds what a run needs": in_file(
-        "tests/jobs/test_celery_tasks.py",
-        "test_a_run_knows_itself_and_its_group_and_nothing_of_what_comes_after_it",
-    ),
+    "`self.request` holds what a run needs": [
+        *in_file(
+            "tests/jobs/test_celery_tasks.py",
+            "test_a_run_knows_itself_and_its_group_and_nothing_of_what_comes_after_it",
+        ),
+        *in_file(
+            "tests/jobs/test_celery_api.py",
+            "test_a_request_knows_when_it_was_due_where_that_was_later_than_its_call",
+        ),
+    ],
     "Of `self.retry(…)` count": [
         *in_file(
             "tests/jobs/test_celery_tasks.py",
@@ -202,10 +212,14 @@ SHOWN: Shown = {
         ),
         *in_file("tests/jobs/test_celery_api.py", "test_an_exception_that_is_not_to_be_retried_fails_at_once"),
     ],
-    "`Ignore` in a task completes its job": in_file(
-        "tests/jobs/test_celery_compatibility.py",
-        "test_what_a_body_may_raise_ends_its_job",
-    ),
+    "`Ignore` in a task completes its job": [
+        *in_file("tests/jobs/test_celery_compatibility.py", "test_what_a_body_may_raise_ends_its_job"),
+        *in_file(
+            "tests/jobs/test_redelivered.py",
+            "test_only_a_rejected_run_comes_again",
+            "test_a_run_that_comes_after_one_that_was_cut_off_is_told",
+        ),
+    ],
     "`MemoryError` in a task": in_file(
         "tests/jobs/test_celery_compatibility.py",
         "test_what_a_body_may_raise_ends_its_job",
