@@ -1,6 +1,7 @@
 """The Celery application whose tasks are rows of the ledger."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import django
@@ -62,3 +63,8 @@ class LedgerCelery(Celery):
             options.pop("follows", None)
             return super().send_task(name, args, kwargs, **options)
         return enqueue.enqueue(self, task, tuple(args or ()), dict(kwargs or {}), options)
+
+    @cached_property
+    def AsyncResult(self) -> Any:  # noqa: N802 - Celery's name
+        """Celery's results of single jobs, except that many are read together."""
+        return self.subclass_with_self("jobs.results:JobResult", name="AsyncResult", reverse="AsyncResult")

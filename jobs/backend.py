@@ -5,29 +5,31 @@ end the whole worker. What could not be written there is found by the dispatcher
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import current_app, states
-from celery.exceptions import Ignore, Reject
-from celery.result import ResultBase
+from celery.exceptions import Ignore, Reject, TimeoutError
+from celery.result import ResultBase, ResultSet
 from celery.utils.serialization import UnpickleableExceptionWrapper
 from celery.utils.time import get_exponential_backoff_interval, maybe_iso8601, maybe_make_aware
 from django.db import connections
+from django.db.models import QuerySet
 from django_celery_results.backends.database import DatabaseBackend
 
 from jobs import callers, canvas, flows, follow_ups, own_limits, replacing, settle
 from jobs.bounds import LONGEST_DELAY, MESSAGE_BYTES
 from jobs.errors import Interrupted, JobCancelled, LeaseLost, Permanent, RateLimited
-from jobs.ids import InvalidJobId, parse_id
-from jobs.models import Job
+from jobs.ids import InvalidJobId, is_id, parse_id
+from jobs.models import ENDED, Job
 from jobs.patience import DATABASE_AWAY, patiently
 from jobs.payloads import NotKept, as_json, in_a_message, in_a_traceback, result_json, storable
 from jobs.rates import InvalidLimit
+from jobs.results import of_single_jobs
 from jobs.runs import log
 from jobs.states import State
 from jobs.task import JobTask
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 _END_PATIENCE_SECONDS = 600
 _MAIN_PATIENCE_SECONDS = 1
 _MAIN_LOCK_WAIT_MS = 500
+# Whoever waits for a result pauses so long at first.
+_SHORTEST_PAUSE_SECONDS = 0.02
+_READ_TOGETHER = 1000
 
 # Their results were each accepted before.
 _MADE_OF_RESULTS = frozenset(["celery.accumulate"])
@@ -336,15 +341,79 @@ class LedgerBackend(DatabaseBackend):
         return maybe_make_aware(maybe_iso8601(value), self.app.timezone)
 
     # -- What callers ask -------------------------------------------------------------------------------------------
+    # A group's `get()` asks for its members together.
+    supports_native_join = True
+
+    def iter_native(
+        self, result: Any, timeout: float | None = None, interval: float = 0.5, on_interval: Any = None, **_: Any
+    ) -> Iterator[tuple[str, Any]]:
+        """The members of a group in their order, each once it has ended. Raises NotCommitted as `wait_for` does."""
+        looks = self._looks(timeout, interval, on_interval)
+        members = list(of_single_jobs(result.results))
+        known_count = 0
+        for one in result.results:
+            for member in of_single_jobs([one]):
+                while member._cache is None:
+                    next(looks)
+                    self.read_ended(members[known_count : known_count + _READ_TOGETHER])
+                    if member._cache is None:
+                        _refuse_to_wait(member.id)
+                known_count += 1
+            yield one.id, one.results if isinstance(one, ResultSet) else one._cache
+
+    def wait_for(
+        self, task_id: str, timeout: float | None = None, interval: float = 0.5, on_interval: Any = None, **_: Any
+    ) -> Any:
+        """What `get()` does. Raises NotCommitted at once for a job of the caller's own open transaction.
+
+        Celery asks between two looks whether what came before has failed, and raises that. The body of a chord fails at
+        the moment of its header, so that is asked after the last look as well.
+        """
+        _refuse_to_wait(task_id)
+        looks = self._looks(timeout, interval, on_interval)
+        while True:
+            next(looks)
+            meta = self.get_task_meta(task_id)
+            if meta["status"] in states.READY_STATES:
+                break
+        if on_interval and meta["status"] in states.PROPAGATE_STATES:
+            on_interval()
+        return meta
+
+    def _looks(self, timeout: float | None, interval: float, on_interval: Any) -> Iterator[None]:
+        """Whoever waits looks at once, soon again, and then more and more seldom, until the pause is `interval`."""
+        self._ensure_not_eager()
+        began = told_at = time.monotonic()
+        while True:
+            yield
+            now = time.monotonic()
+            if on_interval and now - told_at >= interval:
+                on_interval()
+                told_at = now
+            waited = now - began
+            if timeout is not None and waited >= timeout:
+                raise TimeoutError("The operation timed out.")
+            pause = min(interval, max(_SHORTEST_PAUSE_SECONDS, waited / 10))
+            time.sleep(pause if timeout is None else min(pause, timeout - waited))
+
+    def read_ended(self, results: Sequence[Any]) -> None:
+        """Lets those of these results know what became of their jobs that have ended."""
+        unknown = [one for one in results if one._cache is None and is_id(one.id)]
+        for begin in range(0, len(unknown), _READ_TOGETHER):
+            batch = unknown[begin : begin + _READ_TOGETHER]
+            ended = _told().filter(pk__in=[parse_id(one.id) for one in batch], state__in=ENDED).in_bulk()
+            for one in batch:
+                if (job := ended.get(parse_id(one.id))) is not None:
+                    one._maybe_set_cache(self._meta_of(job))
+
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        """What `AsyncResult` shows: Celery's words for the row's state."""
-        pending = {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "children": []}
-        try:
-            job = Job.objects.filter(pk=parse_id(task_id)).first()
-        except InvalidJobId:
-            return pending
-        if job is None:
-            return pending
+        """What `AsyncResult` shows."""
+        job = _told().filter(pk=parse_id(task_id)).first() if is_id(task_id) else None
+        return _pending(task_id) if job is None else self._meta_of(job)
+
+    def _meta_of(self, job: Job) -> dict[str, Any]:
+        """Celery's words for the row's state."""
+        task_id = str(job.pk)
         status = _CELERY_STATES[State(job.state)]
         result: Any = job.result
         if job.state == State.DELAYED and job.attempt > 1:
@@ -357,11 +426,11 @@ class LedgerBackend(DatabaseBackend):
             failed = follow_ups.failure_before(job)
             if failed is not None:
                 # As Celery has it: every later step of a chain has failed as the one before it did.
-                return {**self._get_task_meta_for(str(failed.pk)), "task_id": task_id}
+                return {**self._meta_of(failed), "task_id": task_id}
             result = {"exc_type": "TaskRevokedError", "exc_message": [job.error], "exc_module": "celery.exceptions"}
         return self.meta_from_decoded(
             {
-                **pending,
+                **_pending(task_id),
                 "status": status,
                 "result": result,
                 "traceback": job.traceback or None,
@@ -373,19 +442,6 @@ class LedgerBackend(DatabaseBackend):
                 "date_done": job.finished_at,
             }
         )
-
-    def wait_for(self, task_id: str, *args: Any, **options: Any) -> Any:
-        """What `get()` does. Raises NotCommitted at once for a job of the caller's own open transaction.
-
-        Celery asks between two looks whether what came before has failed, and raises that. The body of a chord fails at
-        the moment of its header, so that is asked after the last look as well.
-        """
-        with suppress(InvalidJobId):
-            callers.refuse_to_wait(parse_id(task_id))
-        meta = super().wait_for(task_id, *args, **options)
-        if options.get("on_interval") and meta["status"] in states.PROPAGATE_STATES:
-            options["on_interval"]()
-        return meta
 
     def _forget(self, task_id: str) -> None:
         """`AsyncResult.forget()` lets go of the result, not of the job."""
@@ -400,6 +456,20 @@ class LedgerBackend(DatabaseBackend):
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         """Nothing is to be counted: the new job is a member by its own row."""
+
+
+def _told() -> QuerySet[Job]:
+    """Jobs as callers are told of them: without what may be long, and is nobody's to know."""
+    return Job.objects.defer("follow_ups", "headers", "successor")
+
+
+def _refuse_to_wait(task_id: str) -> None:
+    if is_id(task_id):
+        callers.refuse_to_wait(parse_id(task_id))
+
+
+def _pending(task_id: str) -> dict[str, Any]:
+    return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "children": []}
 
 
 def _run(task_id: str, request: Any) -> settle.Run | None:

@@ -18,6 +18,7 @@ from jobs.callers import refuse_unsafe
 from jobs.ids import InvalidJobId, derived_id, parse_id
 from jobs.models import Job
 from jobs.options import InvalidOption, NotSupported
+from jobs.together import together
 
 # Stands among the arguments of a job that is held, for the results of the flow that it waits for.
 _RESULTS = "__results_of_flow__"
@@ -143,7 +144,7 @@ def _in_one_piece(
         first(canvas)
         using = router.db_for_write(Job)
         refuse_unsafe(canvas.task, ledger=using)
-        with transaction.atomic(using=using):
+        with transaction.atomic(using=using), together(using):
             return apply(canvas, *args, **kwargs)
 
     return apply_in_one_piece

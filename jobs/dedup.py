@@ -5,6 +5,7 @@ who is in the way, because ON CONFLICT DO NOTHING waits for other callers' trans
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
@@ -156,7 +157,7 @@ def _first(job: Job, using: str) -> Placed:
     """Inserts, or finds the job that is in the way; a holder that just ends in between costs another round."""
     rows = Job.objects.using(using)
     for _ in range(_ROUNDS):
-        if _is_inserted(job, using):
+        if insert([job], using):
             return Placed(job.pk, is_written=True)
         found = rows.filter(_in_the_way(job)).values_list("pk", flat=True)
         if found:
@@ -164,15 +165,17 @@ def _first(job: Job, using: str) -> Placed:
     raise _unsettled(job)
 
 
-def _is_inserted(job: Job, using: str) -> bool:
-    """Inserts a job, unless its id or its dedup key is taken; returns whether it did. Django's own way to leave out
-    what is there does not tell."""
+def insert(jobs: Sequence[Job], using: str) -> set[UUID]:
+    """Inserts jobs, but for those whose id or dedup key is taken; returns the ids of the others. Django's own way to
+    leave out what is there does not tell."""
+    if not jobs:
+        return set()
     query = InsertQuery(Job, on_conflict=OnConflict.IGNORE)
-    query.insert_values(Job._meta.concrete_fields, [job])
+    query.insert_values(Job._meta.concrete_fields, list(jobs))
     ((statement, parameters),) = query.get_compiler(using=using).as_sql()
     with connections[using].cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return bool(cursor.rowcount)
+        cursor.execute(f"{statement} RETURNING id", parameters)
+        return {job_id for (job_id,) in cursor.fetchall()}
 
 
 def _throttled(job: Job, key: str, length: timedelta, using: str) -> Placed:
@@ -198,7 +201,7 @@ def _latest(job: Job, using: str) -> Placed:
     """Takes the place of a job that has never started, or of whatever was to succeed one that has, or is in a flow."""
     rows = Job.objects.using(using)
     for _ in range(_ROUNDS):
-        if _is_inserted(job, using):
+        if insert([job], using):
             return Placed(job.pk, is_written=True)
         # The lock waits for a claim, an end or another caller; then the row is read as they left it.
         found = list(

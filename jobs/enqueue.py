@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from jobs.options import NotSupported as NotSupported
 from jobs.payloads import NotKept, as_json
 from jobs.queues import Queue, queue_named
 from jobs.states import State
+from jobs.together import calls_of_thread
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -59,17 +61,20 @@ def enqueue(
     job = job_of(app, task, args, kwargs, dict(options))
     job.dedup_key = dedup.key
     job_id, is_written = job.pk, True
-    if dedup.key is None and options.get("task_id") is None:
-        job.save(using=using, force_insert=True)
+    calls = calls_of_thread()
+    # Of a canvas, which has given it an id. What a generator of members calls beside it is written at once.
+    if calls is not None and dedup.key is None and options.get("task_id") is not None:
+        calls.add(job, _ring(job, options), partial(_refuse_other, job, job_id, options, using))
     else:
-        job_id, is_written = place(job, dedup, using)
-        if not is_written and (job.flow_id or job.is_held):
-            _refuse_shared(job, job_id, using)
-        elif not is_written and dedup.key is None and options.get("follows"):
-            _refuse_taken(job, using)
-    ring = _ring(job, options) if is_written else None
-    if ring is not None:
-        publish.after_commit(ring)
+        if dedup.key is None and options.get("task_id") is None:
+            job.save(using=using, force_insert=True)
+        else:
+            job_id, is_written = place(job, dedup, using)
+        ring = _ring(job, options) if is_written else None
+        if not is_written:
+            _refuse_other(job, job_id, options, using)
+        elif ring is not None:
+            publish.after_commit(ring)
     result_class = options.get("result_cls") or app.AsyncResult
     return result_class(str(job_id))
 
@@ -244,6 +249,15 @@ def _follow_ups(options: dict[str, Any]) -> dict[str, Any]:
         if value:
             found[name] = list(value) if isinstance(value, (list, tuple)) else [value]
     return found
+
+
+def _refuse_other(job: Job, job_id: UUID, options: Mapping[str, Any], using: str) -> None:
+    """Another job stands for this one: refuses that where something would wait for this one, or come after it, in
+    vain."""
+    if job.flow_id or job.is_held:
+        _refuse_shared(job, job_id, using)
+    elif job.dedup_key is None and options.get("follows"):
+        _refuse_taken(job, using)
 
 
 def _refuse_shared(job: Job, job_id: UUID, using: str) -> None:

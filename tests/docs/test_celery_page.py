@@ -291,7 +291,11 @@ SHOWN: Shown = {
         *in_file("tests/jobs/test_retention.py", "test_whoever_waits_for_a_result_has_an_hour_to_fetch_it"),
     ],
     "`get()` asks the database": [
-        *in_file("tests/jobs/test_celery_api.py", "test_whoever_waits_for_a_result_asks_twice_a_second"),
+        *in_file(
+            "tests/jobs/test_celery_api.py",
+            "test_whoever_waits_for_a_result_asks_soon_at_first_and_then_more_and_more_seldom",
+        ),
+        *in_file("tests/jobs/test_large_canvases.py", "test_get_reads_the_results_of_many_jobs_together"),
         *in_file(
             "tests/jobs/test_callers.py",
             "test_whoever_waits_in_the_transaction_of_a_job_is_told_so_at_once",
