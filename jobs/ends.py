@@ -66,7 +66,8 @@ def end(
 def lead_on(job: Job, follow: Callable[[], None] | None = None) -> None:
     """What follows a job that the current transaction has ended: the job that waited for its dedup key, and its links
     or errbacks; without `follow`, the end of its chain."""
-    _apart(job.pk, "the job that came with its key meanwhile could not be made", partial(dedup.succeed, job.pk))
+    if job.successor is not None:
+        _apart(job.pk, "the job that came with its key meanwhile could not be made", partial(dedup.succeed, job.pk))
     _apart(job.pk, "what was to follow it could not be made", follow or partial(follow_ups.after_stop, job))
 
 

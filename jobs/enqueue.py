@@ -286,7 +286,8 @@ def _declared_attempts(task: "JobTask", queue: Queue) -> int | None:
 
 
 def _check_payload(app: "Celery", task: "JobTask", job: Job, *, follows: bool) -> None:
-    payload = [job.args, job.kwargs, job.headers, job.follow_ups]
+    # What follows a step came with the first call, and was checked then.
+    payload = [job.args, job.kwargs, job.headers, {} if follows else job.follow_ups]
     text = checked_json(task.name, payload, wrapped=2)
     check_size(task.name, text, more_bytes=settings.JOBS_RESULT_MAX_BYTES if follows else 0)
     if not follows:

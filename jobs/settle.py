@@ -99,7 +99,8 @@ def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
         _announce_completed(run)
         return True
     with atomic():
-        job = run.row().select_for_update().first()
+        # What follows is in the claim. In the middle of a long chain, that is all that a row has to say.
+        job = run.row().select_for_update().defer(*(["follow_ups"] if claim is not None else [])).first()
         if job is None:
             return False
         follow = None

@@ -93,6 +93,16 @@ def test_a_member_whose_id_is_another_jobs_is_refused_and_nothing_is_written() -
     assert Job.objects.count() == 3
 
 
+def test_the_end_of_a_step_reads_nothing_of_what_follows_it_nor_asks_for_what_cannot_be_there() -> None:
+    chain(echo.s(1), *(echo.s() for _ in range(MANY))).apply_async()
+    with queries() as found:
+        run_due_jobs(at_most=2 * MANY)
+    locks = [query["sql"] for query in found.captured_queries if query["sql"].endswith("FOR UPDATE")]
+    assert len(locks) >= MANY
+    assert not [sql for sql in locks if '"follow_ups"' in sql]
+    assert not [query for query in found.captured_queries if '"successor" IS NOT NULL' in query["sql"]]
+
+
 # -- Their results ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", [*CANVASES, "a chain"])
 def test_get_reads_the_results_of_many_jobs_together(name: str) -> None:
