@@ -6,7 +6,7 @@ of time instead, of which none takes longer than some milliseconds, and what it 
 """
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,10 +15,10 @@ from uuid import UUID
 
 from django.db import transaction
 
-from jobs import claims, settle
+from jobs import claims, paced, settle
 from jobs.below import Position, WalkBelow
 from jobs.live_counts import LiveCount, waiting_queues
-from jobs.paced import Place
+from jobs.paced import Gap, Level, Place
 from jobs.queues import QUEUES
 from jobs.statements import rows_of
 
@@ -92,12 +92,18 @@ _REST_SECONDS = 20.0
 # Statements at one look, and the pause between them.
 _AT_ONCE = 20
 _PAUSE_SECONDS = 0.02
-_LANES_AT_ONCE = 25
+_LANES_AT_ONCE = 100
+# Of those that the leader does not know: so many gaps between those that it knows, and so many that are found there.
+_GAPS_AT_ONCE = 100
+_LEVELS_AT_ONCE = 500
 _DELAYED_AT_ONCE = 1_000
 # Of each queue: what is kept of the tasks that wait.
 _MOST_TASKS = 1_000
 _NEVER = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
 _NOBODY = UUID(int=0)
+# Behind the jobs of a queue without limits, and behind all.
+_AFTER_PLAIN = ("", 10)
+_END = ("\U0010ffff", 0)
 _STATES = {"waiting": WAITING_WITHIN, "active": ACTIVE_WITHIN, "delayed": DELAYED_WITHIN}
 
 
@@ -123,7 +129,7 @@ def has_many_dead() -> bool:
 
 class Survey:
     """The counts of the leader beside an old snapshot; `lanes` are the lanes in which it knows of jobs with limits, and
-    the floor of each."""
+    the floor of each. It knows those that it may grant: the others, as of paused queues, are looked for."""
 
     def __init__(self, lanes: Callable[[], Mapping[Place, Position]]) -> None:
         self.is_on = False
@@ -162,7 +168,9 @@ class Survey:
         for state in ("waiting", "active"):
             add(state, now, _NEVER)
             yield
-        yield from self._count_lanes(found)
+        lanes = dict(self._lanes())
+        yield from _find_lanes(queues, lanes)
+        yield from self._count_lanes(list(lanes.items()), found)
         yield from self._count_delayed_from(now, found)
         walk: WalkBelow[str, None] = WalkBelow(add)
         while not walk.has_ended:
@@ -170,8 +178,9 @@ class Survey:
             yield
         self._write(queues, found)
 
-    def _count_lanes(self, found: Mapping[tuple[str, str], _Found]) -> Iterator[None]:
-        lanes = list(self._lanes().items())
+    def _count_lanes(
+        self, lanes: list[tuple[Place, Position]], found: Mapping[tuple[str, str], _Found]
+    ) -> Iterator[None]:
         for start in range(0, len(lanes), _LANES_AT_ONCE):
             part = lanes[start : start + _LANES_AT_ONCE]
             parameters = {
@@ -208,3 +217,31 @@ class Survey:
         with transaction.atomic(using=settle.ledger()):
             LiveCount.objects.all().delete()
             LiveCount.objects.bulk_create(rows)
+
+
+def _find_lanes(queues: Iterable[str], lanes: dict[Place, Position]) -> Iterator[None]:
+    """Adds the lanes of these queues in which others wait, and the first moment of each."""
+    gaps = deque(_gaps(queues, lanes))
+    while gaps:
+        some = [gaps.popleft() for _ in range(min(_GAPS_AT_ONCE, len(gaps)))]
+        found = paced.unknown_levels(some, limit=_LEVELS_AT_ONCE)
+        lanes.update((level.place, Position(level.first_at)) for level in found)
+        if len(found) >= _LEVELS_AT_ONCE:
+            gaps.extend(_beyond(gap, found) for gap in some)
+        yield
+
+
+def _gaps(queues: Iterable[str], lanes: Iterable[Place]) -> Iterator[Gap]:
+    known = sorted(lanes)
+    for queue in queues:
+        begin = _AFTER_PLAIN
+        for end in [*(place[1:] for place in known if place.queue == queue), _END]:
+            yield Gap(queue, *begin, *end)
+            begin = end
+
+
+def _beyond(gap: Gap, found: Iterable[Level]) -> Gap:
+    """What is left of a gap behind those that were found there."""
+    begin, end = (gap.lane, gap.priority), (gap.end_lane, gap.end_priority)
+    inside = [level.place[1:] for level in found if level.place.queue == gap.queue and begin < level.place[1:] < end]
+    return Gap(gap.queue, *max(inside, default=begin), *end)

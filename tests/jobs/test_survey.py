@@ -89,6 +89,24 @@ def test_all_that_lives_is_counted(walk: Walk) -> None:
     }
 
 
+@pytest.mark.parametrize("most_found", [3, 100])
+def test_jobs_with_limits_are_counted_where_the_leader_knows_none_of_their_levels(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch, most_found: int
+) -> None:
+    # As in a queue that is paused or has no worker, in one that nobody declares, and where Redis is away.
+    monkeypatch.setattr(survey, "_LEVELS_AT_ONCE", most_found, raising=False)
+    for queue, number, priority in product(["crm", "default", "nobody's"], range(4), [0, 4]):
+        lane = LANE.replace("k", f"k{number}")
+        for _ in range(2):
+            make_job(queue=queue, lane=lane, rate_key=f"k{number}", priority=priority, task="keyed")
+    some = Place("crm", LANE.replace("k", "k1"), 4)
+    walk.lanes = lambda: {some: Position(BEGINNING)}
+    survey_all(walk)
+    told = live_counts.live(QUEUES)
+    assert {one.queue: one.count for one in told} == {"crm": 16, "default": 16, "nobody's": 16}
+    assert (live_counts.surveyed_tasks() or {})["default"] == {"keyed"}
+
+
 def test_questions_count_nothing_while_the_leader_surveys(walk: Walk) -> None:
     make_some()
     survey_all(walk)
