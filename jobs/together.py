@@ -49,7 +49,8 @@ class Calls:
         calls, self._calls = list(self._calls.values()), {}
         for call in calls:
             if type(call.job.run_at) is Now:
-                call.job.run_at = _Clock()
+                # The second comes second: what is due later than it was made has an `eta`.
+                call.job.run_at, call.job.created_at = _Clock(), _Clock()
         written = dedup.insert([call.job for call in calls], self._using)
         for call in calls:
             if call.job.pk not in written:

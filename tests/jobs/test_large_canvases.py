@@ -10,6 +10,7 @@ from celery import chain, chord, group, shared_task
 from celery.exceptions import TimeoutError as NotYet
 from celery.result import GroupResult
 from django.db import connection
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
 from jobs import enqueue
@@ -57,6 +58,8 @@ def test_the_jobs_of_a_canvas_are_written_by_one_statement(name: str) -> None:
         canvas.apply_async()
     assert inserts(found) == 1
     assert Job.objects.count() == count
+    # None of them has an `eta`.
+    assert not Job.objects.filter(run_at__gt=F("created_at")).exists()
 
 
 def test_more_than_a_thousand_are_written_by_as_many_statements_as_there_are_thousands() -> None:
