@@ -44,6 +44,8 @@ class LedgerScheduler(DatabaseScheduler):
         super().__init__(*args, **kwargs)
         self.max_interval: float = min(self.max_interval, _LONGEST_PAUSE_SECONDS)
         self._plans = Plans(self.app)
+        # Schedules that somebody had locked at the last try.
+        self._locked: set[int] = set()
 
     def setup_schedule(self) -> None:
         """Does nothing yet: the first look does it, and again until PostgreSQL is there."""
@@ -101,7 +103,7 @@ class LedgerScheduler(DatabaseScheduler):
         """Decides all that is due; returns the seconds until the next tick, or until it is time to read anew."""
         begun = time.monotonic()
         pause = self.max_interval
-        for plan in sorted(self._plans.of(rows.read()), key=_urgency):
+        for plan in sorted(self._plans.of(rows.read()), key=self._urgency):
             pause = min(pause, self._treat(plan))
             if time.monotonic() - begun > _LONGEST_LOOK_SECONDS:
                 # What is left is still due at the next look, which comes at once and sees what was edited meanwhile.
@@ -115,7 +117,7 @@ class LedgerScheduler(DatabaseScheduler):
             error = plan.error
         elif plan.is_due:
             try:
-                pause = 0.0 if ticks.decide(plan) else _LOCKED_PAUSE_SECONDS
+                pause = self._decide(plan)
             except _OUTAGES:
                 raise
             except Exception as raised:  # whatever is wrong with it, the others must not go without
@@ -127,6 +129,21 @@ class LedgerScheduler(DatabaseScheduler):
             ticks.report(plan.row, error)
         return pause
 
+    def _decide(self, plan: Plan) -> float:
+        """Decides what is due, if nobody has it locked; returns the seconds until another look."""
+        self._locked.discard(plan.row.pk)
+        if ticks.decide(plan):
+            return 0.0
+        self._locked.add(plan.row.pk)
+        return _LOCKED_PAUSE_SECONDS
+
+    def _urgency(self, plan: Plan | Broken) -> tuple[bool, bool, datetime, float]:
+        """Who comes first in a look: the longest due, and last those that may be locked still. Of those due at one
+        moment, several beats take different ones."""
+        next_at = plan.next_at if isinstance(plan, Plan) else None
+        chance = random.random()  # noqa: S311  # no secret
+        return isinstance(plan, Broken), plan.row.pk in self._locked, next_at or plan.row.now, chance
+
 
 def _write_key(name: str, entry: Mapping[str, Any]) -> None:
     """Of the options of an entry, the one that django-celery-beat has no column for."""
@@ -134,9 +151,3 @@ def _write_key(name: str, entry: Mapping[str, Any]) -> None:
     if key:
         schedule = PeriodicTask.objects.get(name=name)
         CatchUp.objects.update_or_create(periodic_task=schedule, defaults={"dedup_key": key})
-
-
-def _urgency(plan: Plan | Broken) -> tuple[bool, datetime, float]:
-    """Who comes first in a look: the longest due. Of those due at one moment, several beats take different ones."""
-    next_at = plan.next_at if isinstance(plan, Plan) else None
-    return isinstance(plan, Broken), next_at or plan.row.now, random.random()  # noqa: S311  # no secret

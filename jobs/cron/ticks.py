@@ -3,6 +3,7 @@
 import logging
 from datetime import datetime
 
+from django.db import OperationalError
 from django.db.models import F, Func, QuerySet, TextField, Value
 from django.db.models.functions import Now
 from django_celery_beat.models import PeriodicTask
@@ -14,30 +15,44 @@ from jobs.cron.catch_up import Decision
 from jobs.cron.models import ScheduleState, Tick
 from jobs.cron.plans import Plan
 from jobs.cron.rows import Row
+from jobs.patience import code_of
 
 logger = logging.getLogger(__name__)
+
+
+def _set_locally(name: str, value: str) -> Func:
+    """Sets a parameter of the session for the current transaction."""
+    return Func(Value(name), Value(value), Value(True), function="set_config", output_field=TextField())
+
 
 # Of each schedule, the last ticks stay for people to see. Nothing is decided by them.
 KEPT_COUNT = 100
 # A beat that hangs, or whose machine is gone, in the middle of a transaction would hold its locks until the end of its
 # connection, which PostgreSQL may notice after hours. So the transaction that takes one is given 10 s of silence.
-LET_GO_IN_TIME = Func(
-    Value("idle_in_transaction_session_timeout"),
-    Value("10s"),
-    Value(True),
-    function="set_config",
-    output_field=TextField(),
-)
+LET_GO_IN_TIME = _set_locally("idle_in_transaction_session_timeout", "10s")
+# A job's key may have been used by a transaction that is open for hours: beat has other schedules.
+_WAIT_FOR_NOBODY = _set_locally("lock_timeout", "100ms")
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def decide(plan: Plan) -> bool:
     """Decides all ticks of a schedule that have come; returns whether that is done, by whomever.
 
-    False where somebody else has the schedule locked: another beat that decides the same ticks, or an operator in the
-    middle of an edit. Nobody is waited for; the next look sees what became of it. Two at once: one has the lock, and
-    the other finds the schedule decided further than it knew. Killed before the commit, nothing was decided; killed
-    after it, all was. Raises what enqueueing raises, with nothing written.
+    False where somebody else has the schedule locked: another beat that decides the same ticks, an operator in the
+    middle of an edit, or an open transaction that has used its key. Nobody is waited for; the next look sees what
+    became of it. Two at once: one has the lock, and the other finds the schedule decided further than it knew. Killed
+    before the commit, nothing was decided; killed after it, all was. Raises what enqueueing raises, with nothing
+    written.
     """
+    try:
+        return _decide(plan)
+    except OperationalError as error:
+        if code_of(error) != _LOCK_NOT_AVAILABLE:
+            raise
+        return False
+
+
+def _decide(plan: Plan) -> bool:
     row, decision = plan.row, _decision(plan)
     with settle.atomic():
         if not _lock(row):
@@ -102,7 +117,7 @@ def _lock(row: Row) -> bool:
     found = ScheduleState.objects.select_for_update(skip_locked=True).filter(
         pk=row.pk, since_at=row.since_at, decided_until=row.decided_until, periodic_task__enabled=True
     )
-    return found.values_list("pk", LET_GO_IN_TIME).first() is not None
+    return found.values_list("pk", LET_GO_IN_TIME, _WAIT_FOR_NOBODY).first() is not None
 
 
 def _known(row: Row, decision: Decision) -> set[datetime]:

@@ -8,7 +8,7 @@ import pytest
 from celery import current_app
 from celery.schedules import crontab as celery_crontab
 from celery.schedules import schedule as celery_interval
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.db.models.functions import Now
 from django.test import Client
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
@@ -21,6 +21,7 @@ from jobs.models import CatchUp, Duty, Job, ScheduleState, Tick
 from jobs.patience import DATABASE_AWAY
 from jobs.scheduler import LedgerScheduler
 from tests import sample_tasks
+from tests.jobs.connections import another_connection, over
 from tests.jobs.cron.schedules import crontab, error_of, every, make_schedule, now, outcomes, pass_time
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -95,6 +96,26 @@ def test_while_a_thousand_are_due_at_once_the_looks_go_on(
     for count in (1, 2, 3):
         assert beat.tick() <= 0.01
         assert Job.objects.count() == count
+
+
+def test_a_key_of_an_open_transaction_keeps_no_other_schedule_waiting(beat: LedgerScheduler) -> None:
+    blocked = [make_schedule(f"blocked {number}") for number in range(8)]
+    pass_time(minutes=20)
+    other_schedules = [make_schedule(name) for name in "abc"]
+    for schedule in blocked:
+        CatchUp.objects.create(periodic_task=schedule, dedup_key="books")
+    pass_time(minutes=10)
+    with another_connection() as other:
+        with over(other), transaction.atomic():
+            sample_tasks.add.apply_async((5, 6), dedup_key="books")
+        pauses = [beat.tick() for _ in range(3)]
+        assert [outcomes(schedule) for schedule in other_schedules] == [["enqueued"]] * 3
+        assert all(pause <= 0.5 for pause in pauses)
+        assert {error_of(schedule) for schedule in blocked} == {""}
+    while beat.tick() <= 0.5:
+        pass
+    assert Job.objects.filter(dedup_key="books").count() == 1
+    assert sorted(outcomes(schedule)[-1] for schedule in blocked) == ["enqueued"] + ["skipped"] * 7
 
 
 def test_when_a_schedule_ran_last_decides_nothing(beat: LedgerScheduler) -> None:
