@@ -10,11 +10,13 @@ from django.db import InterfaceError, InternalError, OperationalError, connectio
 logger = logging.getLogger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
+# PostgreSQL's code where a statement would have waited for a lock for longer than it may.
+LOCKED = "55P03"
 # What PostgreSQL says of a statement that it has ended itself, by the codes of its errors.
 _ENDED = {
     "40001": "Two transactions were in each other's way",
     "40P01": "Two transactions waited for each other",
-    "55P03": "Somebody else has held a lock for too long",
+    LOCKED: "Somebody else has held a lock for too long",
     "57014": "A statement took longer than PostgreSQL's statement_timeout",
     "25P03": "A transaction was idle for longer than PostgreSQL's idle_in_transaction_session_timeout",
     "25006": "PostgreSQL takes no writes",

@@ -15,7 +15,7 @@ from jobs.cron.catch_up import Decision
 from jobs.cron.models import ScheduleState, Tick
 from jobs.cron.plans import Plan
 from jobs.cron.rows import Row
-from jobs.patience import code_of
+from jobs.patience import LOCKED, code_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ KEPT_COUNT = 100
 LET_GO_IN_TIME = _set_locally("idle_in_transaction_session_timeout", "10s")
 # A job's key may have been used by a transaction that is open for hours: beat has other schedules.
 _WAIT_FOR_NOBODY = _set_locally("lock_timeout", "100ms")
-_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def decide(plan: Plan) -> bool:
@@ -47,7 +46,7 @@ def decide(plan: Plan) -> bool:
     try:
         return _decide(plan)
     except OperationalError as error:
-        if code_of(error) != _LOCK_NOT_AVAILABLE:
+        if code_of(error) != LOCKED:
             raise
         return False
 

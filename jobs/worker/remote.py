@@ -3,7 +3,7 @@ that would change the limits of a task in one worker alone are refused.
 
 Celery's own revocations remember the id in each worker's memory for hours, and would discard every later run of the
 job. Only of what is no job of the ledger they do so: a message of another producer, or a job that is not committed yet.
-Once that is there, it is cancelled, and its id forgotten.
+Once that is there, it is cancelled, and its id forgotten; so is a job that somebody has locked, once it is free.
 """
 
 import logging
@@ -17,11 +17,11 @@ from celery.worker import control
 from celery.worker import state as celery_state
 from django.db import connections
 
-from jobs import services
+from jobs import services, settle
 from jobs.claims import Claim
 from jobs.ids import id_of_message
 from jobs.models import Job
-from jobs.patience import DATABASE_AWAY, what_happened
+from jobs.patience import DATABASE_AWAY, LOCKED, code_of, what_happened
 from jobs.settle import Run
 from jobs.task import JobTask
 from jobs.worker.requests import started
@@ -30,30 +30,44 @@ logger = logging.getLogger(__name__)
 
 _of_celery = control.revoke
 _IDS_AT_ONCE = 200
+_LOCK_MILLISECONDS = 100
 
 
 def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **options: Any) -> Any:
     """Cancels jobs that have not ended; with `terminate`, ends their runs in this worker at once.
 
     What is no job of the ledger is left to Celery. Called in the worker's main thread, by every worker that hears it:
-    the second time nothing is left to do.
+    the second time nothing is left to do. Nor does that thread wait for whoever has a job locked: its id is remembered.
     """
     cancelled: list[Any] = []
+    locked: list[Any] = []
     foreign: list[Any] = []
     for name in maybe_list(task_id) or []:
         try:
-            known = services.revoke_job(job_id=id_of_message(name))
+            known = _cancel(id_of_message(name))
         except DATABASE_AWAY as error:
-            return {"error": f"Nothing was revoked: {what_happened(error)}."}
+            if code_of(error) != LOCKED:
+                return {"error": f"Nothing was revoked: {what_happened(error)}."}
+            locked.append(name)
+            continue
         finally:
             # The main thread forks pool processes: it keeps no connection that they would inherit.
             connections.close_all()
         (cancelled if known else foreign).append(name)
+    celery_state.revoked.update(locked)
     if foreign:
         _of_celery(state, foreign, terminate=terminate, signal=signal, **options)
     ended = [name for name in cancelled if terminate and _end(state.consumer.pool, name)]
     words = f"cancelled: {', '.join(cancelled) or 'none'}"
+    if locked:
+        words += f"; locked, so later: {', '.join(locked)}"
     return {"ok": f"{words}; ended here: {', '.join(ended) or 'none'}" if terminate else words}
+
+
+def _cancel(job_id: UUID) -> bool:
+    with settle.atomic():
+        settle.bound_lock_waits(_LOCK_MILLISECONDS)
+        return services.revoke_job(job_id=job_id)
 
 
 def _end(pool: Any, task_id: str) -> bool:

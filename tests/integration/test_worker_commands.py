@@ -69,6 +69,21 @@ def test_revoke_cancels_in_the_ledger_and_leaves_no_id_behind(processes: Process
     assert_ledger_consistent()
 
 
+def test_revoke_waits_for_no_transaction_that_has_the_job_locked(processes: Processes) -> None:
+    processes.worker("default")
+    locked = sample_tasks.add.apply_async((1, 2), countdown=3600).id
+    free = sample_tasks.add.apply_async((1, 2), countdown=3600).id
+    with transaction.atomic():
+        Job.objects.select_for_update().get(pk=locked)
+        arguments = {"task_id": [locked, free], "terminate": True}
+        answers = current_app.control.broadcast("revoke", arguments=arguments, reply=True, timeout=5, limit=1)
+        [answer] = [words for one in answers for words in one.values()]
+        assert answer == {"ok": f"cancelled: {free}; locked, so later: {locked}; ended here: none"}
+        assert state_of(locked) == "delayed"
+    wait_until(lambda: state_of(locked) == state_of(free) == "cancelled")
+    wait_until(lambda: [ids for ids in inspect("revoked").values() if ids] == [])
+
+
 @POOLS
 def test_a_job_that_was_revoked_before_it_was_there_is_cancelled_once_and_an_operator_may_run_it_again(
     processes: Processes, pool: str
