@@ -19,8 +19,18 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-# Comments, and what is quoted.
-_NO_STATEMENT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$", re.DOTALL)
+# Comments, and what is quoted; names in quotes.
+_NO_STATEMENT = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|\b[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|"""
+    r"""(?P<name>"(?:[^"]|"")*")""",
+    re.DOTALL,
+)
+# A function in SQL, whose body ends as a transaction may.
+_FUNCTION = re.compile(
+    r"((?:^|;)\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b[^;]*?)"
+    r"\bBEGIN\s+ATOMIC\b(?:\s*|.*?;\s*)END\b",
+    re.DOTALL | re.IGNORECASE,
+)
 _AT_THE_BEGINNING = re.compile(
     r"(?:^|;)\s*(?:"
     r"(?P<local>SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|"
@@ -132,9 +142,16 @@ def _note(physical: Any, query: Any) -> None:
 @lru_cache(maxsize=1024)
 def change_by(statement: str) -> Change:
     """What a statement changes, as far as its text tells. What a function of the database's own does is not seen."""
-    text = _NO_STATEMENT.sub(" ", statement)
+    text = _NO_STATEMENT.sub(_without_quoted, statement)
+    text = _FUNCTION.sub(r"\1", text)
     found = {match.lastgroup for pattern in (_AT_THE_BEGINNING, _ANYWHERE) for match in pattern.finditer(text)}
     return Change(*(name in found for name in ("session", "local", "ends")))
+
+
+def _without_quoted(match: re.Match[str]) -> str:
+    """Nothing but a name, in which nothing reads like a statement."""
+    name = match["name"]
+    return " " if name is None else re.sub(r"\W", "_", name[1:-1]).join('""')
 
 
 def is_changed(connection: Any) -> bool:

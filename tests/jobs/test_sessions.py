@@ -52,6 +52,11 @@ def answers(question: str) -> Any:
     return executed(question)
 
 
+@shared_task(queue="default", atomic=True)
+def answers_in_its_transaction(question: str) -> Any:
+    return executed(question)
+
+
 def results() -> list[Any]:
     return [job.result for job in run_due_jobs()]
 
@@ -141,6 +146,39 @@ def ends_its_fence(how: str) -> None:
     with fenced():
         Group.objects.create(name="before")
         ENDS[how]()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE FUNCTION pg_temp.answer() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 END; END",
+        'SELECT 1 AS "an; END"',
+        r"SELECT E'it\'s; COMMIT'",
+    ],
+    ids=["function", "name", "text"],
+)
+def test_what_only_reads_like_the_end_of_a_transaction_ends_none(statement: str) -> None:
+    answers_in_its_transaction.delay(statement)
+    (job,) = run_due_jobs()
+    assert (job.state, job.error) == ("completed", "")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        """SELECT 1 AS "it's"; COMMIT; SELECT 'x'""",
+        """SELECT 1 AS "1""'"; COMMIT; SELECT 'x'""",
+        'SELECT 1 AS "CREATE FUNCTION BEGIN ATOMIC"; COMMIT; END',
+        "SELECT begin atomic FROM (SELECT 1 AS begin) AS one; COMMIT; END",
+        "CREATE FUNCTION pg_temp.answer() RETURNS int BEGIN ATOMIC SELECT 1; END; COMMIT",
+    ],
+    ids=["quote", "two", "name", "column", "function"],
+)
+def test_the_end_of_a_transaction_is_seen_behind_what_hides_it(statement: str) -> None:
+    answers_in_its_transaction.delay(statement)
+    (job,) = run_due_jobs()
+    assert job.state == "failed"
+    assert "tried to end the transaction" in job.error
 
 
 @pytest.mark.parametrize("how", ENDS)
