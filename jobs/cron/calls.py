@@ -12,6 +12,7 @@ from kombu.utils.json import loads
 from jobs import commits, enqueue
 from jobs.cron.rows import Row
 from jobs.ids import derived_id, new_id
+from jobs.models import LIVE, Job
 from jobs.task import JobTask
 
 
@@ -20,10 +21,11 @@ class BadCall(ValueError):
 
 
 class Overlaps(Exception):
-    """A job with the key of a schedule has not ended."""
+    """A job has the key of a schedule: it has not ended, or has taken the key for a time."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"job {job_id}, which has its key, has not ended")
+    def __init__(self, job_id: str, *, has_ended: bool) -> None:
+        end = "which has ended, has its key for a time" if has_ended else "which has its key, has not ended"
+        super().__init__(f"job {job_id}, {end}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Call:
             return
         result = self.app.send_task(self.task, self.args, self.kwargs, **options)
         if result.id != str(job_id):
-            raise Overlaps(result.id)
+            raise Overlaps(result.id, has_ended=Job.objects.filter(pk=result.id).exclude(state__in=LIVE).exists())
 
 
 def of(row: Row, app: Celery) -> Call:

@@ -411,6 +411,15 @@ def test_a_moment_that_comes_while_its_key_is_held_is_skipped() -> None:
     assert (outcomes(schedule), Job.objects.count()) == (["skipped"], 1)
 
 
+def test_a_tick_that_comes_while_its_key_is_taken_for_a_time_says_so() -> None:
+    schedule = keyed()
+    job_id = sample_tasks.add.apply_async((5, 6), dedup_key="books", dedup_seconds=600).id
+    run_due_jobs()
+    pass_time(minutes=10)
+    decide(schedule)
+    assert Tick.objects.get().note == f"job {job_id}, which has ended, has its key for a time"
+
+
 def test_run_now_says_which_job_has_the_key(admin_client: Client) -> None:
     schedule = keyed()
     job_id = sample_tasks.add.apply_async((5, 6), dedup_key="books").id
