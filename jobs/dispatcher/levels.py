@@ -75,8 +75,9 @@ class Levels:
         self._tasks: Mapping[str, Collection[str] | None] = {}
 
     def lanes(self) -> dict[Place, Position]:
-        """The levels of jobs with limits of their own, and their floors; for another thread."""
-        return {place: known.floor for place, known in self.known.copy().items() if place.lane}
+        """The levels of jobs with limits of their own, and their floors; for another thread. Left out are those in
+        which nothing waits that may be granted: of other tasks, something may, and floors pass over that."""
+        return {place: known.floor for place, known in self.known.copy().items() if place.lane and known.jobs}
 
     def forget(self) -> None:
         """Knows nothing any more, as where other tasks are known to workers than before."""

@@ -10,10 +10,11 @@ from django.db.models import Count, F, Min
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from jobs import health, live_counts, paced, selectors
+from jobs import claims, health, live_counts, paced, selectors
 from jobs.below import BEGINNING, Position
 from jobs.dispatcher import counting, survey
 from jobs.dispatcher.counting import Walk
+from jobs.dispatcher.levels import Levels
 from jobs.live_counts import LiveCount
 from jobs.models import Job
 from jobs.paced import Place
@@ -105,6 +106,21 @@ def test_jobs_with_limits_are_counted_where_the_leader_knows_none_of_their_level
     told = live_counts.live(QUEUES)
     assert {one.queue: one.count for one in told} == {"crm": 16, "default": 16, "nobody's": 16}
     assert (live_counts.surveyed_tasks() or {})["default"] == {"keyed"}
+
+
+def test_jobs_of_unknown_tasks_are_counted_below_the_floors_of_their_levels(walk: Walk) -> None:
+    make_worker(queues=["default"], tasks=["known"])
+    for name, task in (("k1", "unknown"), ("k2", "known")):
+        lane = LANE.replace("k", name)
+        make_job(queue="default", lane=lane, rate_key=name, task=task, run_at=Now() - timedelta(hours=1))
+    levels = Levels()
+    levels.are_slow = True
+    levels.walk({"default": False})
+    levels.read({"default": 5}, now=claims.now(), held={}, tasks={"default": ["known"]})
+    walk.lanes = levels.lanes
+    survey_all(walk)
+    assert [one.count for one in live_counts.live(QUEUES)] == [2]
+    assert selectors.unknown_tasks() == {"default": {"unknown"}}
 
 
 def test_questions_count_nothing_while_the_leader_surveys(walk: Walk) -> None:
