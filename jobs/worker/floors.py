@@ -106,7 +106,14 @@ class Floors:
                 del self._passed[priority]
 
     def _first_due(self, priority: int, begin: datetime, end: datetime) -> Position | None:
-        return self._first_between(priority, Position(begin), Position(end))
+        """For the walk. What was passed over is looked at by itself: the walk would bring the floor back to it as long
+        as somebody holds it."""
+        first, last = Position(begin), Position(end)
+        before, behind = self._passed.get(priority, (last, last))
+        for part in ((first, min(last, before)), (max(first, behind), last)):
+            if part[0] < part[1] and (found := self._first_between(priority, *part)) is not None:
+                return found
+        return None
 
     def _first_between(
         self, priority: int, begin: Position, end: Position, *, is_free: bool = False

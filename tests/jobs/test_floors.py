@@ -132,6 +132,44 @@ def test_what_somebody_has_locked_while_the_floor_went_on_is_found_once_it_is_fr
     assert claim(used, worker) == [held.pk]
 
 
+def walk_all(used: Floors) -> None:
+    """What is below the floors, once."""
+    used._look_at = time.monotonic() + 3600
+    used._walk.forget()
+    for _ in range(1000):
+        used._walk._at = 0.0
+        used.look_below()
+        if used._walk.has_ended:
+            return
+    raise AssertionError("The walk does not end")
+
+
+def test_a_job_that_stays_locked_keeps_no_floor_down_and_hides_no_late_one(
+    used: Floors, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No walk finds so little that floors are given up.
+    monkeypatch.setattr(below, "SLOW_SECONDS", 0)
+    begin = claims.now() - 9 * MINUTE
+    held, *others = (make_job(run_at=begin + number * MINUTE) for number in range(6))
+    with another_connection() as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [held.pk])
+        for job in others[:4]:
+            assert claim(used, worker) == [job.pk]
+            walk_all(used)
+        assert (used.current() or {})[5] >= Position(begin + 3 * MINUTE)
+        # Below the floor, on either side of what is remembered as passed over, and within.
+        for run_at in (begin - MINUTE, begin + MINUTE / 2, begin + 2 * MINUTE):
+            late = make_job(run_at=run_at)
+            walk_all(used)
+            look_at_what_was_passed(used)
+            assert claim(used, worker) == [late.pk]
+        assert claim(used, worker) == [others[4].pk]
+        other.rollback()
+    look_at_what_was_passed(used)
+    walk_all(used)
+    assert claim(used, worker) == [held.pk]
+
+
 def test_what_somebody_was_claiming_while_the_floor_went_on_is_forgotten(used: Floors, worker: Worker) -> None:
     held = make_job(run_at=Now() - 9 * MINUTE)
     job = make_job(run_at=Now() - 8 * MINUTE)
