@@ -104,6 +104,7 @@ _NOBODY = UUID(int=0)
 # Behind the jobs of a queue without limits, and behind all.
 _AFTER_PLAIN = ("", 10)
 _END = ("\U0010ffff", 0)
+_WRITTEN = ["count", "oldest_at", "tasks", "surveyed", "counted_at"]
 _STATES = {"waiting": WAITING_WITHIN, "active": ACTIVE_WITHIN, "delayed": DELAYED_WITHIN}
 
 
@@ -207,16 +208,20 @@ class Survey:
             yield
 
     def _write(self, queues: Iterable[str], found: Mapping[tuple[str, str], _Found]) -> None:
+        """Two at once, as where a leader was given up and still surveys: the second writes over the first."""
         rows = []
-        for queue in {*queues, *(queue for queue, _ in found)}:
+        names = sorted({*queues, *(queue for queue, _ in found)})
+        for queue in names:
             for state in _STATES:
                 one = found.get((queue, state), _Found())
                 row = LiveCount(queue=queue, state=state, count=one.count, oldest_at=one.oldest_at, surveyed=True)
                 row.tasks = sorted(one.tasks)[:_MOST_TASKS]
                 rows.append(row)
         with transaction.atomic(using=settle.ledger()):
-            LiveCount.objects.all().delete()
-            LiveCount.objects.bulk_create(rows)
+            LiveCount.objects.exclude(queue__in=names).delete()
+            LiveCount.objects.bulk_create(
+                rows, update_conflicts=True, unique_fields=["queue", "state"], update_fields=_WRITTEN
+            )
 
 
 def _find_lanes(queues: Iterable[str], lanes: dict[Place, Position]) -> Iterator[None]:

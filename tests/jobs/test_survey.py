@@ -1,11 +1,12 @@
 """What the leader counts beside an old snapshot, and what is told then."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import product
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.db.models import Count, F, Min
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
@@ -19,8 +20,9 @@ from jobs.live_counts import LiveCount
 from jobs.models import Job
 from jobs.paced import Place
 from jobs.queues import QUEUES
-from tests.jobs.connections import another_connection
+from tests.jobs.connections import another_connection, over
 from tests.jobs.factories import make_job, make_worker
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -157,6 +159,44 @@ def test_once_the_dead_are_gone_jobs_are_counted_at_each_question(walk: Walk, mo
     make_job()
     assert not LiveCount.objects.exists()
     assert [one.count for one in live_counts.live(QUEUES)] == [2]
+
+
+def test_two_surveys_that_end_at_once_both_write(walk: Walk) -> None:
+    make_job()
+    survey_all(walk)
+    before = set(LiveCount.objects.values_list("pk", flat=True))
+    with another_connection() as other:
+        with over(other):
+            LiveCount.objects.update(count=7)
+        make_job()
+        with ThreadPoolExecutor(1) as second:
+            written = second.submit(write_again, walk)
+            wait_until(somebody_waits)
+            other.commit()
+            written.result(timeout=30)
+    assert [one.count for one in live_counts.live(QUEUES)] == [2]
+    assert set(LiveCount.objects.values_list("pk", flat=True)) == before
+
+
+def write_again(walk: Walk) -> None:
+    """What the leader does at its next survey, in a thread of its own."""
+    walk._survey._not_before = 0
+    try:
+        counted = LiveCount.objects.get(queue="default", state="waiting").counted_at
+        for _ in range(500):
+            walk.run_once()
+            walk._survey._not_before = 0
+            if LiveCount.objects.get(queue="default", state="waiting").counted_at > counted:
+                return
+        raise AssertionError("The survey does not end")
+    finally:
+        connections.close_all()
+
+
+def somebody_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        return bool(cursor.fetchone()[0])
 
 
 def test_a_survey_that_fails_is_made_anew(walk: Walk) -> None:
