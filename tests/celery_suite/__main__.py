@@ -129,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="bin/celery-suite",
         description=__doc__,
         allow_abbrev=False,
-        epilog="All other arguments are pytest's: names of tests like t/integration/test_inspect.py, or -k chord.",
+        epilog="All other arguments are pytest's: names of tests like t/integration/test_inspect.py, or -k chord. "
+        "Without any, the tests take about half an hour with each of the results: many wait for what must not come.",
     )
     parser.add_argument(
         "--results", action="append", choices=_ALL, help="where results are; may be given more than once (default: all)"
