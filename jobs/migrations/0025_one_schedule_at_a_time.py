@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='catchup',
             name='dedup_key',
-            field=models.CharField(blank=True, default='', help_text='A key. A tick is skipped while a job with this key has not ended, whoever made it.', max_length=255, verbose_name='one at a time'),
+            field=models.CharField(blank=True, default='', help_text='A key. A tick is skipped while a job with this key, of any call, has not ended.', max_length=255, verbose_name='one at a time'),
         ),
     ]
