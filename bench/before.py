@@ -103,9 +103,12 @@ def _ratios(figure: Callable[[Drain], float], pairs: Sequence[tuple[Drain, Drain
 
 def _row(what: str, figure: Callable[[Drain], float], pairs: Sequence[tuple[Drain, Drain]]) -> Row:
     ratios = _ratios(figure, pairs)
+    medians = [f"{median(figure(pair[place]) for pair in pairs):.3f}" for place in (0, 1)]
+    if not ratios:
+        # So few jobs that their processor time was none, to the hundredth of a second in which it is counted.
+        return what, *medians, "–", "–"
     low, high = interval(ratios)
-    medians = [median(figure(pair[place]) for pair in pairs) for place in (0, 1)]
-    return what, *(f"{one:.3f}" for one in medians), f"{median(ratios):.3f}", f"{low:.3f} to {high:.3f}"
+    return what, *medians, f"{median(ratios):.3f}", f"{low:.3f} to {high:.3f}"
 
 
 def interval(ordered: Sequence[float]) -> tuple[float, float]:

@@ -100,11 +100,13 @@ def _headers(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 
 def _joined(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What follows in the end. A job that goes on as itself again and again has the same link once."""
+    """What follows in the end, the same once: Celery's `replace` links so, and a job that goes on as itself again and
+    again would have its links more and more often."""
     # As it comes out of the row, so that the same is equal.
     after = from_json(as_json(after))
     joined = {**before, **after}
     for name in ("link", "link_error"):
-        if name in before and name in after:
-            joined[name] = [*before[name], *(one for one in after[name] if one not in before[name])]
+        steps = [*before.get(name, ()), *after.get(name, ())]
+        if steps:
+            joined[name] = [one for place, one in enumerate(steps) if one not in steps[:place]]
     return joined

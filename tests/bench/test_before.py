@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.before import interval
+from bench.before import _row, interval
 
 
 @pytest.mark.parametrize(
@@ -11,3 +11,7 @@ from bench.before import interval
 )
 def test_the_interval_lies_between_the_order_statistics_of_the_binomial_distribution(count: int, place: int) -> None:
     assert interval(list(range(count))) == (place, count - 1 - place)
+
+
+def test_a_figure_that_was_nothing_has_no_ratio() -> None:
+    assert _row("idle", lambda one: one, [(0.0, 0.0)]) == ("idle", "0.000", "0.000", "–", "–")  # type: ignore[arg-type, return-value]

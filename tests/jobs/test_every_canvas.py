@@ -420,6 +420,7 @@ def is_as(found: Any, expected: Any) -> bool:
     return any(same)
 
 
+LINKED_TWICE = Many("chain", (One("become_a_task", links=(One("gather"),)),), links=(One("gather"),))
 FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
 
 
@@ -427,6 +428,7 @@ FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
 @pytest.mark.parametrize("part", [1, *map(variant, (2, 3, 4))])
 @given(canvas=canvases, args=st.sampled_from([(), (), (9,)]), times=st.integers(1, 2))
 @example(canvas=FAILS_LATER, args=(), times=1)
+@example(canvas=LINKED_TWICE, args=(), times=1)
 @settings(
     # Each runs some ten jobs.
     max_examples=examples(share=0.1),
