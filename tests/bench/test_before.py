@@ -1,5 +1,7 @@
 """What is told of two commits beside each other."""
 
+from typing import Any
+
 import pytest
 
 from bench.before import _row, interval
@@ -14,4 +16,5 @@ def test_the_interval_lies_between_the_order_statistics_of_the_binomial_distribu
 
 
 def test_a_figure_that_was_nothing_has_no_ratio() -> None:
-    assert _row("idle", lambda one: one, [(0.0, 0.0)]) == ("idle", "0.000", "0.000", "–", "–")  # type: ignore[arg-type, return-value]
+    pairs: Any = [(0.0, 0.0)]
+    assert _row("idle", lambda one: one, pairs) == ("idle", "0.000", "0.000", "–", "–")  # type: ignore[arg-type, return-value]
