@@ -307,12 +307,16 @@ def as_a_worker() -> Iterator[None]:
     * A chain that follows a task together with others fails, as its steps wait for one another, and tasks may not wait
       (`Task.apply_async` denies that, and only `_chain.apply_async` allows it again).
     * A group of one in a chain stays a group (`_chain.prepare_steps` makes one task of it).
+    * A chain in a chain calls its own links (`_chain.prepare_steps` takes its steps alone).
     * A chain that is a group and nothing else gives its members what it is called with (`group.from_dict`, by which a
       worker's chain copies it, forgets that).
     """
 
     def chain_in_place(canvas: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         canvas = canvas.clone()
+        for task in canvas.tasks:
+            if task["subtask_type"] == "chain":
+                task["options"].pop("link", None)
         canvas.tasks = [maybe_unroll_group(task) if isinstance(task, group) else task for task in canvas.tasks]
         try:
             with allow_join_result():
@@ -421,6 +425,7 @@ def is_as(found: Any, expected: Any) -> bool:
 
 
 LINKED_TWICE = Many("chain", (One("become_a_task", links=(One("gather"),)),), links=(One("gather"),))
+LINKED_INSIDE = Many("chain", (Many("chain", (One("gather"),), links=(One("gather"),)),))
 FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
 
 
@@ -429,6 +434,7 @@ FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
 @given(canvas=canvases, args=st.sampled_from([(), (), (9,)]), times=st.integers(1, 2))
 @example(canvas=FAILS_LATER, args=(), times=1)
 @example(canvas=LINKED_TWICE, args=(), times=1)
+@example(canvas=LINKED_INSIDE, args=(), times=1)
 @settings(
     # Each runs some ten jobs.
     max_examples=examples(share=0.1),
