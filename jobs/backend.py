@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _END_PATIENCE_SECONDS = 600
 _MAIN_PATIENCE_SECONDS = 1
 _MAIN_LOCK_WAIT_MS = 500
-# Whoever waits for a result pauses so long at first.
+# The first pause between two looks for a result that a caller waits for.
 _SHORTEST_PAUSE_SECONDS = 0.02
 _READ_TOGETHER = 1000
 
