@@ -12,6 +12,7 @@ from jobs.models import Job
 from notifications.models import EmailLog
 from notifications.tasks import send_digest, send_welcome
 from tests.guarantees.ledger import assert_ledger_consistent
+from tests.jobs.connections import somebody_waits_for_a_lock
 from tests.processes import Processes
 from tests.smtp import SmtpServer
 from tests.variants import POOLS
@@ -22,14 +23,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def all_completed() -> bool:
     return not Job.objects.exclude(state="completed").exists()
-
-
-def somebody_waits_for_a_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return bool(cursor.fetchone()[0])
 
 
 def end_whoever_waits_for_a_lock() -> None:

@@ -49,3 +49,10 @@ def row_locked_by_somebody_else(job_id: UUID | None) -> Iterator[None]:
             with other.cursor() as cursor:
                 cursor.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", [job_id])
         yield
+
+
+def somebody_waits_for_a_lock() -> bool:
+    """Not by pg_stat_activity, which inside of a transaction never shows more than at the first look."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])

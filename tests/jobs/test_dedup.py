@@ -18,6 +18,7 @@ from jobs.dispatcher import due
 from jobs.models import DedupWindow, Job
 from jobs.settle import Run
 from tests import sample_tasks
+from tests.jobs.connections import somebody_waits_for_a_lock
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 from tests.waiting import wait_until
 
@@ -261,12 +262,6 @@ def in_a_thread(call: Callable[[], Any]) -> Callable[[], Any]:
             connections.close_all()
 
     return run
-
-
-def somebody_waits_for_a_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        return bool(cursor.fetchone()[0])
 
 
 @pytest.mark.django_db(transaction=True)

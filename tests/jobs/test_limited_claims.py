@@ -7,7 +7,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import DataError, connection, connections
+from django.db import DataError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -15,7 +15,7 @@ from jobs import claims, limited_claims, limits, paced, settle
 from jobs.models import Job, Limit, QueueControl, RateStart, Worker
 from jobs.rates import Rate
 from jobs.settle import Run
-from tests.jobs.connections import another_connection
+from tests.jobs.connections import another_connection, somebody_waits_for_a_lock
 from tests.jobs.factories import claim_job, make_job, make_worker, state_of
 from tests.jobs.plans import pages_read
 from tests.waiting import wait_until
@@ -337,12 +337,7 @@ def test_a_slower_rate_after_a_faster_one_lets_nothing_start_beyond_it() -> None
 
 
 def wait_for_a_lock() -> None:
-    def somebody_waits() -> bool:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-            return cursor.fetchone()[0] > 0
-
-    wait_until(somebody_waits)
+    wait_until(somebody_waits_for_a_lock)
 
 
 KINDS: dict[str, dict[str, Any]] = {

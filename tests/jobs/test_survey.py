@@ -20,7 +20,7 @@ from jobs.live_counts import LiveCount
 from jobs.models import Job
 from jobs.paced import Place
 from jobs.queues import QUEUES
-from tests.jobs.connections import another_connection, over
+from tests.jobs.connections import another_connection, over, somebody_waits_for_a_lock
 from tests.jobs.factories import make_job, make_worker
 from tests.waiting import wait_until
 
@@ -171,7 +171,7 @@ def test_two_surveys_that_end_at_once_both_write(walk: Walk) -> None:
         make_job()
         with ThreadPoolExecutor(1) as second:
             written = second.submit(write_again, walk)
-            wait_until(somebody_waits)
+            wait_until(somebody_waits_for_a_lock)
             other.commit()
             written.result(timeout=30)
     assert [one.count for one in live_counts.live(QUEUES)] == [2]
@@ -191,12 +191,6 @@ def write_again(walk: Walk) -> None:
         raise AssertionError("The survey does not end")
     finally:
         connections.close_all()
-
-
-def somebody_waits() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-        return bool(cursor.fetchone()[0])
 
 
 def test_a_survey_that_fails_is_made_anew(walk: Walk) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connection, transaction
+from django.db import transaction
 from django.test import Client
 from PIL import Image
 
@@ -15,6 +15,7 @@ from jobs.models import Job
 from media_jobs.models import Picture, Rendition, Upload, Video
 from media_jobs.tasks import make_renditions
 from tests.guarantees.ledger import assert_ledger_consistent
+from tests.jobs.connections import somebody_waits_for_a_lock
 from tests.media_jobs.samples import corners, saved, video, with_exif
 from tests.media_jobs.test_pictures import assert_upright
 from tests.processes import Processes
@@ -44,13 +45,6 @@ def ended(client: Client, job_id: str) -> dict[str, Any]:
 def content(response: Any) -> bytes:
     assert response.status_code == 200
     return b"".join(response.streaming_content)
-
-
-def somebody_waits_for_a_lock() -> bool:
-    # Not pg_stat_activity: inside a transaction it never shows more than at the first look.
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        return bool(cursor.fetchone()[0])
 
 
 def test_a_picture_arrives_as_squares_for_its_owner_alone(

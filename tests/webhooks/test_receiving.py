@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from django.db import connection, connections
+from django.db import connections
 from django.test import Client
 from pytest_django.live_server_helper import LiveServer
 from standardwebhooks import Webhook
@@ -16,6 +16,7 @@ from accounts.models import User
 from jobs.errors import Permanent
 from jobs.models import Job
 from tests.guarantees.ledger import assert_ledger_consistent
+from tests.jobs.connections import somebody_waits_for_a_lock
 from tests.processes import Processes
 from tests.waiting import wait_until
 from webhooks import receiving, sealing
@@ -248,14 +249,6 @@ def test_data_that_cannot_be_used_fails_for_good_in_words(secret: str, user: Use
     user.refresh_from_db()
     assert user.name == "Ann"
     assert IncomingEvent.objects.get().outcome == "pending"
-
-
-def somebody_waits_for_a_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return bool(cursor.fetchone()[0])
 
 
 @pytest.mark.django_db(transaction=True)
