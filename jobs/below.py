@@ -14,6 +14,8 @@ from statistics import median
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
+from jobs.statements import round_trip_seconds
+
 # Looks that take longer make floors worth while.
 SLOW_SECONDS = 0.003
 # And so much longer than a question that reads nothing: else it is the machine that is slow.
@@ -36,6 +38,9 @@ _MOST_PIECES_EACH = 20
 _REST_FACTOR = 100
 _LONGEST_REST_SECONDS = 10.0
 
+# One statement that takes longer than this reads less the next time, and one that takes no longer than a piece more.
+_SLOW_STATEMENT_SECONDS = 0.0015
+
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 
@@ -52,8 +57,31 @@ class Position(NamedTuple):
         """The first moment of which no job stands before this place."""
         return self.run_at + _INSTANT if self.run_at > BEGINNING else BEGINNING
 
+    @property
+    def following(self) -> "Position":
+        """The next place of this moment. It is not asked for behind the last id that there is."""
+        return self._replace(job_id=UUID(int=self.job_id.int + 1))
+
 
 _INSTANT = timedelta(microseconds=1)
+
+
+class AtOnce:
+    """How many parts of a walk one statement reads: half as many once it took more than about a millisecond, and twice
+    as many, up to `most`, while it is quick."""
+
+    def __init__(self, most: int, *, first: int | None = None) -> None:
+        self.most = most
+        self.number = first or most
+
+    def learn(self, seconds: float) -> bool:
+        """One statement has taken so long; returns whether that is slow, and not for a slow machine."""
+        if seconds > _SLOW_STATEMENT_SECONDS and seconds > SLOW_FACTOR * round_trip_seconds():
+            self.number = max(1, self.number // 2)
+            return True
+        if seconds < _PIECE_SECONDS:
+            self.number = min(self.most, 2 * self.number)
+        return False
 
 
 class WalkBelow(Generic[Key, Found]):

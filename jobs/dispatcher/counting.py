@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from jobs import live_counts
-from jobs.below import SLOW_FACTOR, Position
+from jobs.below import SLOW_FACTOR
 from jobs.dispatcher.survey import NEXT_DELAYED, Survey, has_many_dead
 from jobs.live_counts import LiveCount, count_some, number_of
 from jobs.paced import Place
@@ -48,9 +48,9 @@ class Walk:
     """The slow duty: counts what is too much to be counted at once, a part at each look; a survey, where much died."""
 
     def __init__(self) -> None:
-        # In which lanes jobs with limits may wait, and the floor of each.
-        self.lanes: Callable[[], Mapping[Place, Position]] = dict
-        self._survey = Survey(lambda: self.lanes())
+        # Where jobs with limits wait or have died, as far as the leader knows.
+        self.places: Callable[[], Iterable[Place]] = tuple
+        self._survey = Survey(lambda: self.places())
         self._not_before = 0.0
         self._queues: list[str] = []
         self._after: tuple[Any, ...] | None = None
@@ -72,6 +72,10 @@ class Walk:
 
     def _begin(self) -> None:
         self._not_before = time.monotonic() + WALK_SECONDS
+        # The leader before this one has surveyed.
+        if LiveCount.objects.filter(surveyed=True).exists() and has_many_dead():
+            self._survey.begin()
+            return
         began = time.monotonic()
         some = count_some(QUEUES)
         took = time.monotonic() - began

@@ -22,18 +22,26 @@ from typing import Any
 from uuid import UUID
 
 from jobs import claims, paced
-from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, Position, WalkBelow
+from jobs.below import BEGINNING, MARGIN, SLOW_FACTOR, SLOW_SECONDS, AtOnce, Position, WalkBelow
+from jobs.dispatcher.marks import Marks
 from jobs.paced import Gap, Level, Place
 from jobs.statements import round_trip_seconds
 
 # Beyond this, the one that has been known for longest is forgotten, until the walk comes to it again.
 MOST_LEVELS = 2_000
-# From the begin of a walk to that of the next one.
+# From the begin of a walk to that of the next one. After one that has read much that died, so many times its cost, up
+# to a longest pause.
 WALK_SECONDS = 0.5
+_REST_FACTOR = 100
+_LONGEST_REST_SECONDS = 10.0
+# What a statement takes that reads next to nothing, at most.
+_USUAL_SECONDS = 0.0005
 # At one look.
 GAPS_AT_ONCE = 100
 LEVELS_AT_ONCE = 100
 _MOST_JOBS = 50
+# Of each level.
+MOST_PASSED = 8
 # What is known of a level is read anew after this.
 _FRESH_SECONDS = 5.0
 # Beside what is slow for one question, for each level; so often in a row.
@@ -56,6 +64,9 @@ class Known:
     jobs: list[Position] = field(default_factory=list)
     is_all: bool = False
     read_at: float = 0.0
+    # Some that had a grant and did not start, as somebody has locked them: the floor passes over these, and whether
+    # they still wait is asked by their ids.
+    passed: set[Position] = field(default_factory=set)
 
 
 class Levels:
@@ -69,15 +80,19 @@ class Levels:
         self._walk_at = 0.0
         # Whether the walk has come to its end since the last job was found.
         self.is_walked = False
+        self._marks = Marks()
+        self._at_once = AtOnce(GAPS_AT_ONCE)
+        # Whether gaps hold much that died, and the seconds of each statement of this walk.
+        self._are_gaps_slow = False
+        self._pieces: list[float] = []
         self._slow_count = 0
         self.are_slow = False
         self._walk_below = WalkBelow(self._first_due)
         self._tasks: Mapping[str, Collection[str] | None] = {}
 
-    def lanes(self) -> dict[Place, Position]:
-        """The levels of jobs with limits of their own, and their floors; for another thread. Left out are those in
-        which nothing waits that may be granted: of other tasks, something may, and floors pass over that."""
-        return {place: known.floor for place, known in self.known.copy().items() if place.lane and known.jobs}
+    def places(self) -> set[Place]:
+        """Where jobs with limits of their own wait or have died; for another thread."""
+        return {place for place in self.known.copy() if place.lane} | self._marks.places()
 
     def forget(self) -> None:
         """Knows nothing any more, as where other tasks are known to workers than before."""
@@ -120,26 +135,48 @@ class Levels:
         if not self._gaps and time.monotonic() >= self._walk_at:
             self._gaps.extend(self._all_gaps(queues))
             self._walk_at = time.monotonic() + WALK_SECONDS
-        piece = [gap for gap in self._take_gaps() if gap.queue in queues]
+        taken = [self._gaps.popleft() for _ in range(min(self._at_once.number, len(self._gaps)))]
+        piece = [gap for gap in taken if gap.queue in queues]
         # Jobs without limits of their own are not named, and all in one lane.
         piece += [gap for queue, with_plain in queues.items() if with_plain for gap in self._plain_gaps(queue)]
+        began = time.monotonic()
         found = paced.unknown_levels(piece, limit=GAPS_AT_ONCE)
+        if taken:
+            self._learn_of_gaps(time.monotonic() - began)
         for level in found:
             self._know(level)
         if len(found) >= GAPS_AT_ONCE:
             # There may be more in them.
             self._gaps.extendleft(reversed(self._split(piece)))
         self.is_walked = not self._gaps
+        if taken and self.is_walked and self._are_gaps_slow:
+            self._rest()
 
-    def _take_gaps(self) -> list[Gap]:
-        return [self._gaps.popleft() for _ in range(min(GAPS_AT_ONCE, len(self._gaps)))]
+    def _learn_of_gaps(self, seconds: float) -> None:
+        if self._at_once.learn(seconds):
+            self._are_gaps_slow = True
+        if self._are_gaps_slow:
+            self._pieces.append(seconds)
+
+    def _rest(self) -> None:
+        """A walk has ended, of gaps that were slow."""
+        usual = min(_USUAL_SECONDS, *self._pieces)
+        *costs, longest = sorted(seconds - usual for seconds in self._pieces)
+        self._are_gaps_slow = sum(costs) + longest > SLOW_SECONDS
+        # One piece may have waited for the processor.
+        rest = min(_LONGEST_REST_SECONDS, _REST_FACTOR * sum(costs))
+        self._walk_at = max(self._walk_at, time.monotonic() + rest)
+        self._pieces.clear()
 
     def _all_gaps(self, queues: Mapping[str, bool]) -> list[Gap]:
         return [gap for queue, with_plain in queues.items() for gap in self._gaps_of(queue, with_plain)]
 
     def _gaps_of(self, queue: str, with_plain: bool) -> Iterable[Gap]:
         begin = _BEFORE_ALL if with_plain else _AFTER_PLAIN
-        for place in [*(place for place in self._order.get(queue, ()) if place > begin), _END]:
+        places: Collection[tuple[str, int]] = self._order.get(queue, [])
+        if self._are_gaps_slow:
+            places = sorted({*places, *self._marks.of(queue)})
+        for place in [*(place for place in places if place > begin), _END]:
             yield Gap(queue, *begin, *place)
             begin = place
 
@@ -171,6 +208,7 @@ class Levels:
 
     def _drop(self, place: Place) -> None:
         del self.known[place]
+        self._marks.add(place)
         order = self._order[place.queue]
         del order[bisect.bisect_left(order, place[1:])]
 
@@ -216,16 +254,20 @@ class Levels:
         tasks: Collection[str] | None,
     ) -> None:
         floors = {place: self.known[place].floor if self.are_slow else _BEGINNING for place in places}
+        passed = {place: self.known[place].passed.difference(held.get(place, ())) for place in places}
         began = time.monotonic()
-        without = [job.job_id for place in places for job in held.get(place, ())]
+        without = [job.job_id for place in places for job in (*held.get(place, ()), *passed[place])]
         found = paced.next_jobs(queue, floors, limit=limit, without=without, tasks=tasks)
         self._learn(time.monotonic() - began, len(places))
+        waiting = _waiting(passed)
         for place, jobs in found.items():
-            known = self.known[place]
-            known.jobs, known.is_all, known.read_at = jobs, len(jobs) < limit, time.monotonic()
-            waiting = [*jobs[:1], *held.get(place, ())]
-            known.floor = min([Position(now - MARGIN), *waiting])
-            if not waiting and not self.are_slow:
+            known, grants = self.known[place], held.get(place, ())
+            known.is_all, known.read_at = len(jobs) < limit, time.monotonic()
+            known.passed -= passed[place] - waiting
+            known.floor = min([Position(now - MARGIN), *jobs[:1], *set(grants).difference(known.passed)])
+            late = {job for job in passed[place] & waiting if known.is_all or job < jobs[-1]}
+            known.jobs = sorted([*jobs, *late])
+            if not known.jobs and not grants and not self.are_slow:
                 self._drop(place)
 
     def _learn(self, seconds: float, count: int) -> None:
@@ -251,22 +293,39 @@ class Levels:
                 known.floor, known.read_at = job, 0.0
 
     def _first_due(self, place: Place, begin: datetime, end: datetime) -> Position | None:
-        return claims.first_due(
-            place.queue,
-            lane=place.lane,
-            priority=place.priority,
-            begin=Position(begin),
-            end=Position(end),
-            tasks=self._tasks.get(place.queue, ()),
-        )
+        passed = self.known[place].passed if place in self.known else ()
+        at = Position(begin)
+        while True:
+            found = claims.first_due(
+                place.queue,
+                lane=place.lane,
+                priority=place.priority,
+                begin=at,
+                end=Position(end),
+                tasks=self._tasks.get(place.queue, ()),
+            )
+            if found is None or found not in passed:
+                return found
+            at = found.following
 
     def taken(self, place: Place, job: Position) -> None:
         """A job of a level was granted."""
         self.known[place].jobs.remove(job)
 
     def given_back(self, place: Place, job: Position) -> None:
-        """A job waits for a grant again."""
+        """A job waits for a grant again. Where somebody has locked it, it will not start with the next one either, and
+        reads from a floor before it would walk over all that dies meanwhile."""
         known = self.known.get(place)
-        if known is not None and job not in known.jobs:
+        if known is None or job in known.jobs:
+            return
+        if self.are_slow and len(known.passed) < MOST_PASSED:
+            known.passed.add(job)
+        elif job not in known.passed:
             known.floor = min(known.floor, job)
-            bisect.insort(known.jobs, job)
+        bisect.insort(known.jobs, job)
+
+
+def _waiting(passed: Mapping[Place, Collection[Position]]) -> set[Position]:
+    """Those of these jobs that wait where they did."""
+    named = paced.named_jobs([job.job_id for jobs in passed.values() for job in jobs])
+    return {one.job for one in named if one.job in passed.get(one.level.place, ())}

@@ -7,18 +7,19 @@ of time instead, of which none takes longer than some milliseconds, and what it 
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import transaction
 
-from jobs import claims, paced, settle
-from jobs.below import Position, WalkBelow
+from jobs import claims, settle
+from jobs.below import AtOnce, WalkBelow
 from jobs.live_counts import LiveCount, waiting_queues
-from jobs.paced import Gap, Level, Place
+from jobs.models import ENDED
+from jobs.paced import Place
 from jobs.queues import QUEUES
 from jobs.statements import rows_of
 
@@ -40,19 +41,38 @@ CROSS JOIN LATERAL (
 GROUP BY wanted.queue
 """
 
-# The same of jobs with limits, from a floor on, by lane and priority.
-# Locks: nothing. Index: job_waiting, from that floor on, of each lane and priority.
-# Two at once: they read.
-WAITING_IN_LANES = """
+# The jobs with limits in some ranges of lanes and priorities, each from its begin on and before its end, by queue.
+# Locks: nothing. Index: job_waiting, the entries of those ranges. Two at once: they read.
+WAITING_IN_RANGES = """
 SELECT wanted.queue, sum(counted.number), min(counted.oldest), array_agg(DISTINCT counted.task)
-FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(priorities)s::smallint[], %(floors)s::timestamptz[],
-            %(floor_ids)s::uuid[]) AS wanted (queue, lane, priority, floor, floor_id)
+FROM unnest(%(queues)s::text[], %(lanes)s::text[], %(priorities)s::int[], %(end_lanes)s::text[],
+            %(end_priorities)s::int[]) AS wanted (queue, lane, priority, end_lane, end_priority)
 CROSS JOIN LATERAL (
     SELECT task, count(*) AS number, min(run_at) AS oldest FROM jobs_job
-    WHERE state = 'waiting' AND queue = wanted.queue AND lane = wanted.lane AND priority = wanted.priority
-      AND (run_at, id) >= (wanted.floor, wanted.floor_id)
+    WHERE state = 'waiting' AND queue = wanted.queue AND (lane, priority) >= (wanted.lane, wanted.priority)
+      AND (lane, priority) < (wanted.end_lane, wanted.end_priority)
     GROUP BY task) AS counted
 GROUP BY wanted.queue
+"""
+
+# The jobs of one lane and priority that were due within a span of time.
+# Locks: nothing. Index: job_waiting, the entries of that span. Two at once: they read.
+WAITING_OF_LEVEL = """
+SELECT queue, count(*), min(run_at), array_agg(DISTINCT task) FROM jobs_job
+WHERE state = 'waiting' AND queue = %(queue)s AND lane = %(lane)s AND priority = %(priority)s
+  AND run_at >= %(begin)s AND run_at < %(end)s
+GROUP BY queue
+"""
+
+# Some lanes in which jobs of a queue have ended lately.
+# Locks: nothing. Index: job_ended, so many entries of each state. Two at once: they read.
+ENDED_LANES = """
+SELECT DISTINCT job.lane
+FROM unnest(%(states)s::text[]) AS ended (state)
+CROSS JOIN LATERAL (
+    SELECT lane FROM jobs_job
+    WHERE state IN ('completed', 'failed', 'cancelled', 'expired') AND state = ended.state AND queue = %(queue)s
+    ORDER BY finished_at DESC LIMIT %(limit)s) AS job
 """
 
 # The jobs that were started within a span of time, by queue.
@@ -92,10 +112,11 @@ _REST_SECONDS = 20.0
 # Statements at one look, and the pause between them.
 _AT_ONCE = 20
 _PAUSE_SECONDS = 0.02
-_LANES_AT_ONCE = 100
-# Of those that the leader does not know: so many gaps between those that it knows, and so many that are found there.
-_GAPS_AT_ONCE = 100
-_LEVELS_AT_ONCE = 500
+_RANGES_AT_ONCE = 100
+# So many places are remembered at which a range was slow by itself, and so many levels.
+_MOST_SLOW = 2_000
+_MOST_SLOW_LEVELS = 200
+_ENDED_AT_ONCE = 100
 _DELAYED_AT_ONCE = 1_000
 # Of each queue: what is kept of the tasks that wait.
 _MOST_TASKS = 1_000
@@ -128,19 +149,28 @@ def has_many_dead() -> bool:
     return rows_of(DEAD_ROWS, {})[0][0] > MANY_DEAD
 
 
-class Survey:
-    """The counts of the leader beside an old snapshot; `lanes` are the lanes in which it knows of jobs with limits, and
-    the floor of each. It knows those that it may grant: the others, as of paused queues, are looked for."""
+class Range(NamedTuple):
+    """Lanes and priorities of a queue, from a place on and before an end."""
 
-    def __init__(self, lanes: Callable[[], Mapping[Place, Position]]) -> None:
+    place: Place
+    end: tuple[str, int]
+
+
+class Survey:
+    """The counts of the leader beside an old snapshot; `places` are those in which jobs with limits wait or have died,
+    as far as it knows."""
+
+    def __init__(self, places: Callable[[], Iterable[Place]]) -> None:
         self.is_on = False
-        self._lanes = lanes
+        self._places = places
+        self._ranges = _Ranges(places)
         self._steps: Iterator[None] = iter(())
         self._not_before = 0.0
 
     def begin(self) -> None:
         """Surveys from now on."""
         self.is_on, self._not_before = True, 0.0
+        self._ranges = _Ranges(self._places)
         self._steps = self._survey()
 
     def look(self) -> bool:
@@ -161,39 +191,29 @@ class Survey:
         queues = waiting_queues(QUEUES)
         found: dict[tuple[str, str], _Found] = defaultdict(_Found)
 
-        def add(state: str, begin: datetime, end: datetime) -> None:
-            within = {"queues": queues, "begin": begin, "end": end}
-            for queue, *counted in rows_of(_STATES[state], within):
+        def add(key: str | Place, begin: datetime, end: datetime) -> None:
+            """Of a state, the jobs without limits; or of one level."""
+            statement, state = (_STATES[key], key) if isinstance(key, str) else (WAITING_OF_LEVEL, "waiting")
+            of = {"queues": queues} if isinstance(key, str) else key._asdict()
+            for queue, *counted in rows_of(statement, {**of, "begin": begin, "end": end}):
                 found[queue, state].add(*counted)
 
         for state in ("waiting", "active"):
             add(state, now, _NEVER)
             yield
-        lanes = dict(self._lanes())
-        yield from _find_lanes(queues, lanes)
-        yield from self._count_lanes(list(lanes.items()), found)
+        # Those that are found slow in this survey are counted with their ranges once more.
+        levels = sorted(self._ranges.slow_levels)
+        yield from self._ranges.count(queues, found)
         yield from self._count_delayed_from(now, found)
-        walk: WalkBelow[str, None] = WalkBelow(add)
+        for place in levels:
+            add(place, now, _NEVER)
+            yield
+        keys: list[str | Place] = [*_STATES, *levels]
+        walk: WalkBelow[str | Place, None] = WalkBelow(add)
         while not walk.has_ended:
-            walk.piece((state, now) for state in _STATES)
+            walk.piece((key, now) for key in keys)
             yield
         self._write(queues, found)
-
-    def _count_lanes(
-        self, lanes: list[tuple[Place, Position]], found: Mapping[tuple[str, str], _Found]
-    ) -> Iterator[None]:
-        for start in range(0, len(lanes), _LANES_AT_ONCE):
-            part = lanes[start : start + _LANES_AT_ONCE]
-            parameters = {
-                "queues": [place.queue for place, _ in part],
-                "lanes": [place.lane for place, _ in part],
-                "priorities": [place.priority for place, _ in part],
-                "floors": [floor.run_at for _, floor in part],
-                "floor_ids": [floor.job_id for _, floor in part],
-            }
-            for queue, *counted in rows_of(WAITING_IN_LANES, parameters):
-                found[queue, "waiting"].add(*counted)
-            yield
 
     def _count_delayed_from(self, now: datetime, found: Mapping[tuple[str, str], _Found]) -> Iterator[None]:
         """Those that are not due yet, then those that are held."""
@@ -224,29 +244,71 @@ class Survey:
             )
 
 
-def _find_lanes(queues: Iterable[str], lanes: dict[Place, Position]) -> Iterator[None]:
-    """Adds the lanes of these queues in which others wait, and the first moment of each."""
-    gaps = deque(_gaps(queues, lanes))
-    while gaps:
-        some = [gaps.popleft() for _ in range(min(_GAPS_AT_ONCE, len(gaps)))]
-        found = paced.unknown_levels(some, limit=_LEVELS_AT_ONCE)
-        lanes.update((level.place, Position(level.first_at)) for level in found)
-        if len(found) >= _LEVELS_AT_ONCE:
-            gaps.extend(_beyond(gap, found) for gap in some)
-        yield
+class _Ranges:
+    """Counts the jobs with limits, in ranges of lanes and priorities that are read within a millisecond each."""
+
+    def __init__(self, places: Callable[[], Iterable[Place]]) -> None:
+        self._places = places
+        self._at_once = AtOnce(_RANGES_AT_ONCE, first=1)
+        # Ranges of which some were slow together: they are read one by one. And those that were slow then.
+        self._suspected: set[Place] = set()
+        self._slow: set[Place] = set()
+        # Where ranges were slow twice, and levels that were: of these, spans of time are read.
+        self._borders: set[Place] = set()
+        self.slow_levels: set[Place] = set()
+
+    def count(self, queues: Iterable[str], found: Mapping[tuple[str, str], _Found]) -> Iterator[None]:
+        """All but the slow levels, a statement at a time."""
+        left = deque(self._all(queues))
+        while left:
+            some = [left.popleft()]
+            if some[0].place not in self._suspected:
+                while left and len(some) < self._at_once.number and left[0].place not in self._suspected:
+                    some.append(left.popleft())
+            began = time.monotonic()
+            for queue, *counted in rows_of(WAITING_IN_RANGES, _parameters(some)):
+                found[queue, "waiting"].add(*counted)
+            self._learn(some, time.monotonic() - began)
+            yield
+
+    def _all(self, queues: Iterable[str]) -> Iterator[Range]:
+        borders = sorted({*self._places(), *self._borders})
+        for queue in queues:
+            begin = _AFTER_PLAIN
+            for end in [*(place[1:] for place in borders if place.queue == queue and place.lane), _END]:
+                if Place(queue, *begin) not in self.slow_levels:
+                    yield Range(Place(queue, *begin), end)
+                begin = end
+
+    def _learn(self, some: list[Range], seconds: float) -> None:
+        is_slow, first = self._at_once.learn(seconds), some[0]
+        if is_slow and len(some) > 1:
+            if len(self._suspected) < _MOST_SLOW:
+                self._suspected.update(one.place for one in some)
+        elif is_slow and first.place in self._slow:
+            self._divide(first)
+        elif is_slow:
+            self._slow.add(first.place)
+        elif len(some) == 1:
+            self._slow.discard(first.place)
+            self._suspected.discard(first.place)
+
+    def _divide(self, slow: Range) -> None:
+        """The next survey reads less at once: spans of time of one level, or else the levels of the first lane of this
+        range, and from one to the next of some lanes behind it."""
+        queue, lane, priority = slow.place
+        if len(self._borders) >= _MOST_SLOW:
+            return
+        self._borders.update(Place(queue, lane, level) for level in range(11))
+        if slow.end == (lane, priority + 1):
+            if len(self.slow_levels) < _MOST_SLOW_LEVELS:
+                self.slow_levels.add(slow.place)
+            return
+        rows = rows_of(ENDED_LANES, {"queue": queue, "states": list(ENDED), "limit": _ENDED_AT_ONCE})
+        self._borders.update(Place(queue, ended, 0) for [ended] in rows if lane < ended <= slow.end[0])
 
 
-def _gaps(queues: Iterable[str], lanes: Iterable[Place]) -> Iterator[Gap]:
-    known = sorted(lanes)
-    for queue in queues:
-        begin = _AFTER_PLAIN
-        for end in [*(place[1:] for place in known if place.queue == queue), _END]:
-            yield Gap(queue, *begin, *end)
-            begin = end
-
-
-def _beyond(gap: Gap, found: Iterable[Level]) -> Gap:
-    """What is left of a gap behind those that were found there."""
-    begin, end = (gap.lane, gap.priority), (gap.end_lane, gap.end_priority)
-    inside = [level.place[1:] for level in found if level.place.queue == gap.queue and begin < level.place[1:] < end]
-    return Gap(gap.queue, *max(inside, default=begin), *end)
+def _parameters(ranges: Sequence[Range]) -> dict[str, list[Any]]:
+    names = ("queues", "lanes", "priorities", "end_lanes", "end_priorities")
+    columns = zip(*((*one.place, *one.end) for one in ranges), strict=True)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}

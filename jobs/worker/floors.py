@@ -11,6 +11,7 @@ A floor passes over a job that somebody else holds, who in most cases is claimin
 remembered, and looked at again until nothing waits there.
 """
 
+import bisect
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -22,8 +23,9 @@ from jobs.statements import round_trip_seconds
 
 # Floors are used after so many slow claims or looks in a row.
 _SLOW_CLAIMS = 3
-# Between two looks at what was passed over.
+# Between two looks at what was passed over: of each priority, at most so many spans.
 _PASSED_SECONDS = 1.0
+MOST_PASSED = 8
 _PRIORITIES = range(10)
 
 
@@ -36,8 +38,8 @@ class Floors:
         self._floors: dict[int, Position] | None = None
         self._clock = _Clock()
         self._walk = WalkBelow(self._first_due)
-        # Of a priority, the span in which jobs wait below its floor that somebody held.
-        self._passed: dict[int, tuple[Position, Position]] = {}
+        # Of a priority, the spans in which jobs wait below its floor that somebody held, in their order.
+        self._passed: dict[int, list[tuple[Position, Position]]] = {}
         self._look_at = 0.0
 
     @property
@@ -60,9 +62,10 @@ class Floors:
             # What waits there and was not claimed is held by somebody, or its queue is paused.
             floor = max(self._floors[priority], min(head or highest, highest))
             claimed_at = min(first.get(priority, floor), highest)
-            # One span is remembered. A floor passes over no other job until it is forgotten.
-            if claimed_at > floor and priority not in self._passed:
-                self._passed[priority] = (floor, claimed_at)
+            # Where too many spans are remembered, a floor passes over no other job until one is forgotten.
+            passed = self._passed.setdefault(priority, [])
+            if claimed_at > floor and len(passed) < MOST_PASSED:
+                bisect.insort(passed, (floor, claimed_at))
                 floor = claimed_at
             self._floors[priority] = floor
 
@@ -98,21 +101,22 @@ class Floors:
 
     def _look_at_passed(self, floors: dict[int, Position]) -> None:
         """What somebody held and holds no more lowers its floor. A span in which nothing waits is forgotten."""
-        for priority, (begin, end) in list(self._passed.items()):
-            free = self._first_between(priority, begin, end, is_free=True)
-            if free is not None:
-                floors[priority] = min(floors[priority], free)
-            if free is not None or self._first_between(priority, begin, end) is None:
-                del self._passed[priority]
+        for priority, spans in self._passed.items():
+            for span in spans.copy():
+                free = self._first_between(priority, *span, is_free=True)
+                if free is not None:
+                    floors[priority] = min(floors[priority], free)
+                if free is not None or self._first_between(priority, *span) is None:
+                    spans.remove(span)
 
     def _first_due(self, priority: int, begin: datetime, end: datetime) -> Position | None:
         """For the walk. What was passed over is looked at by itself: the walk would bring the floor back to it as long
         as somebody holds it."""
-        first, last = Position(begin), Position(end)
-        before, behind = self._passed.get(priority, (last, last))
-        for part in ((first, min(last, before)), (max(first, behind), last)):
-            if part[0] < part[1] and (found := self._first_between(priority, *part)) is not None:
+        at, last = Position(begin), Position(end)
+        for before, behind in [*self._passed.get(priority, ()), (last, last)]:
+            if at < (until := min(last, before)) and (found := self._first_between(priority, at, until)) is not None:
                 return found
+            at = max(at, behind)
         return None
 
     def _first_between(

@@ -99,7 +99,7 @@ class LedgerStep(bootsteps.StartStopStep):
         else:
             dispatcher.own += [limits.run_once] if is_guest else [limits.run_once, shutdown.replace_the_stuck]
         prompt = PromptThread(leads=lambda: dispatcher.leads, record=dispatcher.record)
-        dispatcher.slow.counts.lanes = prompt.pacer.levels.lanes
+        dispatcher.slow.counts.places = prompt.pacer.levels.places
         self.threads = [
             lease.LeaseThread(
                 slot_count=lambda: claims.intake.slot_count,

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 
 
 def rows_read(sql: str, parameters: dict[str, Any] | None = None) -> int:
@@ -28,3 +28,18 @@ def pages_read(sql: str, parameters: dict[str, Any] | None = None) -> int:
         (plans,) = cursor.fetchone()
     plan = (json.loads(plans) if isinstance(plans, str) else plans)[0]["Plan"]
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+_ENTRIES = """
+SELECT sum(pg_stat_get_xact_tuples_returned(indexrelid)) FROM pg_index WHERE indrelid = 'jobs_job'::regclass
+"""
+
+
+def entries_read(sql: str, parameters: dict[str, Any] | None = None) -> int:
+    """How many entries of the job table's indexes a query looks at, those of dead rows included."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        counts = []
+        for statement in (_ENTRIES, sql, _ENTRIES):
+            cursor.execute(statement, parameters if statement is sql else None)
+            counts.append(cursor.fetchone())
+    return int(counts[2][0] - counts[0][0])

@@ -28,6 +28,7 @@ AN_HOUR = timedelta(hours=1)
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WALK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_REST_FACTOR", 0)
 
 
 def job_of(key: str, **fields: Any) -> Job:
@@ -178,6 +179,68 @@ def test_a_floor_is_below_what_waits_and_what_has_a_grant() -> None:
     levels.known[place_of("t")].jobs.clear()
     look(levels)
     assert ids(levels, place_of("t")) == [old.pk, new.pk]
+
+
+@pytest.mark.django_db
+def test_a_floor_passes_over_jobs_that_had_a_grant_and_did_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    # However slow the machine is.
+    monkeypatch.setattr(below, "_PIECE_SECONDS", 3600)
+    place, levels = place_of("t"), slow()
+    begin = claims.now() - AN_HOUR
+    jobs = [job_of("t", run_at=begin + number * timedelta(minutes=1)) for number in range(4)]
+    look(levels)
+
+    def read() -> None:
+        levels.known[place].read_at = 0.0
+        look(levels)
+
+    # Two that somebody has locked: their grants were taken, and they wait.
+    for known in levels.known[place].jobs[:2]:
+        levels.taken(place, known)
+        levels.given_back(place, known)
+    read()
+    assert levels.known[place].floor == Position(begin + timedelta(minutes=2), jobs[2].pk)
+    assert ids(levels, place) == [job.pk for job in jobs]
+    # Those behind them end: what they leave is not walked over, and a walk below the floor does not bring it back.
+    for job in jobs[2:]:
+        Job.objects.filter(pk=job.pk).update(state="cancelled", finished_at=Now())
+    read()
+    assert levels.known[place].floor > Position(begin + timedelta(minutes=4))
+    levels.look_below(TASKS)
+    for _ in range(20):
+        levels._walk_below._at = 0.0
+        levels.look_below(TASKS)
+    assert levels.known[place].floor > Position(begin + timedelta(minutes=4))
+    # One of them holds a grant, the other is gone.
+    held = {place: levels.known[place].jobs[1:2]}
+    levels.known[place].jobs.clear()
+    Job.objects.filter(pk=jobs[0].pk).update(state="cancelled", finished_at=Now())
+    levels.known[place].read_at = 0.0
+    look(levels, held=held)
+    assert ids(levels, place) == []
+    assert {job.job_id for job in levels.known[place].passed} == {jobs[1].pk}
+    # A late one beside them is found by the walk.
+    late = job_of("t", run_at=begin + timedelta(seconds=90))
+    for _ in range(40):
+        levels._walk_below._at = 0.0
+        levels.look_below(TASKS)
+    read()
+    assert ids(levels, place) == [jobs[1].pk, late.pk]
+
+
+@pytest.mark.django_db
+def test_a_floor_passes_over_no_more_than_some() -> None:
+    place, levels = place_of("t"), slow()
+    begin = claims.now() - AN_HOUR
+    jobs = [job_of("t", run_at=begin + number * timedelta(minutes=1)) for number in range(module.MOST_PASSED + 2)]
+    look(levels, wanted=100)
+    for known in levels.known[place].jobs[: module.MOST_PASSED + 1]:
+        levels.taken(place, known)
+        levels.given_back(place, known)
+    levels.known[place].read_at = 0.0
+    look(levels, wanted=1)
+    assert levels.known[place].floor.job_id == jobs[module.MOST_PASSED].pk
+    assert ids(levels, place) == [job.pk for job in jobs]
 
 
 def run_at(job: Job) -> datetime:

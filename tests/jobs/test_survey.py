@@ -1,5 +1,6 @@
 """What the leader counts beside an old snapshot, and what is told then."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import product
@@ -11,9 +12,9 @@ from django.db.models import Count, F, Min
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from jobs import claims, health, live_counts, paced, selectors
-from jobs.below import BEGINNING, Position
+from jobs import below, claims, health, live_counts, paced, selectors
 from jobs.dispatcher import counting, survey
+from jobs.dispatcher import levels as levels_module
 from jobs.dispatcher.counting import Walk
 from jobs.dispatcher.levels import Levels
 from jobs.live_counts import LiveCount
@@ -22,6 +23,7 @@ from jobs.paced import Place
 from jobs.queues import QUEUES
 from tests.jobs.connections import another_connection, over, somebody_waits_for_a_lock
 from tests.jobs.factories import make_job, make_worker
+from tests.jobs.plans import entries_read
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -37,12 +39,12 @@ def walk(monkeypatch: pytest.MonkeyPatch) -> Walk:
     monkeypatch.setattr(counting, "SLOW_FACTOR", 0)
     monkeypatch.setattr(survey, "MANY_DEAD", -1)
     monkeypatch.setattr(survey, "_DELAYED_AT_ONCE", 3)
-    monkeypatch.setattr(survey, "_LANES_AT_ONCE", 2)
+    monkeypatch.setattr(survey, "_RANGES_AT_ONCE", 2)
+    for module in (survey, below):
+        monkeypatch.setattr(module, "_PAUSE_SECONDS", 0)
     found = Walk()
-    found.lanes = lambda: {
-        level.place: Position(level.first_at)
-        for level in paced.unknown_levels([paced.Gap(name, "", 10, "\U0010ffff", 0) for name in QUEUES], limit=100)
-    }
+    gaps = [paced.Gap(name, "", 10, "\U0010ffff", 0) for name in QUEUES]
+    found.places = lambda: [level.place for level in paced.unknown_levels(gaps, limit=100)]
     return found
 
 
@@ -92,22 +94,26 @@ def test_all_that_lives_is_counted(walk: Walk) -> None:
     }
 
 
-@pytest.mark.parametrize("most_found", [3, 100])
-def test_jobs_with_limits_are_counted_where_the_leader_knows_none_of_their_levels(
-    walk: Walk, monkeypatch: pytest.MonkeyPatch, most_found: int
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_jobs_with_limits_are_counted_wherever_they_wait(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch, is_slow: bool
 ) -> None:
     # As in a queue that is paused or has no worker, in one that nobody declares, and where Redis is away.
-    monkeypatch.setattr(survey, "_LEVELS_AT_ONCE", most_found, raising=False)
-    for queue, number, priority in product(["crm", "default", "nobody's"], range(4), [0, 4]):
+    monkeypatch.setattr(below.AtOnce, "learn", lambda *_: is_slow)
+    for queue, number, priority in product(["crm", "default", "nobody's"], range(4), [0, 4, 9]):
         lane = LANE.replace("k", f"k{number}")
-        for _ in range(2):
-            make_job(queue=queue, lane=lane, rate_key=f"k{number}", priority=priority, task="keyed")
-    some = Place("crm", LANE.replace("k", "k1"), 4)
-    walk.lanes = lambda: {some: Position(BEGINNING)}
-    survey_all(walk)
-    told = live_counts.live(QUEUES)
-    assert {one.queue: one.count for one in told} == {"crm": 16, "default": 16, "nobody's": 16}
-    assert (live_counts.surveyed_tasks() or {})["default"] == {"keyed"}
+        for age in AGES[-2:]:
+            make_job(queue=queue, lane=lane, rate_key=f"k{number}", priority=priority, task="keyed", run_at=Now() - age)
+    make_job(queue="default", lane=LANE, rate_key="k", state="completed", finished_at=Now())
+    some = [Place("crm", LANE.replace("k", "k1"), 4), Place("default", LANE.replace("k", "k2"), -1)]
+    walk.places = lambda: some
+    # Where each range is slow, each survey reads smaller ones than the last.
+    for _ in range(8 if is_slow else 1):
+        survey_all(walk)
+        told = live_counts.live(QUEUES)
+        assert {one.queue: one.count for one in told} == {"crm": 24, "default": 24, "nobody's": 24}
+        assert (live_counts.surveyed_tasks() or {})["default"] == {"keyed"}
+    assert bool(walk._survey._ranges.slow_levels) is is_slow
 
 
 def test_jobs_of_unknown_tasks_are_counted_below_the_floors_of_their_levels(walk: Walk) -> None:
@@ -119,10 +125,50 @@ def test_jobs_of_unknown_tasks_are_counted_below_the_floors_of_their_levels(walk
     levels.are_slow = True
     levels.walk({"default": False})
     levels.read({"default": 5}, now=claims.now(), held={}, tasks={"default": ["known"]})
-    walk.lanes = levels.lanes
+    walk.places = levels.places
     survey_all(walk)
     assert [one.count for one in live_counts.live(QUEUES)] == [2]
     assert selectors.unknown_tasks() == {"default": {"unknown"}}
+
+
+def test_beside_an_old_snapshot_no_statement_reads_many_of_the_lanes_that_died(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels_module, "MOST_LEVELS", 20)
+    monkeypatch.setattr(levels_module, "WALK_SECONDS", 0)
+    monkeypatch.setattr(below.AtOnce, "learn", lambda *_: True)
+    levels, tasks = Levels(), {"default": None}
+    monkeypatch.setattr(walk, "places", levels.places)
+    with another_connection() as other:
+        with other.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT count(*) FROM jobs_job")
+        dead = 4_000
+        for begin in range(0, dead // 10, 20):
+            keys = [f"k{number}" for number in range(begin, begin + 20) for _ in range(10)]
+            jobs = Job.objects.bulk_create(
+                Job(task="t", queue="default", state="waiting", lane=LANE.replace("k", key), rate_key=key)
+                for key in keys
+            )
+            levels.hear([job.pk for job in jobs], tasks)
+            levels.read({"default": 5}, now=claims.now(), held={}, tasks=tasks)
+            Job.objects.filter(state="waiting").update(state="completed", finished_at=Now())
+        levels._are_gaps_slow, levels._at_once.number = True, 1
+        looks = []
+
+        def listen(execute: Callable[..., Any], sql: str, parameters: Any, many: bool, context: Any) -> Any:
+            if sql in (survey.WAITING_IN_RANGES, paced.UNKNOWN_LEVELS):
+                looks.append((sql, parameters))
+            return execute(sql, parameters, many, context)
+
+        with connection.execute_wrapper(listen):
+            while not levels.is_walked:
+                levels.walk({"default": False})
+            for _ in range(3):
+                survey_all(walk)
+        read = [entries_read(sql, parameters) for sql, parameters in looks]
+        assert sum(read) > dead
+        assert max(read) < dead / 10
 
 
 def test_questions_count_nothing_while_the_leader_surveys(walk: Walk) -> None:
@@ -161,6 +207,16 @@ def test_once_the_dead_are_gone_jobs_are_counted_at_each_question(walk: Walk, mo
     assert [one.count for one in live_counts.live(QUEUES)] == [2]
 
 
+def test_the_next_leader_goes_on_with_surveys_without_a_count(walk: Walk) -> None:
+    make_job()
+    survey_all(walk)
+    following = Walk()
+    with CaptureQueriesContext(connection) as queries:
+        following.run_once()
+    assert following._survey.is_on
+    assert not any("FROM jobs_job" in query["sql"] for query in queries)
+
+
 def test_two_surveys_that_end_at_once_both_write(walk: Walk) -> None:
     make_job()
     survey_all(walk)
@@ -195,11 +251,11 @@ def write_again(walk: Walk) -> None:
 
 def test_a_survey_that_fails_is_made_anew(walk: Walk) -> None:
     make_job()
-    lanes, walk.lanes = walk.lanes, lambda: {Place("default", "", 10**6): Position(BEGINNING)}
+    places, walk.places = walk.places, lambda: [Place("default", "\0", 0)]
     walk.run_once()
-    with pytest.raises(Exception, match="smallint"):
+    with pytest.raises(Exception, match="NUL"):
         walk.run_once()
-    walk.lanes = lanes
+    walk.places = places
     survey_all(walk)
     assert [one.count for one in live_counts.live(QUEUES)] == [1]
 
