@@ -3,14 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from celery._state import _task_stack
 from celery.app.task import Context
+from django.contrib.auth.models import Group
 
-from jobs.worker import identity
+from jobs.models import Attempt, Job, JobEvent
+from jobs.worker import identity, lease
 from jobs.worker.requests import headers_of
+from tests.jobs.factories import make_worker
+
+# However slow the machine is, a lease runs out and a job is due when the model says so. In seconds.
+LEASE_SECONDS = LATER = 86_400
+HALF_A_LEASE = timedelta(seconds=LEASE_SECONDS / 2)
 
 
 @dataclass
@@ -64,3 +72,14 @@ def running_on(worker_id: UUID, task: Any = None, request: Any = None) -> Iterat
         if task is not None:
             task.request_stack.pop()
             _task_stack.pop()
+
+
+def fresh_worker() -> UUID:
+    """A worker that has just started. Of slots it has enough: nothing that it claims waits for one."""
+    worker_id: UUID = make_worker(concurrency=100, lease_expires_at=lease.lease_end()).pk
+    return worker_id
+
+
+def everything() -> list[Any]:
+    """All that a run could have changed."""
+    return [list(model.objects.order_by("pk").values()) for model in (Job, Attempt, JobEvent, Group)]

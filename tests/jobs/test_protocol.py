@@ -23,6 +23,7 @@ from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+from django.db.models import F
 from django.db.models.functions import Now
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -40,8 +41,7 @@ from jobs.worker import identity, lease
 from jobs.worker.audit import Audit
 from jobs.worker.requests import claimed, delivery_of, headers_of
 from tests.jobs.connections import row_locked_by_somebody_else
-from tests.jobs.expected import Expected, Run, running_on
-from tests.jobs.factories import make_worker
+from tests.jobs.expected import HALF_A_LEASE, LATER, LEASE_SECONDS, Expected, Run, everything, fresh_worker, running_on
 from tests.variants import examples
 
 ARROWS = {(str(arrow.source), str(arrow.target)) for arrow in TRANSITIONS}
@@ -71,9 +71,8 @@ SIGNALS = {
 }
 
 
-# However slow the machine is, a retry is due when the model says so.
 @shared_task(
-    bind=True, queue="default", autoretry_for=(OSError,), max_retries=1, retry_backoff=600, retry_backoff_max=600
+    bind=True, queue="default", autoretry_for=(OSError,), max_retries=1, retry_backoff=LATER, retry_backoff_max=LATER
 )
 def plain(self: Any, name: str) -> str:
     return name
@@ -94,10 +93,10 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.expected: dict[UUID, Expected] = {}
         self.runs: list[Run] = []
-        # Of slots they have enough: nothing that they claim waits for one.
-        self.workers = [make_worker(concurrency=100).pk for _ in range(2)]
+        self.workers = [fresh_worker() for _ in range(2)]
         self.dead: set[UUID] = set()
-        self.silent: set[UUID] = set()
+        # How many halves of its lease have passed since a worker gave a sign of life.
+        self.halves_passed: Counter[UUID] = Counter()
         self.paused = False
         self.names = 0
         self.effects = 0
@@ -182,7 +181,7 @@ class Protocol(RuleBasedStateMachine):
         """The call becomes a job, takes the place of one that never started, or comes after one that has."""
         self.names += 1
         name = f"latest {self.names}"
-        options = {"countdown": 600} if delayed else {}
+        options = {"countdown": LATER} if delayed else {}
         result = task.apply_async((name,), dedup_key="key", dedup_latest=True, link=link and plain.si(link), **options)
         job_id, state = UUID(result.id), "delayed" if delayed else "waiting"
         latest = Expected(job_id, task, name, state, due=not delayed, key="key", link=link)
@@ -208,7 +207,7 @@ class Protocol(RuleBasedStateMachine):
         priority: int = 5,
     ) -> UUID:
         name = f"job {len(self.expected)}"
-        options = {"priority": priority, **({"countdown": 600} if delayed else {})}
+        options = {"priority": priority, **({"countdown": LATER} if delayed else {})}
         result = task.apply_async((name,), dedup_key=key, link=link and plain.si(link), **options)
         job_id, state = UUID(result.id), "delayed" if delayed else "waiting"
         # With the key of a live job, it is that job.
@@ -335,7 +334,7 @@ class Protocol(RuleBasedStateMachine):
                 elif end == "raise":
                     raise ValueError("broken")
                 elif end.startswith("retry"):
-                    raise task.retry(countdown=0 if end == "retry now" else 600)
+                    raise task.retry(countdown=0 if end == "retry now" else LATER)
                 elif end == "ignore":
                     backend.mark_as_left(job_id, Ignore(), request)
                 elif end == "interrupted":
@@ -383,19 +382,25 @@ class Protocol(RuleBasedStateMachine):
         assert refused == (not owns and write != "custom state")
 
     def happen_to_a_worker(self, draw: Draw) -> None:
-        events = [self._silence, self._silence, self._renewal, self._restart, self._audit]
+        waits = [self._silence, self._silence, self._half_a_lease, self._half_a_lease]
+        events = [*waits, self._renewal, self._restart, self._audit]
         draw(st.sampled_from(events))(draw(st.sampled_from(self.workers)))
 
     def _silence(self, worker_id: UUID) -> None:
         """A worker is killed, frozen or cut off: its lease runs out."""
-        self.silent.add(worker_id)
+        self.halves_passed[worker_id] = 2
         Worker.objects.filter(pk=worker_id).update(lease_expires_at=Now() + PAST)
+
+    def _half_a_lease(self, worker_id: UUID) -> None:
+        """For so long a worker gives no sign of life: once is no silence, twice is."""
+        self.halves_passed[worker_id] += 1
+        Worker.objects.filter(pk=worker_id).update(lease_expires_at=F("lease_expires_at") - HALF_A_LEASE)
 
     def _renewal(self, worker_id: UUID) -> None:
         """A worker gives a sign of life, perhaps too late."""
         with running_on(worker_id):
             assert lease.renew() is (worker_id not in self.dead)
-        self.silent.discard(worker_id)
+        self.halves_passed[worker_id] = 0
 
     def _restart(self, worker_id: UUID) -> None:
         """A worker ends, hands back what it runs, and another takes its place."""
@@ -409,7 +414,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _replacement(self, worker_id: UUID) -> UUID:
         """A supervisor starts another worker in the place of one that is gone."""
-        self.workers[self.workers.index(worker_id)] = fresh = make_worker(concurrency=100).pk
+        self.workers[self.workers.index(worker_id)] = fresh = fresh_worker()
         return fresh
 
     def _audit(self, worker_id: UUID) -> None:
@@ -433,7 +438,7 @@ class Protocol(RuleBasedStateMachine):
         rescuer._not_before = time.monotonic()
         with row_locked_by_somebody_else(locked.job_id if locked else None):
             rescuer.run_once()
-        self.dead |= self.silent
+        self.dead |= {worker_id for worker_id, count in self.halves_passed.items() if count >= 2}
         for job in list(self.expected.values()):
             if job.owner and job.owner.worker_id in self.dead and not (locked and locked.job_id == job.id):
                 self.stalls(job)
@@ -562,11 +567,6 @@ class Protocol(RuleBasedStateMachine):
         assert Group.objects.count() == self.effects
 
 
-def everything() -> list[Any]:
-    """All that a run could have changed."""
-    return [list(model.objects.order_by("pk").values()) for model in (Job, Attempt, JobEvent, Group)]
-
-
 # Half a minute on a machine that does nothing else, and many times as long with `--all`.
 @pytest.mark.timeout(1800)
 @pytest.mark.django_db(transaction=True)
@@ -577,6 +577,7 @@ def test_whatever_workers_dispatcher_and_operator_do_in_whatever_order_the_proto
     count = examples(share=0.06)
     # Put back at the end: this process is no worker.
     monkeypatch.setattr(identity, "_incarnation", None)
+    monkeypatch.setattr(django_settings, "JOBS_LEASE_SECONDS", LEASE_SECONDS)
     run_state_machine_as_test(
         Protocol,
         settings=settings(
