@@ -19,12 +19,21 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-# Comments, and what is quoted; names in quotes.
+# Comments, and what is quoted; names in quotes. https://www.postgresql.org/docs/current/sql-syntax-lexical.html
+# A name may contain dollars, so none of these begins in the middle of one.
+_IN_A_NAME = r"[A-Za-z0-9_$\x80-\U0010ffff]"
+_LINE = r"--[^\n\r]*"
+_ESCAPED = r"'[^'\\]*(?:(?:''|\\.)[^'\\]*)*'"
 _NO_STATEMENT = re.compile(
-    r"""--[^\n]*|/\*.*?\*/|\b[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|"""
-    r"""(?P<name>"(?:[^"]|"")*")""",
+    rf"(?P<block>/\*)|{_LINE}|"
+    # Text that goes on in another line has the escapes of its beginning.
+    rf"(?<!{_IN_A_NAME})[eE]{_ESCAPED}(?:[ \t\f\v]*(?:{_LINE})?[\n\r](?:\s|{_LINE}[\n\r])*{_ESCAPED})*|"
+    r"'[^']*(?:''[^']*)*'|"
+    rf"(?<!{_IN_A_NAME})\$(?P<tag>(?:(?![0-9$]){_IN_A_NAME}(?:(?!\$){_IN_A_NAME})*)?)\$.*?\$(?P=tag)\$|"
+    r'(?P<name>"[^"]*(?:""[^"]*)*")',
     re.DOTALL,
 )
+_EDGE_OF_A_COMMENT = re.compile(r"/\*|\*/")
 # A function in SQL, whose body ends as a transaction may.
 _FUNCTION = re.compile(
     r"((?:^|;)\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b[^;]*?)"
@@ -40,8 +49,9 @@ _AT_THE_BEGINNING = re.compile(
     re.IGNORECASE,
 )
 _ANYWHERE = re.compile(
-    r"(?P<local>\bset_config\s*\([^()]*,\s*true\s*\))|"
-    r"(?P<session>\bset_config\s*\(|\bpg_(?:try_)?advisory_lock|\bpg_temp\b|\bINTO\s+TEMP|\bsetseed\s*\(|\bdblink_connect)",
+    r'(?P<local>\bset_config"?\s*\([^()]*,\s*true\s*\))|'
+    r'(?P<session>\bset_config"?\s*\(|\bsetseed"?\s*\(|\bpg_(?:try_)?advisory_lock|\bpg_temp\b|\bdblink_connect|'
+    r"\bINTO\s+(?:(?:GLOBAL|LOCAL)\s+)?TEMP)",
     re.IGNORECASE,
 )
 # Parameters of the session that somebody has set go back to what the connection began with, for this transaction.
@@ -142,16 +152,30 @@ def _note(physical: Any, query: Any) -> None:
 @lru_cache(maxsize=1024)
 def change_by(statement: str) -> Change:
     """What a statement changes, as far as its text tells. What a function of the database's own does is not seen."""
-    text = _NO_STATEMENT.sub(_without_quoted, statement)
-    text = _FUNCTION.sub(r"\1", text)
+    text = _FUNCTION.sub(r"\1", _statements_of(statement))
     found = {match.lastgroup for pattern in (_AT_THE_BEGINNING, _ANYWHERE) for match in pattern.finditer(text)}
     return Change(*(name in found for name in ("session", "local", "ends")))
 
 
-def _without_quoted(match: re.Match[str]) -> str:
-    """Nothing but a name, in which nothing reads like a statement."""
-    name = match["name"]
-    return " " if name is None else re.sub(r"\W", "_", name[1:-1]).join('""')
+def _statements_of(statement: str) -> str:
+    """The text without comments and what is quoted; in names nothing reads like a statement."""
+    parts, begin = [], 0
+    while hidden := _NO_STATEMENT.search(statement, begin):
+        parts.append(statement[begin : hidden.start()])
+        name = hidden["name"]
+        parts.append(" " if name is None else re.sub(r"\W", "_", name[1:-1]).join('""'))
+        begin = hidden.end() if hidden["block"] is None else _end_of_comment(statement, hidden.end())
+    return "".join([*parts, statement[begin:]])
+
+
+def _end_of_comment(statement: str, begin: int) -> int:
+    """Where a comment between `/*` and `*/` ends, in which there may be others."""
+    depth = 1
+    for edge in _EDGE_OF_A_COMMENT.finditer(statement, begin):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(statement)
 
 
 def is_changed(connection: Any) -> bool:

@@ -154,8 +154,9 @@ def ends_its_fence(how: str) -> None:
         "CREATE FUNCTION pg_temp.answer() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 2 END; END",
         'SELECT 1 AS "an; END"',
         r"SELECT E'it\'s; COMMIT'",
+        "/* /* */; COMMIT */ SELECT 1",
     ],
-    ids=["function", "name", "text"],
+    ids=["function", "name", "text", "comment"],
 )
 def test_what_only_reads_like_the_end_of_a_transaction_ends_none(statement: str) -> None:
     answers_in_its_transaction.delay(statement)
@@ -171,8 +172,10 @@ def test_what_only_reads_like_the_end_of_a_transaction_ends_none(statement: str)
         'SELECT 1 AS "CREATE FUNCTION BEGIN ATOMIC"; COMMIT; END',
         "SELECT begin atomic FROM (SELECT 1 AS begin) AS one; COMMIT; END",
         "CREATE FUNCTION pg_temp.answer() RETURNS int BEGIN ATOMIC SELECT 1; END; COMMIT",
+        "/* /* */ */ COMMIT",
+        "SELECT 1 AS a$$; COMMIT; SELECT 2 AS b$$",
     ],
-    ids=["quote", "two", "name", "column", "function"],
+    ids=["quote", "two", "name", "column", "function", "comment", "dollars"],
 )
 def test_the_end_of_a_transaction_is_seen_behind_what_hides_it(statement: str) -> None:
     answers_in_its_transaction.delay(statement)
