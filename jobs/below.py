@@ -38,8 +38,10 @@ _MOST_PIECES_EACH = 20
 _REST_FACTOR = 100
 _LONGEST_REST_SECONDS = 10.0
 
-# One statement that takes longer than this reads less the next time, and one that takes no longer than a piece more.
+# Statements that take longer than this read less the next time, and one that takes no longer than a piece reads more.
+# Beside it, what each part of a walk takes, and each thing that is found.
 _SLOW_STATEMENT_SECONDS = 0.0015
+_SECONDS_PER_PART = 0.00001
 
 Key = TypeVar("Key")
 Found = TypeVar("Found")
@@ -67,21 +69,25 @@ _INSTANT = timedelta(microseconds=1)
 
 
 class AtOnce:
-    """How many parts of a walk one statement reads: half as many once it took more than about a millisecond, and twice
-    as many, up to `most`, while it is quick."""
+    """How many parts of a walk one statement reads: half as many once two in a row took more than about a millisecond
+    beside what they are for, and twice as many, up to `most`, while it is quick."""
 
     def __init__(self, most: int, *, first: int | None = None) -> None:
-        self.most = most
+        self._most = most
         self.number = first or most
+        self._was_slow = False
 
-    def learn(self, seconds: float) -> bool:
-        """One statement has taken so long; returns whether that is slow, and not for a slow machine."""
-        if seconds > _SLOW_STATEMENT_SECONDS and seconds > SLOW_FACTOR * round_trip_seconds():
+    def learn(self, seconds: float, *, found: int) -> bool:
+        """One statement has taken so long and found so much; returns whether that is slow, and not for a slow
+        machine."""
+        beside = seconds - (self.number + found) * _SECONDS_PER_PART
+        is_slow = beside > _SLOW_STATEMENT_SECONDS and seconds > SLOW_FACTOR * round_trip_seconds()
+        if is_slow and self._was_slow:
             self.number = max(1, self.number // 2)
-            return True
-        if seconds < _PIECE_SECONDS:
-            self.number = min(self.most, 2 * self.number)
-        return False
+        elif beside < _PIECE_SECONDS:
+            self.number = min(self._most, 2 * self.number)
+        self._was_slow = is_slow
+        return is_slow
 
 
 class WalkBelow(Generic[Key, Found]):

@@ -29,13 +29,15 @@ from jobs.statements import round_trip_seconds
 
 # Beyond this, the one that has been known for longest is forgotten, until the walk comes to it again.
 MOST_LEVELS = 2_000
-# From the begin of a walk to that of the next one. After one that has read much that died, so many times its cost, up
-# to a longest pause.
+# From the begin of a walk to that of the next one. After one that has read much that died and found nothing, so many
+# times its cost, up to a longest pause.
 WALK_SECONDS = 0.5
 _REST_FACTOR = 100
 _LONGEST_REST_SECONDS = 10.0
 # What a statement takes that reads next to nothing, at most.
 _USUAL_SECONDS = 0.0005
+# Statements that were slow, until marks are used.
+_SLOW_PIECES = 2
 # At one look.
 GAPS_AT_ONCE = 100
 LEVELS_AT_ONCE = 100
@@ -82,8 +84,11 @@ class Levels:
         self.is_walked = False
         self._marks = Marks()
         self._at_once = AtOnce(GAPS_AT_ONCE)
-        # Whether gaps hold much that died, and the seconds of each statement of this walk.
+        # Whether gaps hold much that died, and how many statements were slow. Of this walk, whether it has found any
+        # level, and the seconds of each statement.
         self._are_gaps_slow = False
+        self._slow_pieces = 0
+        self._has_found = False
         self._pieces: list[float] = []
         self._slow_count = 0
         self.are_slow = False
@@ -142,31 +147,34 @@ class Levels:
         began = time.monotonic()
         found = paced.unknown_levels(piece, limit=GAPS_AT_ONCE)
         if taken:
-            self._learn_of_gaps(time.monotonic() - began)
+            self._learn_of_gaps(time.monotonic() - began, len(found))
         for level in found:
             self._know(level)
         if len(found) >= GAPS_AT_ONCE:
             # There may be more in them.
             self._gaps.extendleft(reversed(self._split(piece)))
         self.is_walked = not self._gaps
-        if taken and self.is_walked and self._are_gaps_slow:
-            self._rest()
+        if taken and self.is_walked:
+            self._end_walk()
 
-    def _learn_of_gaps(self, seconds: float) -> None:
-        if self._at_once.learn(seconds):
-            self._are_gaps_slow = True
-        if self._are_gaps_slow:
-            self._pieces.append(seconds)
+    def _learn_of_gaps(self, seconds: float, found: int) -> None:
+        self._pieces.append(seconds)
+        self._has_found |= found > 0
+        if self._at_once.learn(seconds, found=found):
+            self._slow_pieces += 1
+            self._are_gaps_slow = self._slow_pieces >= _SLOW_PIECES
 
-    def _rest(self) -> None:
-        """A walk has ended, of gaps that were slow."""
+    def _end_walk(self) -> None:
         usual = min(_USUAL_SECONDS, *self._pieces)
         *costs, longest = sorted(seconds - usual for seconds in self._pieces)
-        self._are_gaps_slow = sum(costs) + longest > SLOW_SECONDS
-        # One piece may have waited for the processor.
-        rest = min(_LONGEST_REST_SECONDS, _REST_FACTOR * sum(costs))
-        self._walk_at = max(self._walk_at, time.monotonic() + rest)
         self._pieces.clear()
+        if sum(costs) + longest < SLOW_SECONDS:
+            self._are_gaps_slow, self._slow_pieces = False, 0
+        elif self._are_gaps_slow and not self._has_found:
+            # The longest piece may have waited for the processor.
+            rest = min(_LONGEST_REST_SECONDS, _REST_FACTOR * sum(costs))
+            self._walk_at = max(self._walk_at, time.monotonic() + rest)
+        self._has_found = False
 
     def _all_gaps(self, queues: Mapping[str, bool]) -> list[Gap]:
         return [gap for queue, with_plain in queues.items() for gap in self._gaps_of(queue, with_plain)]

@@ -281,7 +281,7 @@ class _Ranges:
                 begin = end
 
     def _learn(self, some: list[Range], seconds: float) -> None:
-        is_slow, first = self._at_once.learn(seconds), some[0]
+        is_slow, first = self._at_once.learn(seconds, found=0), some[0]
         if is_slow and len(some) > 1:
             if len(self._suspected) < _MOST_SLOW:
                 self._suspected.update(one.place for one in some)

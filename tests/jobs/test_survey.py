@@ -99,7 +99,7 @@ def test_jobs_with_limits_are_counted_wherever_they_wait(
     walk: Walk, monkeypatch: pytest.MonkeyPatch, is_slow: bool
 ) -> None:
     # As in a queue that is paused or has no worker, in one that nobody declares, and where Redis is away.
-    monkeypatch.setattr(below.AtOnce, "learn", lambda *_: is_slow)
+    monkeypatch.setattr(below.AtOnce, "learn", lambda *_, **__: is_slow)
     for queue, number, priority in product(["crm", "default", "nobody's"], range(4), [0, 4, 9]):
         lane = LANE.replace("k", f"k{number}")
         for age in AGES[-2:]:
@@ -136,7 +136,7 @@ def test_beside_an_old_snapshot_no_statement_reads_many_of_the_lanes_that_died(
 ) -> None:
     monkeypatch.setattr(levels_module, "MOST_LEVELS", 20)
     monkeypatch.setattr(levels_module, "WALK_SECONDS", 0)
-    monkeypatch.setattr(below.AtOnce, "learn", lambda *_: True)
+    monkeypatch.setattr(below.AtOnce, "learn", lambda *_, **__: True)
     levels, tasks = Levels(), {"default": None}
     monkeypatch.setattr(walk, "places", levels.places)
     with another_connection() as other:
