@@ -184,18 +184,18 @@ def _refuse_the_same_id_twice(canvas: Any) -> None:
 
 
 def _run_as_often_as_called(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Celery notes the id of the last step in a chain that it runs, and would send the same one the next time. An id
-    that the caller has given stays."""
+    """Celery notes the id of the last step in the chain that it runs, and would send the same one the next time, or in
+    another thread that calls the chain at this moment. It runs a copy instead. An id that the caller has given stays.
+    """
 
     @wraps(run)
     def run_as_often_as_called(canvas: Any, *args: Any, **kwargs: Any) -> Any:
-        canvas.tasks = [_unchunked(task) for task in canvas.tasks]
-        was_named = "task_id" in canvas.options
-        try:
-            return run(canvas, *args, **kwargs)
-        finally:
-            if not was_named:
-                canvas.options.pop("task_id", None)
+        own = dict.__new__(type(canvas))
+        own.update(canvas)
+        own.__dict__.update(canvas.__dict__)
+        own.options = dict(canvas.options)
+        own.kwargs = {**canvas.kwargs, "tasks": [_unchunked(task) for task in canvas.tasks]}
+        return run(own, *args, **kwargs)
 
     return run_as_often_as_called
 

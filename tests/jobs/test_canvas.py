@@ -19,6 +19,7 @@ from jobs.ids import new_id
 from jobs.models import Flow, Job
 from jobs.options import InvalidOption
 from jobs.signals import job_failed
+from jobs.task import JobTask
 from jobs.testing import run_due_jobs
 from tests.sample_tasks import add, echo, fail_for_good, remember_failed_id
 
@@ -89,6 +90,44 @@ def test_a_canvas_runs_as_often_as_it_is_called(name: str) -> None:
     thrice = what_ran()
     assert thrice == Counter({what: 3 * count for what, count in once.items()})
     assert not Job.objects.exclude(state="completed").exists()
+
+
+class CalledMeanwhile(JobTask):
+    """Another thread calls the same canvas while this one does."""
+
+    canvas: Any = None
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        canvas, CalledMeanwhile.canvas = CalledMeanwhile.canvas, None
+        if canvas is not None:
+            canvas.delay()
+        return super().apply_async(*args, **options)
+
+
+@shared_task(base=CalledMeanwhile, queue="default")
+def first() -> int:
+    return 1
+
+
+CALLED_MEANWHILE: dict[str, Any] = {
+    "a chain": lambda: first.s() | add.s(10),
+    "a chain that ends in a group": lambda: first.s() | group(add.s(10), add.s(20)),
+    "a chain that ends in a chord": lambda: first.s() | chord([add.s(10), add.s(20)], echo.s() | echo.s()) | echo.s(),
+    "a group": lambda: group(first.s(), add.s(1, 2) | add.s(10)),
+    "a chord": lambda: chord([first.s(), add.s(1, 2) | add.s(10)], echo.s() | echo.s()),
+}
+
+
+@pytest.mark.parametrize("name", CALLED_MEANWHILE)
+def test_threads_may_call_one_canvas_at_the_same_time(name: str) -> None:
+    canvas = CALLED_MEANWHILE[name]()
+    canvas.delay()
+    once = what_ran()
+    CalledMeanwhile.canvas = canvas
+    canvas.delay()
+    canvas.delay()
+    assert what_ran() == Counter({what: 3 * count for what, count in once.items()})
+    assert not Job.objects.exclude(state="completed", error="").exists()
 
 
 def test_an_id_that_the_caller_gives_is_one_job_however_often_it_is_sent() -> None:
