@@ -303,7 +303,8 @@ def as_a_worker() -> Iterator[None]:
     * A chain of which a step fails raises that where it is called, and takes the group that it is in along
       (`_chain.apply`). A worker fails that chain alone.
     * A chord of which a member fails calls no errbacks of its body (`_chord.apply`). A worker does, and fails the body
-      with a ChordError (`Backend.chord_error_from_stack`).
+      with a ChordError (`Backend.chord_error_from_stack`), or the tasks of a group that is a body with the error of
+      the member (`Backend._handle_group_chord_error`).
     * A chain that follows a task together with others fails, as its steps wait for one another, and tasks may not wait
       (`Task.apply_async` denies that, and only `_chain.apply_async` allows it again).
     * A group of one in a chain stays a group (`_chain.prepare_steps` makes one task of it).
@@ -329,7 +330,7 @@ def as_a_worker() -> Iterator[None]:
             with allow_join_result():
                 return apply_chord(canvas, *args, body=body, **options)
         except Exception as error:  # noqa: BLE001 - whatever a member has raised
-            never_run(canvas.body if body is None else body)
+            never_run(canvas.body if body is None else body, error)
             failed = ChordError(str(error))
             failed.__cause__ = error
             return EagerResult("chord", failed, "FAILURE")
@@ -348,23 +349,32 @@ def as_a_worker() -> Iterator[None]:
             _state._set_current_app(before)
 
 
-def never_run(signature: Any) -> None:
-    """Calls the errbacks of those tasks that get no results to begin with."""
-    if signature["subtask_type"] == "chain":
-        never_run(signature.tasks[0])
-    elif signature["subtask_type"] == "group":
-        for one in signature.tasks:
-            never_run(one)
-    elif signature["subtask_type"] == "chord":
-        for one in signature.tasks:
-            never_run(one)
-        never_run(signature.body)
-    else:
-        for errback in signature.options.get("link_error", []):
+def never_run(signature: Any, cause: Exception) -> None:
+    """Calls the errbacks of those tasks that get no results to begin with, and of what waits for those in turn."""
+    held, bodies = first_tasks(signature)
+    error = cause if len(held) > 1 else ChordError()
+    for task in held:
+        for errback in task.options.get("link_error", []):
             if errback["task"] == f"{_PREFIX}told":
                 maybe_signature(errback, app=PLAIN).apply(("x" * 36,))
             else:
-                maybe_signature(errback, app=PLAIN)(None, ChordError(), None)
+                maybe_signature(errback, app=PLAIN)(None, error, None)
+    for body in bodies:
+        never_run(body, error)
+
+
+def first_tasks(signature: Any) -> tuple[list[Any], list[Any]]:
+    """The tasks that begin a canvas, and the bodies that wait for them."""
+    if signature["subtask_type"] == "chain":
+        return first_tasks(signature.tasks[0])
+    if signature["subtask_type"] not in ("group", "chord"):
+        return [signature], []
+    tasks, bodies = [], [signature.body] if signature["subtask_type"] == "chord" else []
+    for one in signature.tasks:
+        of_one = first_tasks(one)
+        tasks += of_one[0]
+        bodies += of_one[1]
+    return tasks, bodies
 
 
 # -- Both --------------------------------------------------------------------------------------------------------------
@@ -427,6 +437,9 @@ def is_as(found: Any, expected: Any) -> bool:
 LINKED_TWICE = Many("chain", (One("become_a_task", links=(One("gather"),)),), links=(One("gather"),))
 LINKED_INSIDE = Many("chain", (Many("chain", (One("gather"),), links=(One("gather"),)),))
 FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
+FAILS_BEFORE_A_GROUP = Many(
+    "chord", (One("gather"), One("fail"), Many("group", (One("gather", errbacks=("see",)), One("gather"))))
+)
 
 
 # Parts of the long run, so that several processes share it.
@@ -435,6 +448,7 @@ FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
 @example(canvas=FAILS_LATER, args=(), times=1)
 @example(canvas=LINKED_TWICE, args=(), times=1)
 @example(canvas=LINKED_INSIDE, args=(), times=1)
+@example(canvas=FAILS_BEFORE_A_GROUP, args=(), times=1)
 @settings(
     # Each runs some ten jobs.
     max_examples=examples(share=0.1),
