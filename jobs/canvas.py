@@ -120,15 +120,27 @@ def _unchunked(signature: Any) -> Any:
 
 
 def as_one(signature: Any, app: Any) -> Any:
-    """The signature as something that ends with one job: a group, also at the end of a chain, gets one that makes a
-    list of its results."""
+    """The signature as something that ends with one job: a group, also at the end of a chain or as the body of a chord,
+    gets one that makes a list of its results."""
     signature = _unchunked(signature)
     if isinstance(signature, _chain) and signature.tasks:
         last = as_one(maybe_signature(signature.tasks[-1], app=app), app)
         return _chain(*signature.tasks[:-1], last, app=app, **signature.options)
     if isinstance(signature, group):
         return signature | app.tasks["celery.accumulate"].s(index=0)
+    if isinstance(signature, _chord) and isinstance(signature.body, (_chord, _chain, group)):
+        chord = signature.clone()
+        chord.body = as_one(signature.body, app)
+        return chord
     return signature
+
+
+def _as_step(step: Any, app: Any) -> Any:
+    """A step of a chain that others come after: once for a chord whose body is a group, as for a group itself."""
+    step = _unchunked(step)
+    if step.get("subtask_type") == "chord":
+        return as_one(maybe_signature(step, app=app), app)
+    return step
 
 
 def _in_one_piece(
@@ -194,7 +206,9 @@ def _run_as_often_as_called(run: Callable[..., Any]) -> Callable[..., Any]:
         own.update(canvas)
         own.__dict__.update(canvas.__dict__)
         own.options = dict(canvas.options)
-        own.kwargs = {**canvas.kwargs, "tasks": [_unchunked(task) for task in canvas.tasks]}
+        tasks = list(canvas.tasks)
+        steps = [*(_as_step(task, canvas.app) for task in tasks[:-1]), *map(_unchunked, tasks[-1:])]
+        own.kwargs = {**canvas.kwargs, "tasks": steps}
         return run(own, *args, **kwargs)
 
     return run_as_often_as_called

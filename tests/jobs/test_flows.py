@@ -129,6 +129,23 @@ def run_flow(result: Any) -> Job:
         (lambda: add.chunks([(n, n) for n in range(4)], 3) | listed.s(), [[0, 2, 4], [6]]),
         (lambda: chord([same.map([1, 2]), add.starmap([(1, 1), (2, 2)])], listed.s()), [[1, 2], [2, 4]]),
         (lambda: chord([add.chunks([(1, 1), (2, 2), (3, 3)], 2), same.s(0)], listed.s()), [[2, 4], [6], 0]),
+        (
+            lambda: chord([same.s(0), chord([same.s(1)], group(total.s(), listed.s())), same.s(9)], listed.s()),
+            [0, [1, [1]], 9],
+        ),
+        (
+            lambda: chord(
+                [same.s(7) | chord([add.s(1)], total.s() | group(add.s(1), add.s(2))), same.s(9)], listed.s()
+            ),
+            [[9, 10], 9],
+        ),
+        (
+            lambda: chain(
+                chord([same.s(1)], group(total.s(), listed.s())), chord([listed.s(2), listed.s(3)], listed.s())
+            ),
+            [[1, [1], 2], [1, [1], 3]],
+        ),
+        (lambda: become.s(chord([same.s(1)], group(total.s(), listed.s()))) | listed.s(3), [1, [1], 3]),
         (lambda: become.s(same.s(1) | add.s(1)) | add.s(5), 7),
         (lambda: become.s(chord([same.s(1), same.s(2)], total.s())) | add.s(5), 8),
         (lambda: become.s(group(same.s(1), same.s(2))) | listed.s(3), [1, 2, 3]),
