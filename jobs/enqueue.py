@@ -121,8 +121,8 @@ def job_of(
     request = parent.request if parent else None
     job_id = options.pop("task_id", None)
     # What is held is due when it is released, and then as the call says.
-    due = None if awaited_flow_id is None else {name: options.pop(name, None) for name in ("countdown", "eta")}
-    run_at, state = run_at_of(app, options) if due is None else (Now(), State.DELAYED)
+    due = {} if awaited_flow_id is None else _when_released(options)
+    run_at, state = run_at_of(app, options) if awaited_flow_id is None else (Now(), State.DELAYED)
     priority = options.pop("priority", None)
     max_attempts = options.pop("max_attempts", None)
     limits = own_limits.taken_from(options, task, args, kwargs)
@@ -137,10 +137,10 @@ def job_of(
         args=list(args),
         kwargs=kwargs,
         headers=headers,
-        follow_ups={**_follow_ups(options), **({"due": due} if due and any(due.values()) else {})},
+        follow_ups={**_follow_ups(options), **({"due": due} if due else {})},
         state=str(state),
         run_at=run_at,
-        expires_at=_expires_at(app, options.pop("expires", None)),
+        expires_at=expires_at_of(app, options.pop("expires", None)),
         max_attempts=_declared_attempts(task, queue) if max_attempts is None else max_attempts,
         soft_time_limit_seconds=soft_seconds,
         time_limit_seconds=hard_seconds,
@@ -215,7 +215,17 @@ def run_at_of(app: "Celery", options: dict[str, Any]) -> tuple[Any, State]:
     return Now(), State.WAITING
 
 
-def _expires_at(app: "Celery", expires: Any) -> Any:
+def _when_released(options: dict[str, Any]) -> dict[str, Any]:
+    """What counts from when a held job is released, as Celery counts it from when it sends the body of a chord."""
+    names = ["countdown", "eta"]
+    if isinstance(options.get("expires"), (int, float)):
+        names.append("expires")
+    found = {name: options.pop(name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def expires_at_of(app: "Celery", expires: Any) -> Any:
+    """When the job expires, by the database's clock where the call names seconds."""
     if expires is None:
         return None
     if isinstance(expires, (int, float)):

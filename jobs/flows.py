@@ -349,8 +349,10 @@ def _results(members: list[Job], on_failure: str) -> Iterator[Any]:
 def release(job: Job, results: list[Any]) -> None:
     """Lets a held job run with the results of its flow, in the transaction that closes that."""
     job.args = canvas.with_results(job.args, results)
-    due = job.follow_ups.pop("due", {})
-    run_at, state = enqueue.run_at_of(current_app._get_current_object(), dict(due))
+    due = dict(job.follow_ups.pop("due", {}))
+    app = current_app._get_current_object()
+    expires = due.pop("expires", None)
+    run_at, state = enqueue.run_at_of(app, due)
     changes = {
         "is_held": False,
         "run_at": run_at,
@@ -359,6 +361,8 @@ def release(job: Job, results: list[Any]) -> None:
         "progress_percent": None,
         "progress_message": "",
     }
+    if expires is not None:
+        changes["expires_at"] = enqueue.expires_at_of(app, expires)
     if state == State.DELAYED:
         # It has its results, and comes when it is due.
         Job.objects.filter(pk=job.pk, state="delayed").update(**changes)

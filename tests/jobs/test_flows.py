@@ -399,3 +399,17 @@ def test_a_body_with_a_countdown_is_due_so_long_after_its_parts() -> None:
     assert 50 < (held().run_at - timezone.now()).total_seconds() < 61
     run_due_jobs(ahead=timedelta(minutes=2))
     assert Job.objects.get(pk=result.id).result == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [
+        (lambda: {"expires": 60}, "completed"),
+        (lambda: {"expires": 60, "countdown": 120}, "cancelled"),
+        (lambda: {"expires": timezone.now() + timedelta(seconds=60)}, "cancelled"),
+    ],
+)
+def test_seconds_after_which_a_body_expires_count_from_the_end_of_its_parts(options: Any, state: str) -> None:
+    result = chord([same.s(1).set(countdown=3600), same.s(2)], listed.s().set(**options())).delay()
+    run_due_jobs(ahead=timedelta(hours=2))
+    assert Job.objects.get(pk=result.id).state == state
