@@ -22,6 +22,8 @@ from jobs.together import together
 
 # Stands among the arguments of a job that is held, for the results of the flow that it waits for.
 _RESULTS = "__results_of_flow__"
+# The place of a part that was added later.
+_AFTER_ALL = 2**31 - 1
 # How Celery is to ask whether the parts of a chord have ended.
 _OF_POLLING = ("interval", "max_retries")
 
@@ -67,7 +69,10 @@ def take_place(options: dict[str, Any]) -> Place | None:
     last = _last_options(chain[0]) if chain else own
     if not last.get("chord"):
         return None
-    flow_id, index = flow_id_of(last["group_id"]), int(last.get("group_index") or 0)
+    flow_id, index = flow_id_of(last["group_id"]), last.get("group_index")
+    if index is None:
+        # Added by a part that runs, by `add_to_chord`.
+        index = _AFTER_ALL
     if handed_on is None or handed_on["flow_id"] != str(flow_id):
         return Place(flow_id, [index])
     return Place(flow_id, handed_on["path"] if handed_on["is_whole"] else [*handed_on["path"], index])

@@ -58,9 +58,10 @@ def begin(task: "JobTask", request: Any, args: list[Any], kwargs: dict[str, Any]
         asked_at=0.0,
         settled=False,
         has_left_body=False,
-        # What `add_to_chord` and the body may want to know: that the job is a member, and of what.
+        # What `add_to_chord` and the body may want to know: that the job is a member, and of what. An earlier step of a
+        # chain holds its place and, as in Celery, is none.
         group=claim.group_id or None,
-        chord={"task": "celery.accumulate"} if claim.flow_id else None,
+        chord={"task": "celery.accumulate"} if claim.flow_id and claim.group_id else None,
         retry_signature=None,
     )
     log(logging.INFO, "started", task.name, request)

@@ -359,6 +359,16 @@ def test_a_running_part_may_add_another() -> None:
     assert run(chord([adds_another.s(1), same.s(5)], total.s())).result == 16
 
 
+def test_what_running_parts_add_comes_after_the_parts_that_were_there() -> None:
+    assert run(chord([adds_another.s(number) for number in range(5)], listed.s())).result == [0, 1, 2, 3, 4, *[10] * 5]
+
+
+def test_a_step_that_is_not_the_last_of_a_part_cannot_add_one_as_in_celery() -> None:
+    job = run(chord([adds_another.s(1) | same.s(), same.s(5)], listed.s()))
+    assert (job.state, Job.objects.filter(task=same.name, args=[10]).count()) == ("failed", 0)
+    assert "not member of any chord" in Job.objects.get(task=adds_another.name).error
+
+
 def test_a_result_of_celerys_kind_knows_the_parts() -> None:
     result = chord([same.s(1), same.s(2)], total.s()).delay()
     run_due_jobs()
