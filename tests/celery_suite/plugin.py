@@ -3,9 +3,11 @@
 The tests make their applications by Celery's fixtures, and share a worker that runs in a thread of pytest's process.
 """
 
+import copyreg
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 from celery.contrib.testing import app as testing
@@ -19,6 +21,9 @@ LEDGER = "redis-or-rather-ledger"
 
 def pytest_configure() -> None:
     """Sets Django up, where results are in its database."""
+    # As tblib would, which Celery looks for. What the pool's process logs comes through a queue, and a traceback, which
+    # cannot be pickled, ends the thread that sends it: tests that read the log would see nothing from then on.
+    copyreg.pickle(TracebackType, left_behind)
     if "DJANGO_SETTINGS_MODULE" in os.environ:
         import django
         from django.core.management import call_command
@@ -30,6 +35,11 @@ def pytest_configure() -> None:
 
         testing.Celery = SuiteCelery
         BaseLoader.override_backends = {LEDGER: "jobs.backend:LedgerBackend"}
+
+
+def left_behind(traceback: TracebackType) -> tuple[type[None], tuple[()]]:
+    """What pickle makes of a traceback: None."""
+    return type(None), ()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:

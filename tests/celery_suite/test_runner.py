@@ -1,16 +1,21 @@
 """What `bin/celery-suite` does without running Celery's tests, which take long."""
 
+import copyreg
+import logging
 import subprocess
 import sys
 import tarfile
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from types import TracebackType
 
 import pytest
+from billiard import Queue
 
 from devstack.home import BASE_DIR
 from tests.celery_suite import outcomes
+from tests.celery_suite.plugin import left_behind
 from tests.celery_suite.sources import NotTheLocked, locked, sdist, unpack
 
 
@@ -50,6 +55,21 @@ def test_results_that_it_does_not_know_are_refused() -> None:
     done = subprocess.run(command, check=False, cwd=BASE_DIR, capture_output=True, text=True)
     assert done.returncode == 2
     assert "invalid choice: 'mongodb'" in done.stderr
+
+
+def test_what_a_pool_process_logs_with_a_traceback_arrives_and_so_does_what_comes_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, TracebackType, left_behind)
+    queue = Queue()
+    try:
+        raise ValueError("it broke")
+    except ValueError:
+        queue.put(logging.LogRecord("name", logging.ERROR, "path", 1, "the first", (), sys.exc_info()))
+    queue.put(logging.LogRecord("name", logging.ERROR, "path", 1, "the second", (), None))
+    first, second = queue.get(timeout=10), queue.get(timeout=10)
+    assert (first.msg, str(first.exc_info[1]), first.exc_info[2]) == ("the first", "it broke", None)
+    assert second.msg == "the second"
 
 
 def test_the_script_hands_over_to_it() -> None:
