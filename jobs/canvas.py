@@ -140,6 +140,18 @@ def as_one(signature: Any, app: Any) -> Any:
     return signature
 
 
+def as_member(signature: Any, app: Any, membership: Mapping[str, Any]) -> Any:
+    """A copy of the signature that ends with one job, and says of that alone what it is a member of.
+
+    Where a call of a chord says it, Celery makes the last step of a chain that is its body a member of its header.
+    """
+    member = last = as_one(signature, app).clone()
+    while isinstance(last, (_chain, _chord)):
+        last = last.body if isinstance(last, _chord) else last.tasks[-1]
+    last.options.update(membership)
+    return member
+
+
 def _as_step(step: Any, app: Any) -> Any:
     """A step of a chain that others come after: once for a chord whose body is a group, as for a group itself."""
     step = _unchunked(step)
@@ -219,6 +231,15 @@ def _run_as_often_as_called(run: Callable[..., Any]) -> Callable[..., Any]:
     return run_as_often_as_called
 
 
+def _end_each_with_one(unroll: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(unroll)
+    def end_each_with_one(canvas: Any) -> Any:
+        *steps, last = unroll(canvas)
+        return [*(_as_step(step, canvas.app) for step in steps), last]
+
+    return end_each_with_one
+
+
 def _refuse_foreign_tasks(canvas: Any) -> None:
     """What is no job has no end that a flow could see."""
     for name in {task["task"] for task in _plain_tasks([canvas])}:
@@ -250,3 +271,5 @@ def mend() -> None:
     _chord.apply_async = _in_one_piece(_chord.apply_async, first=_refuse_foreign_tasks, without=_OF_POLLING)
     group._freeze_group_tasks = _freeze_in_order(group._freeze_group_tasks)
     _chain.run = _run_as_often_as_called(_chain.run)
+    # A chord that goes on after its body, as steps of a chain.
+    _chord._unroll_body = _end_each_with_one(_chord._unroll_body)

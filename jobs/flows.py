@@ -321,7 +321,7 @@ def _apply(child: Any, index: int, flow: Flow, lineage: dict[str, Any], *, args:
     """Enqueues a canvas, or a task with an id of its own, as one member."""
     if (child.options or {}).get("dedup_key") is not None:
         raise enqueue.NotSupported(f"{child.task}: a member of a flow may have no dedup_key.")
-    canvas.as_one(child, current_app).apply_async(args, **lineage, **_membership(flow, index), **options)
+    canvas.as_member(child, current_app, _membership(flow, index)).apply_async(args, **lineage, **options)
 
 
 def _membership(flow: Flow, index: int) -> dict[str, Any]:

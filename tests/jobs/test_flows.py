@@ -146,6 +146,19 @@ def run_flow(result: Any) -> Job:
             [[1, [1], 2], [1, [1], 3]],
         ),
         (lambda: become.s(chord([same.s(1)], group(total.s(), listed.s()))) | listed.s(3), [1, [1], 3]),
+        (
+            lambda: (
+                chain(
+                    chord([same.s(1)], chord([total.s()], group(total.s(), listed.s()))),
+                    group(listed.s(2), listed.s(3)),
+                )
+                | listed.s()
+            ),
+            [[1, [1], 2], [1, [1], 3]],
+        ),
+        (lambda: become.s(chord([same.s(1)], total.s() | add.s(5))) | add.s(7), 13),
+        (lambda: become.s(chord([same.s(1)], total.s() | group(add.s(5), add.s(6)))) | listed.s(7), [6, 7, 7]),
+        (lambda: become.s(same.s(0) | chord([add.s(1)], total.s() | add.s(5))) | add.s(7), 13),
         (lambda: become.s(same.s(1) | add.s(1)) | add.s(5), 7),
         (lambda: become.s(chord([same.s(1), same.s(2)], total.s())) | add.s(5), 8),
         (lambda: become.s(group(same.s(1), same.s(2))) | listed.s(3), [1, 2, 3]),
@@ -215,6 +228,20 @@ def test_a_flow_that_is_wrong_somewhere_is_refused_as_a_whole(enqueue: Any) -> N
         enqueue()
     assert not Job.objects.exists()
     assert not Flow.objects.exists()
+
+
+def test_a_chord_that_goes_on_after_its_body_may_be_a_child() -> None:
+    two_steps = chord([same.s(1)], total.s() | add.s(5))
+    for _ in range(2):
+        assert run_flow(fan_out(None, [two_steps, same.s(2)], then=listed.s(3))).result == [6, 2, 3]
+
+
+def test_what_follows_a_group_that_is_a_body_gets_the_results_of_the_whole_group() -> None:
+    inner = chord([total.s()], group(total.s(), listed.s()))
+    chain(chord([same.s(1)], inner), group(listed.s(2), listed.s(3))).delay()
+    run_due_jobs()
+    last = Job.objects.filter(task=listed.name, args__0=[1, [1]])
+    assert sorted(last.values_list("result", flat=True)) == [[1, [1], 2], [1, [1], 3]]
 
 
 def test_a_fan_out_without_children_goes_on_at_once() -> None:
