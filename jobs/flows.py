@@ -113,6 +113,7 @@ def hold(run: settle.Run, plan: canvas.FanOut) -> bool:
                 "task": accumulate.name,
                 "args": [canvas.held_argument(only=True)],
                 "kwargs": {"index": 0},
+                "follow_ups": replacing.joined(job.follow_ups, {}),
                 **own_limits.taken_from({}, accumulate, (), {}),
             }
         else:

@@ -66,7 +66,7 @@ def changes(job: Job, signature: Signature, args: tuple[Any, ...], **options: An
         "max_attempts": None if new.max_attempts is None else new.max_attempts + job.attempt - 1,
         "redelivered": False,
         "headers": _headers(job.headers, new.headers),
-        "follow_ups": _joined(job.follow_ups, new.follow_ups),
+        "follow_ups": joined(job.follow_ups, new.follow_ups),
     }
 
 
@@ -99,7 +99,7 @@ def _headers(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {**kept, **after, **stamped, "replaced_task_nesting": nesting_of(before) + 1}
 
 
-def _joined(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def joined(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """What follows in the end, the same once: Celery's `replace` links so, and a job that goes on as itself again and
     again would have its links more and more often."""
     # As it comes out of the row, so that the same is equal.

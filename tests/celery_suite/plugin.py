@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 from celery.contrib.testing import app as testing
@@ -37,7 +38,7 @@ def pytest_configure() -> None:
         BaseLoader.override_backends = {LEDGER: "jobs.backend:LedgerBackend"}
 
 
-def left_behind(traceback: TracebackType) -> tuple[type[None], tuple[()]]:
+def left_behind(traceback: TracebackType) -> tuple[Any, tuple[()]]:
     """What pickle makes of a traceback: None."""
     return type(None), ()
 

@@ -435,6 +435,7 @@ def is_as(found: Any, expected: Any) -> bool:
 
 
 LINKED_TWICE = Many("chain", (One("become_a_task", links=(One("gather"),)),), links=(One("gather"),))
+LINKED_TWICE_AS_A_GROUP = Many("chain", (One("become_a_group", links=(One("gather"),)),), links=(One("gather"),))
 LINKED_INSIDE = Many("chain", (Many("chain", (One("gather"),), links=(One("gather"),)),))
 FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
 FAILS_BEFORE_A_GROUP = Many(
@@ -447,6 +448,7 @@ FAILS_BEFORE_A_GROUP = Many(
 @given(canvas=canvases, args=st.sampled_from([(), (), (9,)]), times=st.integers(1, 2))
 @example(canvas=FAILS_LATER, args=(), times=1)
 @example(canvas=LINKED_TWICE, args=(), times=1)
+@example(canvas=LINKED_TWICE_AS_A_GROUP, args=(), times=1)
 @example(canvas=LINKED_INSIDE, args=(), times=1)
 @example(canvas=FAILS_BEFORE_A_GROUP, args=(), times=1)
 @settings(

@@ -97,6 +97,14 @@ def test_what_follows_already_does_not_follow_twice() -> None:
     assert Job.objects.filter(task=remember_failed_id.name).count() == 1
 
 
+@pytest.mark.parametrize("what", [add.si(1, 2), chain(add.si(1, 0), add.s(2)), chord([add.si(1, 2)], total.s())])
+def test_the_same_link_follows_once_whatever_a_job_goes_on_as(what: Any) -> None:
+    become.apply_async((what,), link=[add.s(10), add.s(10), add.s(20)])
+    run_due_jobs()
+    linked = Job.objects.filter(task=add.name, result__gt=9).order_by("result")
+    assert list(linked.values_list("result", flat=True)) == [13, 23]
+
+
 def test_a_job_that_goes_on_after_its_flow_with_a_countdown_waits_so_long() -> None:
     result = become.delay(add.si(1, 2).set(countdown=60), flows=True)
     run_due_jobs()
