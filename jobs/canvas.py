@@ -231,6 +231,20 @@ def _run_as_often_as_called(run: Callable[..., Any]) -> Callable[..., Any]:
     return run_as_often_as_called
 
 
+def _clone_an_only_member(clone: Callable[..., Any]) -> Callable[..., Any]:
+    """A group of one is its member where it is a step of a chain. A copy of the chain that has the member itself gives
+    it one id for all copies."""
+
+    @wraps(clone)
+    def clone_an_only_member(canvas: Any, *args: Any, **kwargs: Any) -> Any:
+        copy = clone(canvas, *args, **kwargs)
+        if isinstance(copy.tasks, (list, tuple)) and len(copy.tasks) == 1:
+            copy.tasks = [maybe_signature(copy.tasks[0], clone=True)]
+        return copy
+
+    return clone_an_only_member
+
+
 def _end_each_with_one(unroll: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(unroll)
     def end_each_with_one(canvas: Any) -> Any:
@@ -270,6 +284,7 @@ def mend() -> None:
     group.apply_async = _in_one_piece(group.apply_async, first=_refuse_the_same_id_twice)
     _chord.apply_async = _in_one_piece(_chord.apply_async, first=_refuse_foreign_tasks, without=_OF_POLLING)
     group._freeze_group_tasks = _freeze_in_order(group._freeze_group_tasks)
+    group.clone = _clone_an_only_member(group.clone)
     _chain.run = _run_as_often_as_called(_chain.run)
     # A chord that goes on after its body, as steps of a chain.
     _chord._unroll_body = _end_each_with_one(_chord._unroll_body)

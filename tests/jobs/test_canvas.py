@@ -130,6 +130,13 @@ def test_threads_may_call_one_canvas_at_the_same_time(name: str) -> None:
     assert not Job.objects.exclude(state="completed", error="").exists()
 
 
+@pytest.mark.parametrize("together", [group, lambda *members: chord(members, echo.s())], ids=["group", "chord"])
+def test_a_chain_that_is_a_group_of_one_may_stand_in_two_places(together: Any) -> None:
+    same = chain(group(add.si(1, 2)))
+    together(same, same).delay()
+    assert what_ran()[f"{add.name}[1, 2]=3"] == 2
+
+
 def test_an_id_that_the_caller_gives_is_one_job_however_often_it_is_sent() -> None:
     named = chain(add.s(1, 2), add.s(10)).set(task_id=str(new_id()))
     for _ in range(3):

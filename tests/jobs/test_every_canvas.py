@@ -436,6 +436,7 @@ def is_as(found: Any, expected: Any) -> bool:
 
 LINKED_TWICE = Many("chain", (One("become_a_task", links=(One("gather"),)),), links=(One("gather"),))
 LINKED_TWICE_AS_A_GROUP = Many("chain", (One("become_a_group", links=(One("gather"),)),), links=(One("gather"),))
+TWO_GROUPS_OF_ONE = Same("group", Many("chain", (Many("group", (One("gather", is_immutable=True),)),)))
 LINKED_INSIDE = Many("chain", (Many("chain", (One("gather"),), links=(One("gather"),)),))
 FAILS_LATER = One("become_a_chain_that_fails", errbacks=("told", "see"))
 FAILS_BEFORE_A_GROUP = Many(
@@ -449,6 +450,7 @@ FAILS_BEFORE_A_GROUP = Many(
 @example(canvas=FAILS_LATER, args=(), times=1)
 @example(canvas=LINKED_TWICE, args=(), times=1)
 @example(canvas=LINKED_TWICE_AS_A_GROUP, args=(), times=1)
+@example(canvas=TWO_GROUPS_OF_ONE, args=(), times=1)
 @example(canvas=LINKED_INSIDE, args=(), times=1)
 @example(canvas=FAILS_BEFORE_A_GROUP, args=(), times=1)
 @settings(
