@@ -64,6 +64,9 @@ def take_place(options: dict[str, Any]) -> Place | None:
     handed_on = options.pop("flow_slot", None)
     own = {name: options.pop(name, None) for name in ("chord", "group_index")}
     own["group_id"] = options.get("group_id")
+    if options.get("rest_of") is not None:
+        # A chain that ends in a chord is never left in the row.
+        return None
     chain = options.get("chain")
     # Of a chain, the last step is what the flow waits for; `chain` is in reverse.
     last = _last_options(chain[0]) if chain else own

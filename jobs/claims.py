@@ -308,7 +308,7 @@ class Claim:
 
     @cached_property
     def follow_ups(self) -> dict[str, Any]:
-        """Celery's links and the rest of a chain."""
+        """Celery's links and the rest of a chain, or of a long one the next step: see `jobs.chains`."""
         return readable_mapping(self.follow_ups_json)
 
     @cached_property
@@ -507,7 +507,7 @@ def complete(ends: dict[UUID, tuple[str, Any]]) -> set[UUID]:
     parameters: dict[str, Any] = {
         "job_ids": list(ends),
         "tokens": [token for token, _ in ends.values()],
-        "results": [None if result is None else as_json(result) for _, result in ends.values()],
+        "results": [None if result is None else as_json(result, wrapped=2) for _, result in ends.values()],
     }
     with connections[router.db_for_write(Job)].cursor() as cursor:
         cursor.execute(COMPLETE, parameters)

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from kombu import Queue as KombuQueue
 
-from jobs import canvas, correlation, own_limits, publish, steps
+from jobs import canvas, chains, correlation, own_limits, publish, steps
 from jobs import options as call_options
 from jobs.bounds import MOST_ATTEMPTS
 from jobs.callers import refuse_unsafe
@@ -58,6 +58,9 @@ def enqueue(
     refuse_unsafe(task.name, ledger=using)
     options = dict(options)
     dedup = Dedup.taken_from(options)
+    if dedup.key is not None and options.get("rest_of") is not None:
+        # It may be kept as a successor, and that is JSON.
+        options["chain"] = chains.rest_of(parse_id(options.pop("rest_of")))
     job = job_of(app, task, args, kwargs, dict(options))
     job.dedup_key = dedup.key
     job_id, is_written = job.pk, True
@@ -137,7 +140,7 @@ def job_of(
         args=list(args),
         kwargs=kwargs,
         headers=headers,
-        follow_ups={**_follow_ups(options), **({"due": due} if due else {})},
+        follow_ups=_follow_ups(options, due, follows=follows),
         state=str(state),
         run_at=run_at,
         expires_at=expires_at_of(app, options.pop("expires", None)),
@@ -251,14 +254,16 @@ def _time_limits(task: "JobTask", queue: Queue, options: dict[str, Any]) -> tupl
     return soft, hard
 
 
-def _follow_ups(options: dict[str, Any]) -> dict[str, Any]:
+def _follow_ups(options: dict[str, Any], due: dict[str, Any], *, follows: bool) -> Any:
     """Celery's links and the rest of a chain, as JSON: they stay in the row until the job ends."""
-    found = {}
+    found: dict[str, Any] = {"due": due} if due else {}
     for name in ("link", "link_error", "chain"):
         value = options.pop(name, None)
         if value:
             found[name] = list(value) if isinstance(value, (list, tuple)) else [value]
-    return found
+    # For everybody else, it is no option.
+    before = options.pop("rest_of", None) if follows else None
+    return found if before is None else chains.with_rest(found, before=parse_id(before))
 
 
 def _refuse_other(job: Job, job_id: UUID, options: Mapping[str, Any], using: str) -> None:

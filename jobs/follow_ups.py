@@ -17,7 +17,7 @@ from celery.exceptions import NotRegistered
 from django.db import router, transaction
 from django.db.models.functions import Now
 
-from jobs import canvas, commits, correlation
+from jobs import canvas, chains, commits, correlation
 from jobs.ids import derived_id, new_id, parse_id
 from jobs.models import Job
 from jobs.patience import DATABASE_AWAY
@@ -41,14 +41,17 @@ def insert(job: Job, follow_ups: Mapping[str, Any], root_id: UUID | None, result
     chain = follow_ups.get("chain", [])
     if not chain:
         return
-    options: dict[str, Any] = {"chain": chain[:-1]}
+    is_cut = chains.is_cut(follow_ups)
+    options: dict[str, Any] = {"rest_of": str(job.pk)} if is_cut else {"chain": chain[:-1]}
+    if is_cut and not _is_called_as_ours(chain[-1]):
+        options = {"chain": chains.rest_of(job.pk)}
     if not _own_id(chain[-1]):
         options["task_id"] = str(derived_id(job.pk, "chain"))
     if job.flow_id is not None:
         options.update(canvas.hand_on(canvas.Place(job.flow_id, job.flow_path or []), chain[-1]))
     refusal = _enqueue(job.pk, root_id, chain[-1], (result,), options)
     if refusal is not None:
-        _fail_next(job, chain, result, refusal)
+        _fail_next(job, [*chains.rest_of(job.pk), chain[-1]] if is_cut else chain, result, refusal)
     elif job.flow_id is not None:
         Job.objects.filter(pk=job.pk).update(flow_id=None, flow_path=None)
 
@@ -72,6 +75,12 @@ def _fail_next(job: Job, chain: list[Any], result: Any, refusal: Exception) -> N
         after_failure(failed, error=error, traceback="", exception=exception, cause=refusal)
     if not _own_id(step):
         _abandon(job, f"An earlier step of its chain failed: {error}", chain[:-1])
+
+
+def _is_called_as_ours(step: Mapping[str, Any]) -> bool:
+    """Whether no class of its own reads the options with which a step's task is called."""
+    task = current_app.tasks.get(step["task"])
+    return getattr(type(task), "apply_async", None) is current_app.Task.apply_async
 
 
 def _own_id(step: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ from django.db.models.sql.constants import ROW_COUNT
 
 from jobs import claims, follow_ups, limits, publish, sessions, signals
 from jobs.claims import Claim
-from jobs.ends import end, keep_attempt
+from jobs.ends import end, keep_attempt, lead_on
 from jobs.errors import JobCancelled, LeaseLost
 from jobs.models import LIVE, Attempt, Job
 from jobs.patience import DATABASE_AWAY, may_pass, what_happened
@@ -99,6 +99,13 @@ def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
         _announce_completed(run)
         return True
     with atomic():
+        # Of a job that is no member of a flow, the claim says all that is to be known.
+        is_known = claim is not None and bool(claim.follow_ups) and claim.flow_id is None
+        if claim is not None and is_known and claims.complete({run.job_id: (run.token, kept)}):
+            known = _as_claimed(claim)
+            lead_on(known, partial(follow_ups.insert, known, claim.follow_ups, claim.root_id, result))
+            _announce_completed(run)
+            return True
         # What follows is in the claim. In the middle of a long chain, that is all that a row has to say.
         job = run.row().select_for_update().defer(*(["follow_ups"] if claim is not None else [])).first()
         if job is None:
@@ -449,6 +456,14 @@ def close_beside() -> None:
     connection: BaseDatabaseWrapper | None = getattr(_beside, "connection", None)
     if connection is not None:
         connection.close()
+
+
+def _as_claimed(claim: Claim) -> Job:
+    """The job of a claim that is no member of a flow, and has no successor. What else its row says is read where it is
+    asked for."""
+    known = {"id": claim.job_id, "flow_id": None, "successor": None}
+    names = [field.attname for field in Job._meta.concrete_fields if field.attname in known]
+    return Job.from_db(ledger(), names, [known[name] for name in names])
 
 
 def _announce_completed(run: Run) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 from django.db import connections, router
 
+from jobs.chains import CLAIMED_FOLLOW_UPS
 from jobs.models import Job
 
 # What a claim returns.
-CLAIMED = """job.id, job.claim_token, job.task, job.queue, job.priority, job.run_at, job.started_at,
-          job.args::text, job.kwargs::text, job.follow_ups::text, job.headers::text, job.attempt, job.max_attempts,
+CLAIMED = f"""job.id, job.claim_token, job.task, job.queue, job.priority, job.run_at, job.started_at,
+          job.args::text, job.kwargs::text, {CLAIMED_FOLLOW_UPS},
+          job.headers::text, job.attempt, job.max_attempts,
           job.time_limit_seconds, job.soft_time_limit_seconds, job.ignore_result, job.correlation_id, job.root_id,
           job.parent_id, job.flow_id, job.group_id, job.created_at, job.redelivered"""
 

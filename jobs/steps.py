@@ -65,6 +65,8 @@ class Steps:
         if not hasattr(task, "run_claimed") or is_errback:
             # A message of Celery's own; and an errback is called with what Celery's rule for it says.
             return
+        if "rest_of" in options:
+            raise TypeError(f"{name}: unknown options rest_of.")
         called = {key: value for key, value in options.items() if key not in (*_NOT_ASKED, *_LINKS)}
         Dedup.taken_from(called)
         args = tuple(step.get("args") or ())
