@@ -6,6 +6,7 @@ beginning reads all of them. The walk reads them in pieces. A piece is a span of
 it in about 1 ms.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -70,17 +71,20 @@ _INSTANT = timedelta(microseconds=1)
 
 class AtOnce:
     """How many parts of a walk one statement reads: half as many once two in a row took more than about a millisecond
-    beside what they are for, and twice as many, up to `most`, while it is quick."""
+    beside the round trip and what they are for, and twice as many, up to `most`, while it is quick."""
 
     def __init__(self, most: int, *, first: int | None = None) -> None:
         self._most = most
         self.number = first or most
+        # What a statement takes that reads next to nothing.
+        self.usual_seconds = math.inf
         self._was_slow = False
 
     def learn(self, seconds: float, *, found: int) -> bool:
         """One statement has taken so long and found so much; returns whether that is slow, and not for a slow
         machine."""
-        beside = seconds - (self.number + found) * _SECONDS_PER_PART
+        self.usual_seconds = min(self.usual_seconds, seconds)
+        beside = seconds - self.usual_seconds - (self.number + found) * _SECONDS_PER_PART
         is_slow = beside > _SLOW_STATEMENT_SECONDS and seconds > SLOW_FACTOR * round_trip_seconds()
         if is_slow and self._was_slow:
             self.number = max(1, self.number // 2)

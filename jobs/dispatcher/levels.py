@@ -34,8 +34,6 @@ MOST_LEVELS = 2_000
 WALK_SECONDS = 0.5
 _REST_FACTOR = 100
 _LONGEST_REST_SECONDS = 10.0
-# What a statement takes that reads next to nothing, at most.
-_USUAL_SECONDS = 0.0005
 # Statements that were slow, until marks are used.
 _SLOW_PIECES = 2
 # At one look.
@@ -165,8 +163,7 @@ class Levels:
             self._are_gaps_slow = self._slow_pieces >= _SLOW_PIECES
 
     def _end_walk(self) -> None:
-        usual = min(_USUAL_SECONDS, *self._pieces)
-        *costs, longest = sorted(seconds - usual for seconds in self._pieces)
+        *costs, longest = sorted(seconds - self._at_once.usual_seconds for seconds in self._pieces)
         self._pieces.clear()
         if sum(costs) + longest < SLOW_SECONDS:
             self._are_gaps_slow, self._slow_pieces = False, 0

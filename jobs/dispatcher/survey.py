@@ -18,7 +18,6 @@ from django.db import transaction
 from jobs import claims, settle
 from jobs.below import AtOnce, WalkBelow
 from jobs.live_counts import LiveCount, waiting_queues
-from jobs.models import ENDED
 from jobs.paced import Place
 from jobs.queues import QUEUES
 from jobs.statements import rows_of
@@ -64,17 +63,6 @@ WHERE state = 'waiting' AND queue = %(queue)s AND lane = %(lane)s AND priority =
 GROUP BY queue
 """
 
-# Some lanes in which jobs of a queue have ended lately.
-# Locks: nothing. Index: job_ended, so many entries of each state. Two at once: they read.
-ENDED_LANES = """
-SELECT DISTINCT job.lane
-FROM unnest(%(states)s::text[]) AS ended (state)
-CROSS JOIN LATERAL (
-    SELECT lane FROM jobs_job
-    WHERE state IN ('completed', 'failed', 'cancelled', 'expired') AND state = ended.state AND queue = %(queue)s
-    ORDER BY finished_at DESC LIMIT %(limit)s) AS job
-"""
-
 # The jobs that were started within a span of time, by queue.
 # Locks: nothing. Index: job_active, the entries of that span, of each worker. Two at once: they read.
 ACTIVE_WITHIN = """
@@ -116,7 +104,6 @@ _RANGES_AT_ONCE = 100
 # So many places are remembered at which a range was slow by itself, and so many levels.
 _MOST_SLOW = 2_000
 _MOST_SLOW_LEVELS = 200
-_ENDED_AT_ONCE = 100
 _DELAYED_AT_ONCE = 1_000
 # Of each queue: what is kept of the tasks that wait.
 _MOST_TASKS = 1_000
@@ -294,18 +281,14 @@ class _Ranges:
             self._suspected.discard(first.place)
 
     def _divide(self, slow: Range) -> None:
-        """The next survey reads less at once: spans of time of one level, or else the levels of the first lane of this
-        range, and from one to the next of some lanes behind it."""
+        """The next survey reads the levels of the first lane of this range by themselves, and spans of time of a level
+        that was slow by itself."""
         queue, lane, priority = slow.place
-        if len(self._borders) >= _MOST_SLOW:
+        if not lane or len(self._borders) >= _MOST_SLOW:
             return
         self._borders.update(Place(queue, lane, level) for level in range(11))
-        if slow.end == (lane, priority + 1):
-            if len(self.slow_levels) < _MOST_SLOW_LEVELS:
-                self.slow_levels.add(slow.place)
-            return
-        rows = rows_of(ENDED_LANES, {"queue": queue, "states": list(ENDED), "limit": _ENDED_AT_ONCE})
-        self._borders.update(Place(queue, ended, 0) for [ended] in rows if lane < ended <= slow.end[0])
+        if slow.end == (lane, priority + 1) and len(self.slow_levels) < _MOST_SLOW_LEVELS:
+            self.slow_levels.add(slow.place)
 
 
 def _parameters(ranges: Sequence[Range]) -> dict[str, list[Any]]:

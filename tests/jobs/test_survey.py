@@ -104,7 +104,6 @@ def test_jobs_with_limits_are_counted_wherever_they_wait(
         lane = LANE.replace("k", f"k{number}")
         for age in AGES[-2:]:
             make_job(queue=queue, lane=lane, rate_key=f"k{number}", priority=priority, task="keyed", run_at=Now() - age)
-    make_job(queue="default", lane=LANE, rate_key="k", state="completed", finished_at=Now())
     some = [Place("crm", LANE.replace("k", "k1"), 4), Place("default", LANE.replace("k", "k2"), -1)]
     walk.places = lambda: some
     # Where each range is slow, each survey reads smaller ones than the last.
