@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from statistics import median
 from threading import Barrier
 from typing import Any
 
@@ -357,11 +358,11 @@ def test_what_died_beside_an_old_snapshot_costs_a_claim_nothing(kind: str) -> No
         with other.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SELECT count(*) FROM jobs_job")
-        # The first plans what the others do.
+        # The first plans what the others do, and so does one after the statistics have changed.
         pages = [pages_of_a_claim(make_job(**fields), worker) for _ in range(300)]
         other.commit()
     assert Job.objects.filter(state="completed").count() == 300
-    assert max(pages[-20:]) <= min(pages[1:20]) + 25
+    assert median(pages[-20:]) <= min(pages[1:20]) + 25
 
 
 def pages_of_a_claim(job: Job, worker: Worker) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -89,6 +90,12 @@ def test_the_rarest_day_is_found_and_a_crontab_can_have_an_end() -> None:
 
 
 # -- Against a clock that is looked at every minute --------------------------------------------------------------------
+@cache
+def on_the_wall(zone: ZoneInfo, moment: datetime) -> datetime:
+    """What the clock shows."""
+    return moment.astimezone(zone).replace(tzinfo=None)
+
+
 def watched(schedule: crontab, zone: ZoneInfo, after: datetime, until: datetime) -> Iterator[datetime]:
     """Looks at the wall every minute, and remembers what the clock has shown."""
 
@@ -103,14 +110,15 @@ def watched(schedule: crontab, zone: ZoneInfo, after: datetime, until: datetime)
 
     counts_minutes = schedule.hour == set(range(24))
     moment = after - timedelta(days=2)
-    shown = moment.astimezone(zone).replace(tzinfo=None)
+    shown = on_the_wall(zone, moment)
     shown_before = shown
     while moment < until:
         moment += MINUTE
-        wall = moment.astimezone(zone).replace(tzinfo=None)
-        left_out = [shown + MINUTE * step for step in range(1, max(1, (wall - shown) // MINUTE))]
-        is_new = wall > shown_before
-        is_tick = (is_meant(wall) and (is_new or counts_minutes)) or any(is_meant(one) for one in left_out)
+        wall = on_the_wall(zone, moment)
+        is_new, jump = wall > shown_before, wall - shown
+        is_tick = is_meant(wall) and (is_new or counts_minutes)
+        if jump > MINUTE and not is_tick:
+            is_tick = any(is_meant(shown + MINUTE * step) for step in range(1, jump // MINUTE))
         if is_tick and moment > after:
             yield moment
         shown, shown_before = wall, max(wall, shown_before)
