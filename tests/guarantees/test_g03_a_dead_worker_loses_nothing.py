@@ -186,12 +186,18 @@ def test_a_transaction_that_holds_the_jobs_row_for_longer_than_the_lease_loses_n
 def test_pool_processes_are_killed_again_and_again_and_no_job_hangs(processes: Processes, kills: int) -> None:
     worker = processes.worker("default", concurrency=8, include=["tests.often_killed"], env={"OFTEN_KILLED": "1"})
     killed = jobs = 0
-    while killed < kills:
+
+    def is_busy() -> bool:
+        """The worker may end jobs as fast as they are enqueued: then it gets more of them."""
+        nonlocal jobs
         if Job.objects.exclude(state="completed").count() < 50:
             for _ in range(100):
                 jobs += 1
                 often_killed.write_at_once.delay(f"effect-{jobs}")
-        wait_until(lambda: Job.objects.filter(state="active").exists())
+        return Job.objects.filter(state="active").exists()
+
+    while killed < kills:
+        wait_until(is_busy)
         for pid in worker.children():
             # The pool may have ended it meanwhile.
             with suppress(ProcessLookupError):

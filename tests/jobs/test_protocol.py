@@ -446,7 +446,10 @@ class Protocol(RuleBasedStateMachine):
     def look_for_due_and_expired(self, draw: Draw) -> None:
         time_passes = draw(st.booleans())
         if time_passes:
-            Job.objects.filter(state="delayed").update(run_at=Now() + PAST)
+            # Not at one moment: what starts first would be decided by ids, which are others at each try.
+            for number, job_id in enumerate(self.expected):
+                moment = Now() + PAST + timedelta(milliseconds=number)
+                Job.objects.filter(pk=job_id, state="delayed").update(run_at=moment)
         for job in list(self.expected.values()):
             job.due = job.due or time_passes
             if job.state in ("waiting", "delayed") and job.expired:
