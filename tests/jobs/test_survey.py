@@ -142,7 +142,7 @@ def test_beside_an_old_snapshot_no_statement_reads_many_of_the_lanes_that_died(
         with other.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SELECT count(*) FROM jobs_job")
-        dead = 4_000
+        dead = 1_600
         for begin in range(0, dead // 10, 20):
             keys = [f"k{number}" for number in range(begin, begin + 20) for _ in range(10)]
             jobs = Job.objects.bulk_create(
@@ -163,7 +163,7 @@ def test_beside_an_old_snapshot_no_statement_reads_many_of_the_lanes_that_died(
         with connection.execute_wrapper(listen):
             while not levels.is_walked:
                 levels.walk({"default": False})
-            for _ in range(3):
+            for _ in range(2):
                 survey_all(walk)
         read = [entries_read(sql, parameters) for sql, parameters in looks]
         assert sum(read) > dead
@@ -261,6 +261,8 @@ def test_a_survey_that_fails_is_made_anew(walk: Walk) -> None:
 
 def test_beside_an_old_snapshot_the_leader_begins_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "MANY_DEAD", 2_000)
+    for module in (survey, below):
+        monkeypatch.setattr(module, "_PAUSE_SECONDS", 0)
     monkeypatch.setattr(counting, "SLOW_SECONDS", 0)
     monkeypatch.setattr(counting, "SLOW_FACTOR", 0)
     walk = Walk()
