@@ -70,8 +70,8 @@ _INSTANT = timedelta(microseconds=1)
 
 
 class AtOnce:
-    """How many parts of a walk one statement reads: half as many once two in a row took more than about a millisecond
-    beside the round trip and what they are for, and twice as many, up to `most`, while it is quick."""
+    """How many parts of a walk one statement reads. The number is halved after two slow statements in a row, and
+    doubled after a quick one, up to `most`. A slow statement takes over 1.5 ms more than the quickest one."""
 
     def __init__(self, most: int, *, first: int | None = None) -> None:
         self._most = most

@@ -144,7 +144,7 @@ def as_one(signature: Any, app: Any) -> Any:
 
 
 def as_member(signature: Any, app: Any, membership: Mapping[str, Any]) -> Any:
-    """A copy of the signature that ends with one job, and says of that alone what it is a member of.
+    """A copy of the signature that ends with one job. Only that last job is marked as the member.
 
     Where a call of a chord says it, Celery makes the last step of a chain that is its body a member of its header.
     """

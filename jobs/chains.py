@@ -16,7 +16,7 @@ from jobs.payloads import as_json
 # Says, among the follow-ups of a claim, that the row has more of the chain than the claim.
 _CUT = "cut"
 
-# What follows a claimed job, as text. A chain comes whole where its next step or its last one is a canvas, or where it
+# The follow-ups of a claimed job, as text. A chain is not cut if its next step or its last one is a canvas, or if it
 # ends in a chord: the place of the next step in a flow is found in the last one.
 # Part of the statements that claim: they lock and find the row.
 CLAIMED_FOLLOW_UPS = f"""CASE WHEN jsonb_path_exists(job.follow_ups, '$ ? (@.chain.size() > 1
@@ -42,11 +42,11 @@ def is_cut(follow_ups: Any) -> bool:
 
 
 def with_rest(follow_ups: dict[str, Any], *, before: UUID) -> RawSQL:
-    """These follow-ups for a new row, and with them what is left of the chain of the step before it."""
+    """The follow-ups of a new row. PostgreSQL adds the later steps from the row of the step before."""
     return RawSQL(_REST, [as_json(follow_ups, wrapped=2), before])  # noqa: S611 - its values are parameters
 
 
 def rest_of(job_id: UUID) -> list[Any]:
-    """What is left of the chain of a step that ends, behind the step that is next."""
+    """The steps behind the next one, last step first, from the row of the step that ends."""
     follow_ups: dict[str, Any] = Job.objects.values_list("follow_ups", flat=True).get(pk=job_id)
     return list(follow_ups["chain"])[:-1]

@@ -99,9 +99,9 @@ def complete(run: Run, *, result: Any, claim: Claim | None = None) -> bool:
         _announce_completed(run)
         return True
     with atomic():
-        # Of a job that is no member of a flow, the claim says all that is to be known.
-        is_known = claim is not None and bool(claim.follow_ups) and claim.flow_id is None
-        if claim is not None and is_known and claims.complete({run.job_id: (run.token, kept)}):
+        # The claim says enough of a job that is no member of a flow: one fenced update, without a lock before it.
+        may_write = claim is not None and claim.follow_ups and claim.flow_id is None
+        if claim is not None and may_write and claims.complete({run.job_id: (run.token, kept)}):
             known = _as_claimed(claim)
             lead_on(known, partial(follow_ups.insert, known, claim.follow_ups, claim.root_id, result))
             _announce_completed(run)
@@ -459,8 +459,7 @@ def close_beside() -> None:
 
 
 def _as_claimed(claim: Claim) -> Job:
-    """The job of a claim that is no member of a flow, and has no successor. What else its row says is read where it is
-    asked for."""
+    """A claimed job without flow and successor. Its other columns are read when they are used."""
     known = {"id": claim.job_id, "flow_id": None, "successor": None}
     names = [field.attname for field in Job._meta.concrete_fields if field.attname in known]
     return Job.from_db(ledger(), names, [known[name] for name in names])

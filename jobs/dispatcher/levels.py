@@ -9,6 +9,9 @@ of a level walks over each of these. So once reads become slow, each begins at t
 nothing waits there, as those of `jobs.worker.floors` do. What becomes waiting later than some seconds
 after it was due is named to the leader; where that is lost, a read from the head finds it, of one level at a time and
 so seldom that it takes no more than a hundredth of the time.
+
+The gaps between levels hold such dead entries too. Once looks at gaps become slow, the walk splits the gaps at the
+lanes that `jobs.dispatcher.marks` remembers, and reads fewer of them per statement.
 """
 
 import bisect
@@ -64,8 +67,8 @@ class Known:
     jobs: list[Position] = field(default_factory=list)
     is_all: bool = False
     read_at: float = 0.0
-    # Some that had a grant and did not start, as somebody has locked them: the floor passes over these, and whether
-    # they still wait is asked by their ids.
+    # Jobs that had a grant and did not start, for example locked ones. The floor passes over these jobs; a read looks
+    # them up by id.
     passed: set[Position] = field(default_factory=set)
 
 
